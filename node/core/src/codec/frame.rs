@@ -1,0 +1,199 @@
+//! What goes over a peer link: a hello, then frames. One frame holds everything that one round has for one peer.
+//!
+//! ```text
+//! frame   := length:u32 crc32:u32 payload[length]        (the checksum is of the payload)
+//! payload := version:u8 item*
+//! item    := id:u8 body                                   (ids below)
+//! ```
+
+use bytes::Bytes;
+
+use super::message::{PeerMessage, read_message, write_message};
+use super::request::{read_operation, read_reply, write_operation, write_reply};
+use super::{Error, Reader, Result, Writer};
+use crate::id::{ClusterId, GroupId, MemberId};
+use crate::lane::{Operation, Reply};
+
+/// Version of the frame format.
+pub const VERSION: u8 = 1;
+/// Bytes before the payload.
+pub const HEADER_BYTES: usize = 8;
+/// Largest payload that is sent or accepted, in bytes.
+pub const MAX_PAYLOAD_BYTES: usize = 16 * 1024 * 1024;
+
+const HELLO: u8 = 1;
+const GROUP: u8 = 2;
+const FORWARD: u8 = 3;
+const FORWARDED: u8 = 4;
+const MAP: u8 = 5;
+
+/// One thing in a frame.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Item {
+    /// The first item of the first frame on a link: who speaks, and whom it takes the other side for.
+    Hello(Hello),
+    /// A message between two replicas of a group.
+    Group(PeerMessage),
+    /// A client's request, sent on to a member that should know better.
+    Forward(Forward),
+    /// The answer to a `Forward` with this number.
+    Forwarded {
+        /// The number of the `Forward`.
+        number: u64,
+        /// What came of it.
+        reply: Reply,
+    },
+    /// The sender's map (see [`crate::map::Map`]): it is newer than the one that the receiver was last known to have.
+    Map(Bytes),
+}
+
+/// Who speaks on a link, and whom it takes the other side for. A receiver that is someone else closes the link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hello {
+    /// The sender's cluster.
+    pub cluster: ClusterId,
+    /// The sender.
+    pub from: MemberId,
+    /// The member that the sender means to reach.
+    pub to: MemberId,
+    /// The epoch of the sender's map.
+    pub epoch: u64,
+}
+
+/// A client's request, sent on to a member that should know better.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Forward {
+    /// The sender's number for it, unique on the link.
+    pub number: u64,
+    /// The group it is for.
+    pub group: GroupId,
+    /// How long the client still waits, in milliseconds.
+    pub timeout_ms: u32,
+    /// What is asked.
+    pub operation: Operation,
+}
+
+/// Builds one frame.
+#[derive(Debug)]
+pub struct FrameWriter {
+    writer: Writer,
+}
+
+impl Default for FrameWriter {
+    fn default() -> Self {
+        let mut writer = Writer::with_capacity(512);
+        writer.u64(0);
+        writer.u8(VERSION);
+        Self { writer }
+    }
+}
+
+impl FrameWriter {
+    /// Whether no item was added.
+    pub fn is_empty(&self) -> bool {
+        self.writer.len() <= HEADER_BYTES + 1
+    }
+
+    /// Bytes so far, with the header.
+    pub fn len(&self) -> usize {
+        self.writer.len()
+    }
+
+    /// Adds an item.
+    pub fn push(&mut self, item: &Item) {
+        let writer = &mut self.writer;
+        match item {
+            Item::Hello(hello) => {
+                writer.u8(HELLO);
+                writer.raw(&hello.cluster.0);
+                writer.u64(hello.from.get());
+                writer.u64(hello.to.get());
+                writer.u64(hello.epoch);
+            }
+            Item::Group(message) => {
+                writer.u8(GROUP);
+                write_message(writer, message);
+            }
+            Item::Forward(forward) => {
+                writer.u8(FORWARD);
+                writer.u64(forward.number);
+                writer.u32(forward.group.0);
+                writer.u32(forward.timeout_ms);
+                write_operation(writer, &forward.operation);
+            }
+            Item::Forwarded { number, reply } => {
+                writer.u8(FORWARDED);
+                writer.u64(*number);
+                write_reply(writer, reply);
+            }
+            Item::Map(map) => {
+                writer.u8(MAP);
+                writer.bytes(map);
+            }
+        }
+    }
+
+    /// The finished frame, header and payload.
+    pub fn finish(mut self) -> Bytes {
+        let buffer = self.writer.as_mut();
+        let payload = &buffer[HEADER_BYTES..];
+        let length = u32::try_from(payload.len()).expect("a frame is far below 4 GiB");
+        let checksum = crc32fast::hash(payload);
+        buffer[..4].copy_from_slice(&length.to_le_bytes());
+        buffer[4..HEADER_BYTES].copy_from_slice(&checksum.to_le_bytes());
+        self.writer.finish()
+    }
+}
+
+/// Reads a header: how long the payload is, and its checksum.
+pub fn read_header(header: [u8; HEADER_BYTES]) -> Result<(usize, u32)> {
+    let [l0, l1, l2, l3, c0, c1, c2, c3] = header;
+    let length = u32::from_le_bytes([l0, l1, l2, l3]) as usize;
+    if length == 0 || length > MAX_PAYLOAD_BYTES {
+        return Err(Error::OutOfRange { what: "frame length" });
+    }
+    Ok((length, u32::from_le_bytes([c0, c1, c2, c3])))
+}
+
+/// Reads the items of a payload.
+pub fn read_payload(payload: Bytes, checksum: u32) -> Result<Vec<Item>> {
+    if crc32fast::hash(&payload) != checksum {
+        return Err(Error::Checksum);
+    }
+    let mut reader = Reader::new(payload, "peer frame");
+    match reader.u8()? {
+        VERSION => {}
+        id => return Err(Error::UnknownId { what: "frame version", id }),
+    }
+    let mut items = Vec::new();
+    while reader.remaining() > 0 {
+        items.push(read_item(&mut reader)?);
+    }
+    Ok(items)
+}
+
+fn read_item(reader: &mut Reader) -> Result<Item> {
+    Ok(match reader.u8()? {
+        HELLO => {
+            let cluster = reader.raw(16)?;
+            let cluster = ClusterId(cluster[..].try_into().map_err(|_| reader.out_of_range())?);
+            Item::Hello(Hello { cluster, from: read_member(reader)?, to: read_member(reader)?, epoch: reader.u64()? })
+        }
+        GROUP => Item::Group(read_message(reader)?),
+        FORWARD => Item::Forward(Forward {
+            number: reader.u64()?,
+            group: GroupId(reader.u32()?),
+            timeout_ms: reader.u32()?,
+            operation: read_operation(reader)?,
+        }),
+        FORWARDED => Item::Forwarded { number: reader.u64()?, reply: read_reply(reader)? },
+        MAP => Item::Map(reader.bytes()?),
+        id => return Err(reader.unknown(id)),
+    })
+}
+
+/// Reads a member id, which is never 0.
+pub fn read_member(reader: &mut Reader) -> Result<MemberId> {
+    let number = reader.u64()?;
+    MemberId::new(number).ok_or_else(|| reader.out_of_range())
+}

@@ -1,0 +1,307 @@
+//! The map: the versioned statement of who the members are and which of them hold which partition.
+//!
+//! It is the whole state of group 0 (the map group) and stands there as one record. Every member keeps a copy of the
+//! newest map it has seen; the epoch tells which of two is newer. A map is made by [`Map::bootstrap`], a pure function:
+//! asked twice with the same members it makes the same bytes, so that a bootstrap that was cut short can be repeated.
+
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
+
+use crate::codec::{Reader, Result as CodecResult, Writer, frame::read_member};
+use crate::id::{ClusterId, GroupId, MemberId, PartitionId};
+use crate::ring::{self, solver};
+use crate::state;
+
+/// Most members a map can hold.
+pub const MAX_MEMBERS: usize = 1000;
+/// Most partitions a ring can be cut into. The fewest is 1; always a power of two.
+pub const MAX_PARTITIONS: u32 = 4096;
+/// Most copies of a partition.
+pub const MAX_REPLICATION_FACTOR: usize = 7;
+/// Most voters of the map group.
+pub const MAX_MAP_VOTERS: usize = 5;
+/// The key of the one record of the map group's table.
+pub const RECORD_KEY: &[u8] = b"map";
+
+/// The versioned statement of members and assignments.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Map {
+    /// The store that this is the map of.
+    pub cluster: ClusterId,
+    /// Rises by one with every change.
+    pub epoch: u64,
+    /// How many copies each partition has.
+    pub replication_factor: usize,
+    /// All members, by rising id.
+    pub members: Vec<Member>,
+    /// For each partition who holds it; as many as there are partitions.
+    pub assignments: Vec<Assignment>,
+    /// Who votes in the map group, preferred leader first.
+    pub map_voters: Vec<MemberId>,
+}
+
+/// A member as the map knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Member {
+    /// Its identity.
+    pub id: MemberId,
+    /// Its name among people: unique, never reused.
+    pub name: String,
+    /// The zone it runs in; empty when zones are not told apart.
+    pub zone: String,
+    /// Its share of the partitions relative to others (1 to 1000; 100 is ordinary).
+    pub weight: u32,
+    /// Where it is in its life.
+    pub state: MemberState,
+    /// `host:port` for clients.
+    pub client_address: String,
+    /// `host:port` for other members.
+    pub peer_address: String,
+    /// `host:port` for the operator.
+    pub admin_address: String,
+}
+
+/// Where a member is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MemberState {
+    /// It receives its first replicas.
+    Joining,
+    /// It holds replicas.
+    Active,
+    /// Its replicas move away.
+    Leaving,
+}
+
+/// Who holds a partition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Assignment {
+    /// The members that hold a replica, in ring order of preference.
+    pub replicas: Vec<MemberId>,
+    /// The one of them that should lead.
+    pub leader: MemberId,
+}
+
+/// Why no map can be made of what was asked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// Not a power of two, or out of range.
+    #[error("partitions is {0}; it must be a power of two from 1 to {MAX_PARTITIONS}")]
+    Partitions(u32),
+    /// Out of range, or more than there are members.
+    #[error(
+        "replication_factor is {factor} with {members} members; it must be from 1 to {MAX_REPLICATION_FACTOR} and at most the number of members"
+    )]
+    ReplicationFactor {
+        /// What was asked.
+        factor: usize,
+        /// How many members there are.
+        members: usize,
+    },
+    /// None, or too many.
+    #[error("{0} members were named; a store has 1 to {MAX_MEMBERS}")]
+    MemberCount(usize),
+    /// Two members share an id, a name or an address.
+    #[error("two members have the same {what} `{value}`")]
+    Duplicate {
+        /// What they share.
+        what: &'static str,
+        /// Its value.
+        value: String,
+    },
+    /// A field of a member can't be what it is.
+    #[error("member `{member}`: {reason}")]
+    Member {
+        /// The member's name.
+        member: String,
+        /// What is wrong.
+        reason: &'static str,
+    },
+}
+
+impl Map {
+    /// The first map of a store.
+    pub fn bootstrap(
+        cluster: ClusterId,
+        partitions: u32,
+        replication_factor: usize,
+        mut members: Vec<Member>,
+    ) -> Result<Self, Error> {
+        if !partitions.is_power_of_two() || partitions > MAX_PARTITIONS {
+            return Err(Error::Partitions(partitions));
+        }
+        if members.is_empty() || members.len() > MAX_MEMBERS {
+            return Err(Error::MemberCount(members.len()));
+        }
+        if !(1..=MAX_REPLICATION_FACTOR.min(members.len())).contains(&replication_factor) {
+            return Err(Error::ReplicationFactor { factor: replication_factor, members: members.len() });
+        }
+        members.sort_by_key(|member| member.id);
+        check_members(&members)?;
+        let candidates: Vec<solver::Candidate> = members.iter().map(Member::candidate).collect();
+        let placement = solver::place(&vec![Vec::new(); partitions as usize], &candidates, replication_factor);
+        let assignments = placement
+            .replicas
+            .into_iter()
+            .zip(placement.leaders)
+            .map(|(replicas, leader)| Assignment { replicas, leader })
+            .collect();
+        let map_voters = solver::spread(&candidates, MAX_MAP_VOTERS);
+        Ok(Self { cluster, epoch: 1, replication_factor, members, assignments, map_voters })
+    }
+
+    /// How many partitions the ring is cut into.
+    pub fn partitions(&self) -> u32 {
+        u32::try_from(self.assignments.len()).expect("MAX_PARTITIONS fits")
+    }
+
+    /// The partition that a key lies in.
+    pub fn partition_of(&self, key: &[u8]) -> PartitionId {
+        ring::partition_of(key, self.partitions())
+    }
+
+    /// The member with this id.
+    pub fn member(&self, id: MemberId) -> Option<&Member> {
+        self.members.binary_search_by_key(&id, |member| member.id).ok().map(|at| &self.members[at])
+    }
+
+    /// The voters of a group, and who should lead it. `None` for a group that the map does not know.
+    pub fn group(&self, group: GroupId) -> Option<(&[MemberId], MemberId)> {
+        match group.partition() {
+            None => Some((&self.map_voters, *self.map_voters.first()?)),
+            Some(partition) => {
+                let assignment = self.assignments.get(partition.0 as usize)?;
+                Some((&assignment.replicas, assignment.leader))
+            }
+        }
+    }
+
+    /// The groups that a member holds a replica of.
+    pub fn groups_of(&self, member: MemberId) -> Vec<GroupId> {
+        let all = (0..=self.partitions()).map(GroupId);
+        all.filter(|group| self.group(*group).is_some_and(|(replicas, _)| replicas.contains(&member))).collect()
+    }
+
+    /// The byte form of the map.
+    pub fn encode(&self) -> Bytes {
+        let mut writer = Writer::with_capacity(64 + self.members.len() * 128 + self.assignments.len() * 40);
+        writer.u8(1);
+        writer.raw(&self.cluster.0);
+        writer.u64(self.epoch);
+        writer.u8(u8::try_from(self.replication_factor).expect("checked when made"));
+        writer.list(&self.members, write_map_member);
+        writer.list(&self.assignments, |writer, assignment| {
+            writer.list(&assignment.replicas, |writer, id| writer.u64(id.get()));
+            writer.u64(assignment.leader.get());
+        });
+        writer.list(&self.map_voters, |writer, id| writer.u64(id.get()));
+        writer.finish()
+    }
+
+    /// Reads the byte form of a map.
+    pub fn decode(bytes: Bytes) -> CodecResult<Self> {
+        let mut reader = Reader::new(bytes, "map");
+        match reader.u8()? {
+            1 => {}
+            id => return Err(reader.unknown(id)),
+        }
+        let cluster = reader.raw(16)?;
+        let map = Self {
+            cluster: ClusterId(cluster[..].try_into().map_err(|_| reader.out_of_range())?),
+            epoch: reader.u64()?,
+            replication_factor: usize::from(reader.u8()?),
+            members: reader.list(read_map_member)?,
+            assignments: reader
+                .list(|reader| Ok(Assignment { replicas: reader.list(read_member)?, leader: read_member(reader)? }))?,
+            map_voters: reader.list(read_member)?,
+        };
+        let partitions = map.assignments.len();
+        if !partitions.is_power_of_two() || partitions > MAX_PARTITIONS as usize || map.map_voters.is_empty() {
+            return Err(reader.out_of_range());
+        }
+        reader.end()?;
+        Ok(map)
+    }
+
+    /// Panics when the map breaks one of its own rules.
+    pub fn check(&self) {
+        assert!(self.members.is_sorted_by(|a, b| a.id < b.id), "members are sorted and distinct");
+        for assignment in &self.assignments {
+            let distinct: BTreeSet<_> = assignment.replicas.iter().collect();
+            assert_eq!(distinct.len(), self.replication_factor, "each partition has RF distinct members");
+            assert!(assignment.replicas.contains(&assignment.leader), "the leader holds a replica");
+            assert!(assignment.replicas.iter().all(|id| self.member(*id).is_some()), "replicas are members");
+        }
+    }
+}
+
+impl Member {
+    fn candidate(&self) -> solver::Candidate {
+        solver::Candidate { id: self.id, zone: self.zone.clone(), weight: self.weight }
+    }
+}
+
+fn check_members(members: &[Member]) -> Result<(), Error> {
+    let fields: [(&'static str, fn(&Member) -> String); 5] = [
+        ("id", |member| member.id.to_string()),
+        ("name", |member| member.name.clone()),
+        ("client address", |member| member.client_address.clone()),
+        ("peer address", |member| member.peer_address.clone()),
+        ("admin address", |member| member.admin_address.clone()),
+    ];
+    for (what, field) in fields {
+        let mut seen = BTreeSet::new();
+        for member in members {
+            let value = field(member);
+            if value.is_empty() || value.len() > 255 {
+                return Err(Error::Member {
+                    member: member.name.clone(),
+                    reason: "its name and each of its addresses must have 1 to 255 bytes",
+                });
+            }
+            if !seen.insert(value.clone()) {
+                return Err(Error::Duplicate { what, value });
+            }
+        }
+    }
+    let bad = members.iter().find(|member| !(1..=1000).contains(&member.weight));
+    bad.map_or(Ok(()), |member| {
+        Err(Error::Member { member: member.name.clone(), reason: "its weight must be from 1 to 1000" })
+    })
+}
+
+fn write_map_member(writer: &mut Writer, member: &Member) {
+    writer.u64(member.id.get());
+    for text in [&member.name, &member.zone, &member.client_address, &member.peer_address, &member.admin_address] {
+        writer.bytes(text.as_bytes());
+    }
+    writer.u32(member.weight);
+    writer.u8(match member.state {
+        MemberState::Joining => 1,
+        MemberState::Active => 2,
+        MemberState::Leaving => 3,
+    });
+}
+
+fn read_map_member(reader: &mut Reader) -> CodecResult<Member> {
+    Ok(Member {
+        id: read_member(reader)?,
+        name: reader.text()?,
+        zone: reader.text()?,
+        client_address: reader.text()?,
+        peer_address: reader.text()?,
+        admin_address: reader.text()?,
+        weight: reader.u32()?,
+        state: match reader.u8()? {
+            1 => MemberState::Joining,
+            2 => MemberState::Active,
+            3 => MemberState::Leaving,
+            id => return Err(reader.unknown(id)),
+        },
+    })
+}
+
+/// Reads the map that the map group's table holds.
+pub fn load(state: &dyn state::State, table: state::TableId) -> Result<Option<Bytes>, state::Error> {
+    state.get(table, RECORD_KEY)
+}

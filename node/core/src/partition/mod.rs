@@ -1,0 +1,6 @@
+//! The partition machine.
+
+pub mod codec;
+mod command;
+
+pub use command::*;
