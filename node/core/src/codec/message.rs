@@ -165,35 +165,29 @@ pub fn read_conf_state(reader: &mut Reader) -> Result<ConfState> {
 
 /// Writes a log entry.
 pub fn write_entry(writer: &mut Writer, entry: &Entry) {
-    writer.u8(match entry.get_entry_type() {
-        EntryType::EntryNormal => 0,
-        EntryType::EntryConfChange => 1,
-        EntryType::EntryConfChangeV2 => 2,
-    });
+    assert_eq!(entry.get_entry_type(), EntryType::EntryNormal, "configuration changes are entries of our own");
+    writer.u8(0);
     writer.u64(entry.term);
     writer.u64(entry.index);
     writer.bytes(&entry.data);
-    writer.bytes(&entry.context);
 }
 
 /// Reads a log entry.
 pub fn read_entry(reader: &mut Reader) -> Result<Entry> {
     let mut entry = Entry::default();
-    entry.set_entry_type(match reader.u8()? {
-        0 => EntryType::EntryNormal,
-        1 => EntryType::EntryConfChange,
-        2 => EntryType::EntryConfChangeV2,
+    match reader.u8()? {
+        0 => entry.set_entry_type(EntryType::EntryNormal),
         id => return Err(reader.unknown(id)),
-    });
+    }
     entry.term = reader.u64()?;
     entry.index = reader.u64()?;
     entry.data = reader.bytes()?;
-    entry.context = reader.bytes()?;
     Ok(entry)
 }
 
-/// The Raft messages that members exchange, with their stable ids. Snapshots go as chunks, local messages not at all.
-const KINDS: [(u8, MessageType); 11] = [
+/// The Raft messages that members exchange, with their stable ids. Snapshots go as chunks; proposals, read requests
+/// and local messages never leave the member.
+const KINDS: [(u8, MessageType); 9] = [
     (1, MessageType::MsgAppend),
     (2, MessageType::MsgAppendResponse),
     (3, MessageType::MsgRequestVote),
@@ -203,8 +197,6 @@ const KINDS: [(u8, MessageType); 11] = [
     (7, MessageType::MsgHeartbeat),
     (8, MessageType::MsgHeartbeatResponse),
     (9, MessageType::MsgTimeoutNow),
-    (10, MessageType::MsgReadIndex),
-    (11, MessageType::MsgReadIndexResp),
 ];
 
 /// Whether this kind of Raft message may go over a link.

@@ -1,7 +1,394 @@
-//! The lane.
+//! A lane: some of a member's groups, driven as one.
+//!
+//! ```text
+//!           ┌──────────────────────── Lane ────────────────────────┐
+//!  Input ──▶│ step ─▶ Replica (Raft) ─▶ committed entries ─▶ machine │──▶ take_output ─▶ Output
+//!           └──────────────────────────────────────────────────────┘
+//!  many inputs                                                         one round: see `output`
+//! ```
+//!
+//! A round is: any number of [`Lane::step`], then one [`Lane::take_output`]. The lane never waits, never sends and never
+//! writes: its shell does, in the order that the types of [`output`] leave it. Lanes share nothing.
 
 mod output;
 mod request;
 
+use std::collections::VecDeque;
+
+use crate::codec::message::{Body, PeerMessage};
+use crate::id::{GroupId, MemberId};
+use crate::map::{self, Map};
+use crate::replica::{Error, GroupRecord, Life, Recovering, Replica, Round, Settings};
+use crate::state::{State, TableId};
+use crate::time::Instant;
+
 pub use output::{Durable, GroupWrite, Installed, LeaderChange, LogPosition, Output, Staged, Writes};
 pub use request::{Operation, Refusal, Reply, Request};
+
+/// Memory for the log entries that are kept for followers that lag, over all groups of a lane, in bytes.
+const LOG_BUDGET_BYTES: usize = 16 * 1024 * 1024;
+/// A shell that was away for longer than this many ticks does not make up for all of them.
+const MOST_TICKS_AT_ONCE: u32 = 20;
+/// Where the log of a group that was just made begins. Not 0: a replica that has nothing at all is at 0, and needs a
+/// snapshot even from a leader whose log is whole.
+const FIRST_POSITION: LogPosition = LogPosition { index: 1, term: 1 };
+
+/// One thing that a lane is told.
+#[derive(Debug)]
+pub enum Input {
+    /// A client's request.
+    Request(Request),
+    /// A message from a replica on another member.
+    Peer {
+        /// That member.
+        from: MemberId,
+        /// The message.
+        message: PeerMessage,
+    },
+    /// Time has passed. At least every tick (see [`Settings::tick`]); more often does no harm.
+    Tick,
+    /// Writes that the lane gave out are durable.
+    Persisted(Durable),
+    /// A link to this member is down.
+    Unreachable(MemberId),
+}
+
+/// How far behind the disk is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub enum Pressure {
+    /// Not at all.
+    #[default]
+    None,
+    /// Clients' writes are turned away.
+    RefuseWrites,
+    /// Leaders' entries are turned away, too; they come again.
+    RefuseEntries,
+}
+
+/// Some of a member's groups, driven as one.
+pub struct Lane<S> {
+    settings: Settings,
+    state: S,
+    /// By group number; groups of other lanes and members are `None`.
+    replicas: Vec<Option<Replica>>,
+    /// Groups that `take_output` must look at, and whether each is in the list.
+    dirty: Vec<GroupId>,
+    is_dirty: Vec<bool>,
+    groups: usize,
+    last_tick: Instant,
+    round: Round,
+    number: u64,
+    /// Rounds whose writes are not durable yet.
+    in_flight: VecDeque<InFlight>,
+    pressure: Pressure,
+    disk_full: bool,
+}
+
+/// A round whose writes are not durable yet, and what waits for them.
+struct InFlight {
+    number: u64,
+    gated: Vec<(MemberId, PeerMessage)>,
+    readies: Vec<(GroupId, Option<u64>)>,
+}
+
+impl<S: State> Lane<S> {
+    /// The lane as its disk has it: the state of the last checkpoint, and the rounds of the WAL in order.
+    pub fn recover(
+        settings: Settings,
+        mut state: S,
+        replay: impl IntoIterator<Item = Vec<GroupWrite>>,
+        now: Instant,
+    ) -> Result<Self, Error> {
+        let mut recovering = Vec::new();
+        for (group, record) in group_records(&state)? {
+            *slot(&mut recovering, group) = Some(Recovering::new(group, Some(record)));
+        }
+        for write in replay.into_iter().flatten() {
+            let replica = slot(&mut recovering, write.group);
+            replica.get_or_insert_with(|| Recovering::new(write.group, None)).replay(write, &mut state)?;
+        }
+        let mut lane = Self {
+            settings,
+            state,
+            replicas: Vec::new(),
+            dirty: Vec::new(),
+            is_dirty: Vec::new(),
+            groups: 0,
+            last_tick: now,
+            round: Round::default(),
+            number: 0,
+            in_flight: VecDeque::new(),
+            pressure: Pressure::None,
+            disk_full: false,
+        };
+        for recovered in recovering.into_iter().flatten() {
+            lane.add(recovered, Life::Recovered, now)?;
+        }
+        Ok(lane)
+    }
+
+    fn add(&mut self, recovered: Recovering, life: Life, now: Instant) -> Result<(), Error> {
+        let replica = Replica::new(self.settings.clone(), recovered, life, &self.state, now)?;
+        let group = replica.group();
+        *slot(&mut self.replicas, group) = Some(replica);
+        self.groups += 1;
+        self.mark(group);
+        Ok(())
+    }
+
+    /// Makes the replicas that the first map of a store gives this member, of those groups that `mine` says are this
+    /// lane's. Those that are there already are left alone, so that this can be repeated. Then take the output.
+    pub fn bootstrap(&mut self, map: &Map, mine: impl Fn(GroupId) -> bool, now: Instant) -> Result<(), Error> {
+        for group in map.groups_of(self.settings.member).into_iter().filter(|group| mine(*group)) {
+            if self.replica(group).is_some() {
+                continue;
+            }
+            let (voters, leader) = map.group(group).expect("the map knows the groups that it gives out");
+            let write = first_write(group, voters, map);
+            let mut recovering = Recovering::new(group, None);
+            recovering.replay(write.clone(), &mut self.state)?;
+            self.round.writes.push(write);
+            self.round.readies.push((group, None));
+            self.add(recovering, Life::New, now)?;
+            if leader == self.settings.member {
+                self.replica_mut(group).expect("just added").campaign();
+            }
+        }
+        self.prefer_leaders(map);
+        Ok(())
+    }
+
+    /// Says who should lead each group, by the map.
+    pub fn prefer_leaders(&mut self, map: &Map) {
+        for replica in self.replicas.iter_mut().flatten() {
+            replica.set_preferred_leader(map.group(replica.group()).map(|(_, leader)| leader));
+        }
+    }
+
+    /// Takes one input.
+    pub fn step(&mut self, now: Instant, input: Input) -> Result<(), Error> {
+        match input {
+            Input::Request(request) => self.request(now, request),
+            Input::Peer { from, message } => self.peer(now, from, message),
+            Input::Tick => {
+                self.tick(now);
+                Ok(())
+            }
+            Input::Persisted(durable) => {
+                self.persisted(&durable);
+                Ok(())
+            }
+            Input::Unreachable(member) => {
+                self.replicas.iter_mut().flatten().for_each(|replica| replica.unreachable(member));
+                Ok(())
+            }
+        }
+    }
+
+    fn request(&mut self, now: Instant, request: Request) -> Result<(), Error> {
+        let refused = match request.operation {
+            Operation::Write(_) if self.disk_full => Some(Refusal::DiskFull),
+            Operation::Write(_) if self.pressure >= Pressure::RefuseWrites => Some(Refusal::Busy),
+            _ => None,
+        };
+        let group = request.group;
+        let Some(replica) = self.replicas.get_mut(group.0 as usize).and_then(Option::as_mut) else {
+            self.round.replies.push((request.id, Reply::Refused(Refusal::NoReplica)));
+            return Ok(());
+        };
+        if let Some(refusal) = refused {
+            self.round.replies.push((request.id, Reply::Refused(refusal)));
+            return Ok(());
+        }
+        replica.request(now, request, &self.state, &mut self.round)?;
+        self.mark(group);
+        Ok(())
+    }
+
+    fn peer(&mut self, now: Instant, from: MemberId, message: PeerMessage) -> Result<(), Error> {
+        let group = message.group;
+        let entries = match &message.body {
+            Body::Raft { message, .. } => !message.entries.is_empty(),
+            Body::Chunk(_) => true,
+            Body::ChunkAck { .. } => false,
+        };
+        if entries && self.pressure >= Pressure::RefuseEntries {
+            return Ok(());
+        }
+        // A message for a group that is not here: the sender has a newer map, and will say so.
+        let Some(replica) = self.replicas.get_mut(group.0 as usize).and_then(Option::as_mut) else { return Ok(()) };
+        replica.step(now, from, message.body, &mut self.state, &mut self.round)?;
+        self.mark(group);
+        Ok(())
+    }
+
+    fn tick(&mut self, now: Instant) {
+        let tick = self.settings.tick();
+        let mut ticks = 0;
+        while self.last_tick + tick <= now && ticks < MOST_TICKS_AT_ONCE {
+            self.last_tick = self.last_tick + tick;
+            ticks += 1;
+        }
+        if ticks == MOST_TICKS_AT_ONCE {
+            self.last_tick = now;
+        }
+        if ticks == 0 {
+            return;
+        }
+        let Self { replicas, round, dirty, is_dirty, .. } = self;
+        for replica in replicas.iter_mut().flatten() {
+            replica.tick(now, ticks, round);
+            if replica.has_ready() {
+                mark(dirty, is_dirty, replica.group());
+            }
+        }
+    }
+
+    fn persisted(&mut self, durable: &Durable) {
+        while let Some(done) = self.in_flight.pop_front_if(|round| round.number <= durable.round) {
+            for (group, ready) in done.readies {
+                if let Some(replica) = self.replicas[group.0 as usize].as_mut() {
+                    replica.persisted(done.number, ready);
+                    mark(&mut self.dirty, &mut self.is_dirty, group);
+                }
+            }
+            self.round.sends.extend(done.gated);
+        }
+    }
+
+    /// Ends the round: everything that is to be done because of the inputs since the last one.
+    pub fn take_output(&mut self, now: Instant) -> Result<Output, Error> {
+        let number = self.number + 1;
+        while let Some(group) = self.dirty.pop() {
+            self.is_dirty[group.0 as usize] = false;
+            if let Some(replica) = self.replicas[group.0 as usize].as_mut() {
+                replica.drain(now, number, &mut self.state, &mut self.round)?;
+            }
+        }
+        let Round { mut sends, gated, replies, writes, readies, leaders } = std::mem::take(&mut self.round);
+        let writes = if writes.is_empty() {
+            match self.in_flight.back_mut() {
+                Some(round) => round.gated.extend(gated),
+                None => sends.extend(gated),
+            }
+            None
+        } else {
+            self.number = number;
+            self.in_flight.push_back(InFlight { number, gated, readies });
+            Some(Writes { round: number, groups: writes })
+        };
+        Ok(Output { sends, replies, writes, leaders })
+    }
+
+    /// Brings the state up to date for a checkpoint, and returns what the WAL segment that begins with it must hold
+    /// first. Call it right after `take_output`, then freeze the state, before anything else is stepped.
+    pub fn begin_checkpoint(&mut self) -> Vec<GroupWrite> {
+        assert!(self.dirty.is_empty() && self.round.writes.is_empty(), "a checkpoint begins between two rounds");
+        let budget = LOG_BUDGET_BYTES / self.groups.max(1);
+        let Self { replicas, state, .. } = self;
+        let replicas = replicas.iter_mut().flatten();
+        replicas
+            .map(|replica| {
+                replica.record(state);
+                replica.base(budget)
+            })
+            .collect()
+    }
+
+    /// Says how far behind the disk is.
+    pub fn set_pressure(&mut self, pressure: Pressure) {
+        self.pressure = pressure;
+    }
+
+    /// Says whether the disk is full: then clients' writes are turned away with that reason.
+    pub fn set_disk_full(&mut self, full: bool) {
+        self.disk_full = full;
+    }
+
+    /// The state, for its shell to freeze.
+    pub fn state_mut(&mut self) -> &mut S {
+        &mut self.state
+    }
+
+    /// The state.
+    pub fn state(&self) -> &S {
+        &self.state
+    }
+
+    /// How many rounds' writes are not durable yet.
+    pub fn rounds_in_flight(&self) -> usize {
+        self.in_flight.len()
+    }
+
+    /// The replica of a group, if there is one here.
+    pub fn replica(&self, group: GroupId) -> Option<&Replica> {
+        self.replicas.get(group.0 as usize)?.as_ref()
+    }
+
+    /// All replicas, by rising group.
+    pub fn replicas(&self) -> impl Iterator<Item = &Replica> {
+        self.replicas.iter().flatten()
+    }
+
+    fn replica_mut(&mut self, group: GroupId) -> Option<&mut Replica> {
+        self.replicas.get_mut(group.0 as usize)?.as_mut()
+    }
+
+    fn mark(&mut self, group: GroupId) {
+        mark(&mut self.dirty, &mut self.is_dirty, group);
+    }
+
+    /// Panics when the lane or one of its replicas contradicts itself.
+    pub fn check(&self) -> Result<(), Error> {
+        assert!(self.in_flight.iter().map(|round| round.number).is_sorted(), "rounds are in order");
+        assert_eq!(self.replicas().count(), self.groups, "every replica is counted");
+        self.replicas().try_for_each(|replica| replica.check(&self.state))
+    }
+}
+
+fn mark(dirty: &mut Vec<GroupId>, is_dirty: &mut Vec<bool>, group: GroupId) {
+    let at = group.0 as usize;
+    if is_dirty.len() <= at {
+        is_dirty.resize(at + 1, false);
+    }
+    if !std::mem::replace(&mut is_dirty[at], true) {
+        dirty.push(group);
+    }
+}
+
+fn slot<T>(slots: &mut Vec<Option<T>>, group: GroupId) -> &mut Option<T> {
+    let at = group.0 as usize;
+    if slots.len() <= at {
+        slots.resize_with(at + 1, || None);
+    }
+    &mut slots[at]
+}
+
+fn group_records(state: &dyn State) -> Result<Vec<(GroupId, GroupRecord)>, Error> {
+    let mut records = Vec::new();
+    state.range(TableId::GROUPS, &[], None, &mut |key, value| {
+        records.push((key.to_vec(), bytes::Bytes::copy_from_slice(value)));
+        std::ops::ControlFlow::Continue(())
+    })?;
+    let read = |(key, value): (Vec<u8>, bytes::Bytes)| {
+        let group = GroupRecord::group_of(&key).filter(|group| group.0 <= map::MAX_PARTITIONS);
+        let damaged = |source| Error::Damaged { group: group.unwrap_or(TableId::GROUPS.group), source };
+        let group = group.ok_or(damaged(crate::codec::Error::OutOfRange { what: "group number" }))?;
+        Ok((group, GroupRecord::decode(value).map_err(damaged)?))
+    };
+    records.into_iter().map(read).collect()
+}
+
+/// A new group is a snapshot of nothing at its first position; the map group's holds the map.
+fn first_write(group: GroupId, voters: &[MemberId], map: &Map) -> GroupWrite {
+    let records = match group.partition() {
+        None => vec![(bytes::Bytes::from_static(map::RECORD_KEY), map.encode())],
+        Some(_) => Vec::new(),
+    };
+    let mut write = GroupWrite::new(group);
+    write.staged = vec![Staged { generation: 1, first: true, records }];
+    let mut conf_state = raft::eraftpb::ConfState::default();
+    conf_state.voters = voters.iter().map(|voter| voter.get()).collect();
+    write.installed = Some(Installed { generation: 1, position: FIRST_POSITION, conf_state });
+    write
+}

@@ -31,8 +31,6 @@ pub struct Output {
     pub writes: Option<Writes>,
     /// Groups whose leader, as this member sees it, has changed.
     pub leaders: Vec<LeaderChange>,
-    /// A map that the map group has committed, encoded, newer than any given out before.
-    pub map: Option<Bytes>,
 }
 
 /// A group's leader as this member now sees it.

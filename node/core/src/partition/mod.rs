@@ -1,6 +1,21 @@
-//! The partition machine.
+//! The partition machine: what the committed entries of one partition's log do to its records.
+//!
+//! ```text
+//! Command ──encode──▶ log entry ──commit──▶ apply(index, entry) ──▶ records + Outcome
+//!                                                 │
+//!                     kv: put, delete ────────────┤   expiry: keys and idempotency records whose time has come
+//! ```
+//!
+//! A pure function of the entries: replicas that apply the same entries hold the same records. It never reads a clock.
+//! Each entry carries its proposer's clock, the machine keeps the highest it has seen, and a key expires only by an
+//! [`Command::Expire`] entry. Locks and transactions get record kinds and commands of their own beside these.
 
 pub mod codec;
 mod command;
+mod entry;
+mod machine;
+mod record;
 
 pub use command::*;
+pub use entry::{Command, Entry};
+pub use machine::{Error, Partition};

@@ -1,0 +1,66 @@
+//! Known bugs, put back in by name: what shows that the simulator would catch them.
+//!
+//! Compiled only with the feature `known-bugs`, which no release has; without it [`planted`] is `false` and costs nothing.
+
+/// A bug that can be put back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bug {
+    /// A follower acknowledges entries before they are durable.
+    AcknowledgeBeforeSync,
+    /// A leader answers a write when it has proposed it.
+    ReplyBeforeQuorum,
+    /// Term and vote are not written.
+    VoteNotPersisted,
+    /// The lease counts from when heartbeats are answered, so a pause in between makes it too long.
+    LeaseNotShortenedAfterPause,
+    /// The WAL is dropped when a checkpoint begins, not when it is durable.
+    WalDroppedBeforeCheckpoint,
+    /// Reads prefer redb over the frozen overlay.
+    OverlayMergedInWrongOrder,
+    /// A new leader answers reads before it has applied an entry of its own term.
+    ReadBeforeOwnTerm,
+    /// A member that has restarted votes at once, though its leader may still count on its promise.
+    VoteRightAfterRestart,
+}
+
+/// All of them with the names that they are planted by.
+pub const ALL: [(&str, Bug); 8] = [
+    ("acknowledge-before-sync", Bug::AcknowledgeBeforeSync),
+    ("reply-before-quorum", Bug::ReplyBeforeQuorum),
+    ("vote-not-persisted", Bug::VoteNotPersisted),
+    ("lease-not-shortened-after-pause", Bug::LeaseNotShortenedAfterPause),
+    ("wal-dropped-before-checkpoint", Bug::WalDroppedBeforeCheckpoint),
+    ("overlay-merged-in-wrong-order", Bug::OverlayMergedInWrongOrder),
+    ("read-before-own-term", Bug::ReadBeforeOwnTerm),
+    ("vote-right-after-restart", Bug::VoteRightAfterRestart),
+];
+
+/// Whether this bug is in force.
+#[cfg(not(feature = "known-bugs"))]
+#[inline]
+pub fn planted(_: Bug) -> bool {
+    false
+}
+
+#[cfg(feature = "known-bugs")]
+pub use planting::{plant, planted};
+
+#[cfg(feature = "known-bugs")]
+mod planting {
+    use super::Bug;
+    use std::cell::Cell;
+
+    thread_local! {
+        static PLANTED: Cell<Option<Bug>> = const { Cell::new(None) };
+    }
+
+    /// Puts this bug back in, or none, for everything that runs on this thread.
+    pub fn plant(bug: Option<Bug>) {
+        PLANTED.with(|planted| planted.set(bug));
+    }
+
+    /// Whether this bug is in force.
+    pub fn planted(bug: Bug) -> bool {
+        PLANTED.with(|planted| planted.get() == Some(bug))
+    }
+}

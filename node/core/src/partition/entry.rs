@@ -1,0 +1,68 @@
+//! The payload of a partition's log entry.
+
+use bytes::Bytes;
+
+use super::codec::{read_write, write_write};
+use super::command::{Change, Write};
+use crate::codec::{Reader, Result, Writer};
+
+/// The payload of a log entry: `version:u8 clock_ms:u64 kind:u8 body`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// The partition's clock as the proposing leader saw it, in milliseconds since the partition was made.
+    pub clock_ms: u64,
+    /// What is to be done.
+    pub command: Command,
+}
+
+/// What an entry does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Command {
+    /// Change one key.
+    Write(Write),
+    /// Let go of what has expired by this entry's clock.
+    Expire,
+}
+
+const VERSION: u8 = 1;
+const WRITE: u8 = 1;
+const EXPIRE: u8 = 2;
+
+impl Entry {
+    /// The byte form.
+    pub fn encode(&self) -> Bytes {
+        let size = match &self.command {
+            Command::Write(Write { key, change: Change::Put { value, .. }, .. }) => key.bytes().len() + value.len(),
+            Command::Write(write) => write.key.bytes().len(),
+            Command::Expire => 0,
+        };
+        let mut writer = Writer::with_capacity(64 + size);
+        writer.u8(VERSION);
+        writer.u64(self.clock_ms);
+        match &self.command {
+            Command::Write(write) => {
+                writer.u8(WRITE);
+                write_write(&mut writer, write);
+            }
+            Command::Expire => writer.u8(EXPIRE),
+        }
+        writer.finish()
+    }
+
+    /// Reads the byte form.
+    pub fn decode(bytes: Bytes) -> Result<Self> {
+        let mut reader = Reader::new(bytes, "partition entry");
+        match reader.u8()? {
+            VERSION => {}
+            id => return Err(reader.unknown(id)),
+        }
+        let clock_ms = reader.u64()?;
+        let command = match reader.u8()? {
+            WRITE => Command::Write(read_write(&mut reader)?),
+            EXPIRE => Command::Expire,
+            id => return Err(reader.unknown(id)),
+        };
+        reader.end()?;
+        Ok(Self { clock_ms, command })
+    }
+}

@@ -1,0 +1,287 @@
+//! The machine itself: entries in, records and outcomes out.
+
+use std::ops::ControlFlow;
+
+use bytes::Bytes;
+use sha2::{Digest, Sha256};
+
+use super::codec::write_write;
+use super::command::{Change, Condition, Item, Key, Outcome, Page, Scan, Write};
+use super::entry::{Command, Entry};
+use super::record::{
+    IDEMPOTENCY_EXPIRY, Idempotency, META, Meta, VALUE, VALUE_EXPIRY, Value, expiry_key, idempotency_key,
+    split_expiry_key, value_key,
+};
+use crate::codec;
+use crate::state::{self, State, TableId};
+
+/// How long the outcome of a write is kept under its idempotency key, on the partition's clock.
+pub const IDEMPOTENCY_KEPT_MS: u64 = 10 * 60 * 1000;
+/// Most idempotency records of one partition; the oldest goes when one more comes.
+pub const MAX_IDEMPOTENCY_RECORDS: u64 = 16 * 1024;
+/// Most records that one `Expire` entry lets go.
+pub const MAX_EXPIRED_PER_ENTRY: usize = 256;
+/// Most bytes of keys and values in one scan page; a page holds at least one key.
+pub const MAX_PAGE_BYTES: usize = 1024 * 1024;
+
+/// Why a committed entry could not be applied. The lane that meets this stops.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// The records can't be read.
+    #[error(transparent)]
+    State(#[from] state::Error),
+    /// A record or an entry is not what it should be.
+    #[error("{group}: a stored record or entry is damaged", group = .table.group)]
+    Damaged {
+        /// Where it was met.
+        table: TableId,
+        /// What is wrong with it.
+        #[source]
+        source: codec::Error,
+    },
+}
+
+/// One partition's machine. Its records are in the `State` that each call is given.
+#[derive(Debug)]
+pub struct Partition {
+    table: TableId,
+    meta: Meta,
+    /// No value or idempotency record expires before this, on the partition's clock.
+    next_expiry_ms: u64,
+}
+
+impl Partition {
+    /// The machine whose records are in this table.
+    pub fn load(state: &dyn State, table: TableId) -> Result<Self, Error> {
+        let meta = match state.get(table, &[META])? {
+            None => Meta::default(),
+            Some(bytes) => Meta::decode(bytes).map_err(|source| Error::Damaged { table, source })?,
+        };
+        let mut partition = Self { table, meta, next_expiry_ms: u64::MAX };
+        partition.find_next_expiry(state)?;
+        Ok(partition)
+    }
+
+    /// The highest clock that any applied entry carried, in milliseconds.
+    pub fn clock_ms(&self) -> u64 {
+        self.meta.clock_ms
+    }
+
+    /// When the next record expires, on the partition's clock; `u64::MAX`: never.
+    pub fn next_expiry_ms(&self) -> u64 {
+        self.next_expiry_ms
+    }
+
+    /// Applies the committed entry at `index`.
+    pub fn apply(&mut self, state: &mut dyn State, index: u64, entry: Bytes) -> Result<Option<Outcome>, Error> {
+        let entry = Entry::decode(entry).map_err(|source| self.damaged(source))?;
+        let before = self.meta;
+        self.meta.clock_ms = self.meta.clock_ms.max(entry.clock_ms);
+        let outcome = match entry.command {
+            Command::Write(write) => Some(self.write(state, index, &write)?),
+            Command::Expire => {
+                self.expire(state)?;
+                None
+            }
+        };
+        if self.meta != before {
+            state.put(self.table, Bytes::from_static(&[META]), self.meta.encode());
+        }
+        Ok(outcome)
+    }
+
+    /// The value of a key, as of everything applied.
+    pub fn get(&self, state: &dyn State, key: &Key) -> Result<Option<Item>, Error> {
+        Ok(self.value(state, key)?.map(|value| value.item))
+    }
+
+    /// One page of keys in order, as of everything applied.
+    pub fn scan(&self, state: &dyn State, scan: &Scan) -> Result<Page, Error> {
+        let from = scan.after.as_ref().filter(|after| after[..] > scan.prefix[..]);
+        let from = value_key(from.unwrap_or(&scan.prefix));
+        let mut page = Page::default();
+        let (mut bytes, mut damaged) = (0, None);
+        state.range(self.table, &from, Some(&[VALUE + 1]), &mut |record_key, record| {
+            let key = &record_key[1..];
+            if !key.starts_with(&scan.prefix) {
+                return ControlFlow::Break(());
+            }
+            if scan.after.as_ref().is_some_and(|after| key <= &after[..]) {
+                return ControlFlow::Continue(());
+            }
+            if page.items.len() >= scan.limit as usize || (bytes > 0 && bytes >= MAX_PAGE_BYTES) {
+                page.more = true;
+                return ControlFlow::Break(());
+            }
+            match Value::decode(Bytes::copy_from_slice(record)) {
+                Ok(Value { mut item, .. }) => {
+                    if !scan.values {
+                        item.value = Bytes::new();
+                    }
+                    bytes += key.len() + item.value.len();
+                    page.items.push((Bytes::copy_from_slice(key), item));
+                    ControlFlow::Continue(())
+                }
+                Err(source) => {
+                    damaged = Some(source);
+                    ControlFlow::Break(())
+                }
+            }
+        })?;
+        damaged.map_or(Ok(page), |source| Err(self.damaged(source)))
+    }
+
+    /// Panics when the records contradict each other.
+    pub fn check(&self, state: &dyn State) -> Result<(), Error> {
+        let mut idempotency_records = 0;
+        let mut first_expiry = u64::MAX;
+        let mut missing = Vec::new();
+        state.range(self.table, &[], None, &mut |key, _| {
+            match key[0] {
+                super::record::IDEMPOTENCY => idempotency_records += 1,
+                VALUE_EXPIRY | IDEMPOTENCY_EXPIRY => {
+                    let (deadline, record) = split_expiry_key(key).expect("expiry keys hold a deadline");
+                    first_expiry = first_expiry.min(deadline);
+                    missing.push(record);
+                }
+                _ => {}
+            }
+            ControlFlow::Continue(())
+        })?;
+        for record in missing {
+            assert!(state.get(self.table, &record)?.is_some(), "every expiry names a record that is there");
+        }
+        assert_eq!(idempotency_records, self.meta.idempotency_records, "idempotency records are counted");
+        assert!(self.next_expiry_ms <= first_expiry, "no expiry comes before the next one");
+        Ok(())
+    }
+
+    fn write(&mut self, state: &mut dyn State, index: u64, write: &Write) -> Result<Outcome, Error> {
+        let Some(name) = &write.idempotency_key else {
+            return self.write_once(state, index, write);
+        };
+        let record_key = idempotency_key(write.key.bytes(), name);
+        let digest = digest_of(write);
+        if let Some(bytes) = state.get(self.table, &record_key)? {
+            let known = Idempotency::decode(bytes).map_err(|source| self.damaged(source))?;
+            return Ok(if known.digest == digest { known.outcome } else { Outcome::IdempotencyConflict });
+        }
+        let outcome = self.write_once(state, index, write)?;
+        if self.meta.idempotency_records >= MAX_IDEMPOTENCY_RECORDS {
+            self.forget_oldest_idempotency(state)?;
+        }
+        let deadline_ms = self.meta.clock_ms.saturating_add(IDEMPOTENCY_KEPT_MS);
+        state.put(self.table, expiry_key(IDEMPOTENCY_EXPIRY, deadline_ms, &record_key), Bytes::new());
+        state.put(self.table, record_key, Idempotency { deadline_ms, digest, outcome }.encode());
+        self.meta.idempotency_records += 1;
+        self.next_expiry_ms = self.next_expiry_ms.min(deadline_ms);
+        Ok(outcome)
+    }
+
+    fn write_once(&mut self, state: &mut dyn State, index: u64, write: &Write) -> Result<Outcome, Error> {
+        let current = self.value(state, &write.key)?;
+        let version = current.as_ref().map(|value| value.item.version);
+        let holds = match write.condition {
+            Condition::Always => true,
+            Condition::Exists => version.is_some(),
+            Condition::Absent => version.is_none(),
+            Condition::Version(wanted) => version == Some(wanted),
+        };
+        if !holds {
+            return Ok(Outcome::ConditionFailed { current: version });
+        }
+        let record_key = value_key(write.key.bytes());
+        if let Some(deadline) = current.as_ref().and_then(|value| value.deadline_ms) {
+            state.delete(self.table, expiry_key(VALUE_EXPIRY, deadline, &record_key));
+        }
+        match &write.change {
+            Change::Put { value, ttl_ms } => {
+                let deadline_ms = ttl_ms.map(|ttl| self.meta.clock_ms.saturating_add(ttl));
+                if let Some(deadline) = deadline_ms {
+                    state.put(self.table, expiry_key(VALUE_EXPIRY, deadline, &record_key), Bytes::new());
+                    self.next_expiry_ms = self.next_expiry_ms.min(deadline);
+                }
+                state.put(self.table, record_key, Value::encode(index, deadline_ms, value));
+                Ok(Outcome::Written { version: index, created: current.is_none() })
+            }
+            Change::Delete if current.is_none() => Ok(Outcome::NotFound),
+            Change::Delete => {
+                state.delete(self.table, record_key);
+                Ok(Outcome::Deleted)
+            }
+        }
+    }
+
+    fn expire(&mut self, state: &mut dyn State) -> Result<(), Error> {
+        let mut room = MAX_EXPIRED_PER_ENTRY;
+        for kind in [VALUE_EXPIRY, IDEMPOTENCY_EXPIRY] {
+            let due = self.due(state, kind, room)?;
+            room -= due.len();
+            for (expiry, record) in due {
+                state.delete(self.table, expiry);
+                state.delete(self.table, record);
+                if kind == IDEMPOTENCY_EXPIRY {
+                    self.meta.idempotency_records -= 1;
+                }
+            }
+        }
+        self.find_next_expiry(state)
+    }
+
+    /// The keys of the first `most` expiries whose time has come, each with the key of what expires.
+    fn due(&self, state: &dyn State, kind: u8, most: usize) -> Result<Vec<(Bytes, Bytes)>, Error> {
+        let mut due = Vec::new();
+        state.range(self.table, &[kind], Some(&[kind + 1]), &mut |key, _| match split_expiry_key(key) {
+            Some((deadline, record)) if deadline <= self.meta.clock_ms && due.len() < most => {
+                due.push((Bytes::copy_from_slice(key), record));
+                ControlFlow::Continue(())
+            }
+            _ => ControlFlow::Break(()),
+        })?;
+        Ok(due)
+    }
+
+    fn forget_oldest_idempotency(&mut self, state: &mut dyn State) -> Result<(), Error> {
+        let mut oldest = None;
+        state.range(self.table, &[IDEMPOTENCY_EXPIRY], Some(&[IDEMPOTENCY_EXPIRY + 1]), &mut |key, _| {
+            oldest = split_expiry_key(key).map(|(_, record)| (Bytes::copy_from_slice(key), record));
+            ControlFlow::Break(())
+        })?;
+        if let Some((expiry, record)) = oldest {
+            state.delete(self.table, expiry);
+            state.delete(self.table, record);
+            self.meta.idempotency_records -= 1;
+        }
+        Ok(())
+    }
+
+    fn find_next_expiry(&mut self, state: &dyn State) -> Result<(), Error> {
+        self.next_expiry_ms = u64::MAX;
+        for kind in [VALUE_EXPIRY, IDEMPOTENCY_EXPIRY] {
+            let next = &mut self.next_expiry_ms;
+            state.range(self.table, &[kind], Some(&[kind + 1]), &mut |key, _| {
+                if let Some((deadline, _)) = split_expiry_key(key) {
+                    *next = (*next).min(deadline);
+                }
+                ControlFlow::Break(())
+            })?;
+        }
+        Ok(())
+    }
+
+    fn value(&self, state: &dyn State, key: &Key) -> Result<Option<Value>, Error> {
+        let record = state.get(self.table, &value_key(key.bytes()))?;
+        record.map(Value::decode).transpose().map_err(|source| self.damaged(source))
+    }
+
+    fn damaged(&self, source: codec::Error) -> Error {
+        Error::Damaged { table: self.table, source }
+    }
+}
+
+/// What tells a write from every other: SHA-256 of its byte form without the name the client gave it.
+fn digest_of(write: &Write) -> [u8; 32] {
+    let mut writer = codec::Writer::with_capacity(256);
+    write_write(&mut writer, &Write { idempotency_key: None, ..write.clone() });
+    Sha256::digest(writer.finish()).into()
+}

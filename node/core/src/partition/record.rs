@@ -1,0 +1,147 @@
+//! The records of a partition's table. The first byte of a record's key tells its kind.
+//!
+//! ```text
+//! 0x00                               meta         version:u8 clock_ms:u64 idempotency_records:u64
+//! 0x01 key                           value        version:u8 key_version:u64 deadline:option<u64> value[..]
+//! 0x02 length:u32be key name         idempotency  version:u8 deadline:u64 digest[32] outcome
+//! 0x03 deadline:u64be record_key     expiry of a value        (empty)
+//! 0x04 deadline:u64be record_key     expiry of an idempotency record  (empty)
+//! ```
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use super::codec::{read_outcome, write_outcome};
+use super::command::{Item, Outcome};
+use crate::codec::{Reader, Result, Writer};
+
+pub(super) const META: u8 = 0;
+pub(super) const VALUE: u8 = 1;
+pub(super) const IDEMPOTENCY: u8 = 2;
+pub(super) const VALUE_EXPIRY: u8 = 3;
+pub(super) const IDEMPOTENCY_EXPIRY: u8 = 4;
+
+const VERSION: u8 = 1;
+
+/// What the machine remembers beside its records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Meta {
+    /// The highest clock that any applied entry carried.
+    pub(super) clock_ms: u64,
+    /// How many idempotency records there are.
+    pub(super) idempotency_records: u64,
+}
+
+/// A stored value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Value {
+    pub(super) item: Item,
+    /// When it goes away, on the partition's clock.
+    pub(super) deadline_ms: Option<u64>,
+}
+
+/// A write that was done under a client's name for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Idempotency {
+    pub(super) deadline_ms: u64,
+    /// SHA-256 of the write, so that another write under the same name is noticed.
+    pub(super) digest: [u8; 32],
+    pub(super) outcome: Outcome,
+}
+
+pub(super) fn value_key(key: &[u8]) -> Bytes {
+    let mut bytes = BytesMut::with_capacity(1 + key.len());
+    bytes.put_u8(VALUE);
+    bytes.put_slice(key);
+    bytes.freeze()
+}
+
+pub(super) fn idempotency_key(key: &[u8], name: &[u8]) -> Bytes {
+    let mut bytes = BytesMut::with_capacity(5 + key.len() + name.len());
+    bytes.put_u8(IDEMPOTENCY);
+    bytes.put_u32(u32::try_from(key.len()).expect("keys are short"));
+    bytes.put_slice(key);
+    bytes.put_slice(name);
+    bytes.freeze()
+}
+
+pub(super) fn expiry_key(kind: u8, deadline_ms: u64, record_key: &[u8]) -> Bytes {
+    let mut bytes = BytesMut::with_capacity(9 + record_key.len());
+    bytes.put_u8(kind);
+    bytes.put_u64(deadline_ms);
+    bytes.put_slice(record_key);
+    bytes.freeze()
+}
+
+/// Takes an expiry key apart: the deadline, and the key of the record that expires.
+pub(super) fn split_expiry_key(key: &[u8]) -> Option<(u64, Bytes)> {
+    let deadline = key.get(1..9)?.try_into().ok()?;
+    Some((u64::from_be_bytes(deadline), Bytes::copy_from_slice(&key[9..])))
+}
+
+impl Meta {
+    pub(super) fn encode(self) -> Bytes {
+        let mut writer = Writer::with_capacity(17);
+        writer.u8(VERSION);
+        writer.u64(self.clock_ms);
+        writer.u64(self.idempotency_records);
+        writer.finish()
+    }
+
+    pub(super) fn decode(bytes: Bytes) -> Result<Self> {
+        let mut reader = versioned(bytes, "partition meta")?;
+        let meta = Self { clock_ms: reader.u64()?, idempotency_records: reader.u64()? };
+        reader.end()?;
+        Ok(meta)
+    }
+}
+
+impl Value {
+    pub(super) fn encode(version: u64, deadline_ms: Option<u64>, value: &[u8]) -> Bytes {
+        let mut writer = Writer::with_capacity(18 + value.len());
+        writer.u8(VERSION);
+        writer.u64(version);
+        writer.option(deadline_ms, Writer::u64);
+        writer.raw(value);
+        writer.finish()
+    }
+
+    pub(super) fn decode(bytes: Bytes) -> Result<Self> {
+        let mut reader = versioned(bytes, "value")?;
+        let version = reader.u64()?;
+        let deadline_ms = reader.option(Reader::u64)?;
+        let value = reader.raw(reader.remaining())?;
+        Ok(Self { item: Item { version, value }, deadline_ms })
+    }
+}
+
+impl Idempotency {
+    pub(super) fn encode(&self) -> Bytes {
+        let mut writer = Writer::with_capacity(64);
+        writer.u8(VERSION);
+        writer.u64(self.deadline_ms);
+        writer.raw(&self.digest);
+        write_outcome(&mut writer, self.outcome);
+        writer.finish()
+    }
+
+    pub(super) fn decode(bytes: Bytes) -> Result<Self> {
+        let mut reader = versioned(bytes, "idempotency record")?;
+        let deadline_ms = reader.u64()?;
+        let digest = reader.raw(32)?;
+        let record = Self {
+            deadline_ms,
+            digest: digest[..].try_into().map_err(|_| reader.out_of_range())?,
+            outcome: read_outcome(&mut reader)?,
+        };
+        reader.end()?;
+        Ok(record)
+    }
+}
+
+fn versioned(bytes: Bytes, what: &'static str) -> Result<Reader> {
+    let mut reader = Reader::new(bytes, what);
+    match reader.u8()? {
+        VERSION => Ok(reader),
+        id => Err(reader.unknown(id)),
+    }
+}

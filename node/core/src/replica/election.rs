@@ -1,0 +1,160 @@
+//! When a replica stands for election, when it votes, and when it hands leadership on.
+
+use std::time::Duration;
+
+use raft::eraftpb::{Message, MessageType};
+use raft::{CAMPAIGN_TRANSFER, StateRole};
+use sha2::{Digest, Sha256};
+
+use super::{FIRST_CANDIDACY_TICK, LAST_CANDIDACY_TICK, Life, Replica, Settings};
+use crate::bugs::{Bug, planted};
+use crate::id::MemberId;
+use crate::ring::first_eight;
+use crate::time::Instant;
+
+/// A leader that is not the preferred one hands over when it has led for this long without a change.
+const SETTLED_AFTER: Duration = Duration::from_secs(3);
+
+/// What a replica remembers of elections beside what Raft does.
+#[derive(Debug)]
+pub struct Election {
+    /// No vote is given before this: the promise that a leader's lease stands on.
+    no_vote_until: Instant,
+    /// The latest heartbeat of the current leader that was accepted: the term, and when it was sent, on its clock.
+    accepted: (u64, u64),
+    /// Term and role as last seen; a change draws a new timeout.
+    seen: (u64, StateRole),
+    draws: u64,
+    timeout_ticks: usize,
+    /// Who should lead, if the map says so.
+    preferred: Option<MemberId>,
+    /// Since when this replica leads, or when it last tried to hand over.
+    settled_since: Instant,
+}
+
+impl Election {
+    /// A replica that has just started may have promised something before; one that is new has not.
+    pub fn new(settings: &Settings, life: Life, now: Instant) -> Self {
+        let silent = match life {
+            Life::Recovered if !planted(Bug::VoteRightAfterRestart) => settings.election_timeout,
+            _ => Duration::ZERO,
+        };
+        Self {
+            no_vote_until: now + silent,
+            accepted: (0, 0),
+            seen: (0, StateRole::Follower),
+            draws: 0,
+            timeout_ticks: FIRST_CANDIDACY_TICK,
+            preferred: None,
+            settled_since: now,
+        }
+    }
+}
+
+impl Replica {
+    /// Who should lead the group, by the map.
+    pub fn set_preferred_leader(&mut self, preferred: Option<MemberId>) {
+        self.election.preferred = preferred;
+    }
+
+    /// Stands for election now: for the preferred leader of a group that has just been made.
+    pub fn campaign(&mut self) {
+        // The only error is that of a replica which has a leader's role already.
+        let _ = self.node.campaign();
+        self.reseed();
+    }
+
+    /// Raft draws a new election timeout from the thread's randomness at each change of role or term. Here it is drawn
+    /// from the seed instead, as a function of who this is and how many changes there were, so that a run can be repeated.
+    pub(super) fn reseed(&mut self) {
+        let raft = &mut self.node.raft;
+        let seen = (raft.term, raft.state);
+        if seen != self.election.seen {
+            self.election.seen = seen;
+            self.election.draws += 1;
+            let mut hash = Sha256::new();
+            for number in [self.settings.seed, self.settings.member.get(), u64::from(self.group.0), self.election.draws]
+            {
+                hash.update(number.to_be_bytes());
+            }
+            let span = (LAST_CANDIDACY_TICK - FIRST_CANDIDACY_TICK + 1) as u64;
+            self.election.timeout_ticks =
+                FIRST_CANDIDACY_TICK + usize::try_from(first_eight(&hash.finalize()) % span).expect("a small number");
+        }
+        raft.set_randomized_election_timeout(self.election.timeout_ticks);
+    }
+
+    /// Takes a Raft message, unless taking it would break a promise.
+    pub(super) fn step_raft(&mut self, now: Instant, from: MemberId, mut message: Message, stamp: u64) {
+        message.from = from.get();
+        message.to = self.settings.member.get();
+        let (kind, term) = (message.get_msg_type(), message.term);
+        let asks_for_vote = matches!(kind, MessageType::MsgRequestVote | MessageType::MsgRequestPreVote);
+        if asks_for_vote && now < self.election.no_vote_until && message.context[..] != CAMPAIGN_TRANSFER[..] {
+            return;
+        }
+        // Raft refuses what it cannot use (a peer that it does not know, a message to itself): nothing to be done.
+        let _ = self.node.step(message);
+        self.reseed();
+        let raft = &self.node.raft;
+        match kind {
+            MessageType::MsgHeartbeat if raft.term == term && raft.leader_id == from.get() => {
+                self.election.no_vote_until = now + self.settings.election_timeout;
+                let earlier = if self.election.accepted.0 == term { self.election.accepted.1 } else { 0 };
+                self.election.accepted = (term, stamp.max(earlier));
+            }
+            MessageType::MsgHeartbeatResponse if raft.term == term && raft.state == StateRole::Leader && stamp > 0 => {
+                self.lease.promise(from, Instant(stamp), now);
+            }
+            _ => {}
+        }
+    }
+
+    /// The stamp that goes out with a message: see [`crate::codec::message::Body::Raft`].
+    pub(super) fn stamp_for(&self, now: Instant, message: &Message) -> u64 {
+        match message.get_msg_type() {
+            MessageType::MsgHeartbeat => now.0,
+            MessageType::MsgHeartbeatResponse if message.term == self.election.accepted.0 => self.election.accepted.1,
+            _ => 0,
+        }
+    }
+
+    /// Whether this leader may answer reads alone.
+    pub(super) fn lease_holds(&self, now: Instant) -> bool {
+        let voters = &self.conf_state().voters;
+        self.leads() && self.lease.holds(now, self.settings.member, voters, self.settings.election_timeout)
+    }
+
+    /// The term or the role has changed: nothing of the old leadership carries over.
+    pub(super) fn leadership_changed(&mut self, now: Instant) {
+        self.lease.reset();
+        self.sending.clear();
+        self.election.settled_since = now;
+        self.clock = (now, self.machine.clock_ms());
+    }
+
+    /// A leader that the map does not prefer hands over, once things are quiet and the preferred one has everything.
+    pub(super) fn rebalance(&mut self, now: Instant) {
+        let Some(preferred) = self.election.preferred else { return };
+        if !self.leads()
+            || preferred == self.settings.member
+            || now.since(self.election.settled_since) < SETTLED_AFTER
+            || self.proposals.len() > 0
+        {
+            return;
+        }
+        let last = self.last_index();
+        let caught_up = self.node.raft.prs().get(preferred.get()).is_some_and(|p| p.recent_active && p.matched == last);
+        if caught_up {
+            self.election.settled_since = now;
+            self.transfer(preferred);
+        }
+    }
+
+    /// Asks another replica to take over. The lease is given up first: voters do not keep their promise against a transfer.
+    pub fn transfer(&mut self, to: MemberId) {
+        self.lease.forfeit();
+        self.node.transfer_leader(to.get());
+        self.reseed();
+    }
+}

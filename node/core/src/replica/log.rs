@@ -1,0 +1,204 @@
+//! A replica's log in memory: what Raft reads from, and the mirror of what the WAL holds.
+//!
+//! ```text
+//!     start            last
+//!       │ entries…       │
+//!  ─────┼────────────────┤        start ≤ applied ≤ last; everything up to `start` is only in the state
+//! ```
+
+use std::collections::VecDeque;
+
+use raft::eraftpb::{ConfState, Entry, HardState, Snapshot};
+use raft::{GetEntriesContext, RaftState, StorageError};
+
+use crate::lane::{GroupWrite, LogPosition};
+
+/// Memory that an entry takes beside its payload, in bytes; a rough figure, for budgets only.
+const ENTRY_OVERHEAD_BYTES: usize = 96;
+
+/// The log of one replica.
+#[derive(Debug, Default)]
+pub struct Log {
+    start: LogPosition,
+    entries: VecDeque<Entry>,
+    bytes: usize,
+    hard_state: HardState,
+    /// Who votes and who learns, as of the last applied entry.
+    conf_state: ConfState,
+    applied: LogPosition,
+}
+
+/// Entries that do not follow on what is there: the WAL has lost something in between.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the log ends at index {last}, and the next entry that was read back is {next}")]
+pub struct Gap {
+    /// The last index that is there.
+    pub last: u64,
+    /// The index that came next.
+    pub next: u64,
+}
+
+impl Log {
+    /// The point that the log starts after.
+    pub fn start(&self) -> LogPosition {
+        self.start
+    }
+
+    /// The last entry; the start when there is none.
+    pub fn last(&self) -> LogPosition {
+        self.entries.back().map_or(self.start, |entry| LogPosition { index: entry.index, term: entry.term })
+    }
+
+    /// The last entry that the state holds.
+    pub fn applied(&self) -> LogPosition {
+        self.applied
+    }
+
+    /// Says that the state now holds everything up to here.
+    pub fn set_applied(&mut self, applied: LogPosition) {
+        self.applied = applied;
+    }
+
+    /// Who votes and who learns, as of the last applied entry.
+    pub fn conf_state(&self) -> &ConfState {
+        &self.conf_state
+    }
+
+    /// The persistent part of Raft's state.
+    pub fn hard_state(&self) -> &HardState {
+        &self.hard_state
+    }
+
+    /// Term, vote and commit as they now stand.
+    pub fn set_hard_state(&mut self, hard_state: HardState) {
+        self.hard_state = hard_state;
+    }
+
+    /// Begins anew after this point with nothing in the log.
+    pub fn restart(&mut self, start: LogPosition) {
+        self.start = start;
+        self.entries.clear();
+        self.bytes = 0;
+    }
+
+    /// The state has been taken over from elsewhere and stands at this point.
+    pub fn install(&mut self, position: LogPosition, conf_state: ConfState) {
+        self.restart(position);
+        self.applied = position;
+        self.conf_state = conf_state;
+    }
+
+    /// Adds entries; the first takes the place of whatever stood at its index and after.
+    pub fn append(&mut self, entries: impl IntoIterator<Item = Entry>) -> Result<(), Gap> {
+        for entry in entries {
+            let last = self.last().index;
+            if entry.index > last + 1 {
+                return Err(Gap { last, next: entry.index });
+            }
+            while self.entries.back().is_some_and(|back| back.index >= entry.index) {
+                let removed = self.entries.pop_back().expect("there is a last entry");
+                self.bytes -= size(&removed);
+            }
+            if entry.index > self.start.index {
+                self.bytes += size(&entry);
+                self.entries.push_back(entry);
+            }
+        }
+        Ok(())
+    }
+
+    /// Drops applied entries from the front until the log takes no more than this many bytes.
+    pub fn compact(&mut self, budget_bytes: usize) {
+        while self.bytes > budget_bytes {
+            match self.entries.front() {
+                Some(front) if front.index <= self.applied.index => {
+                    self.start = LogPosition { index: front.index, term: front.term };
+                    self.bytes -= size(front);
+                    self.entries.pop_front();
+                }
+                _ => return,
+            }
+        }
+    }
+
+    /// What a new WAL segment must begin with: all that is not in the state yet.
+    pub fn base(&self, write: &mut GroupWrite) {
+        write.log_start = Some(self.applied);
+        write.hard_state = Some(self.hard_state.clone());
+        write.entries = self.entries.iter().filter(|entry| entry.index > self.applied.index).cloned().collect();
+    }
+
+    /// Whether this position is in the log, or is its start.
+    pub fn holds(&self, position: LogPosition) -> bool {
+        self.start == position || self.at(position.index).is_some_and(|entry| entry.term == position.term)
+    }
+
+    fn at(&self, index: u64) -> Option<&Entry> {
+        let offset = index.checked_sub(self.start.index + 1)?;
+        self.entries.get(usize::try_from(offset).ok()?)
+    }
+}
+
+fn size(entry: &Entry) -> usize {
+    ENTRY_OVERHEAD_BYTES + entry.data.len()
+}
+
+impl raft::Storage for Log {
+    fn initial_state(&self) -> raft::Result<RaftState> {
+        Ok(RaftState::new(self.hard_state.clone(), self.conf_state.clone()))
+    }
+
+    fn entries(
+        &self,
+        low: u64,
+        high: u64,
+        max_size: impl Into<Option<u64>>,
+        _: GetEntriesContext,
+    ) -> raft::Result<Vec<Entry>> {
+        if low <= self.start.index {
+            return Err(StorageError::Compacted.into());
+        }
+        let budget = max_size.into().unwrap_or(u64::MAX);
+        let (mut entries, mut bytes) = (Vec::new(), 0u64);
+        for index in low..high {
+            let entry = self.at(index).ok_or(StorageError::Unavailable)?;
+            bytes += size(entry) as u64;
+            if bytes > budget && !entries.is_empty() {
+                break;
+            }
+            entries.push(entry.clone());
+        }
+        Ok(entries)
+    }
+
+    fn term(&self, index: u64) -> raft::Result<u64> {
+        if index == self.start.index {
+            return Ok(self.start.term);
+        }
+        if index < self.start.index {
+            return Err(StorageError::Compacted.into());
+        }
+        self.at(index).map(|entry| entry.term).ok_or_else(|| StorageError::Unavailable.into())
+    }
+
+    fn first_index(&self) -> raft::Result<u64> {
+        Ok(self.start.index + 1)
+    }
+
+    fn last_index(&self) -> raft::Result<u64> {
+        Ok(self.last().index)
+    }
+
+    /// Only the metadata: the records follow in chunks, from a view taken at the same point (see `stream`).
+    fn snapshot(&self, request_index: u64, _: u64) -> raft::Result<Snapshot> {
+        if self.applied.index < request_index {
+            return Err(StorageError::SnapshotTemporarilyUnavailable.into());
+        }
+        let mut snapshot = Snapshot::default();
+        let metadata = snapshot.mut_metadata();
+        metadata.index = self.applied.index;
+        metadata.term = self.applied.term;
+        metadata.set_conf_state(self.conf_state.clone());
+        Ok(snapshot)
+    }
+}

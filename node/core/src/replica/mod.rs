@@ -1,0 +1,330 @@
+//! A replica: one copy of one group. Raft decides what is committed, the machine decides what that means.
+//!
+//! ```text
+//!  request ─▶ propose ─▶┐                         ┌─▶ sends      (a leader's, at once)
+//!  message ─▶ step ────▶│ Raft ─▶ ready ─▶ drain ─┼─▶ gated      (a follower's, when the round is durable)
+//!  tick ───────────────▶│                         ├─▶ writes     (entries, term and vote)
+//!  persisted ──────────▶┘                         └─▶ committed entries ─▶ machine ─▶ replies
+//! ```
+//!
+//! Raft is raft-rs, driven as a `RawNode` with asynchronous persistence. Two things are ours because its own are not
+//! enough: the election timeout comes from the seed (see [`Replica::reseed`]), and the lease is measured on the clock
+//! (see [`lease`]). A replica never sends, writes or answers by itself: everything goes into the [`Round`].
+
+mod drain;
+mod election;
+mod lease;
+mod log;
+mod machine;
+mod pending;
+mod recover;
+mod serve;
+mod snapshot;
+mod stream;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use raft::eraftpb::{ConfState, Message};
+use raft::{RawNode, StateRole};
+
+use crate::codec;
+use crate::codec::message::{Body, PeerMessage};
+use crate::id::{GroupId, MemberId, RequestId};
+use crate::lane::{GroupWrite, LeaderChange, LogPosition, Reply, Staged};
+use crate::partition;
+use crate::state::{self, State, TableId};
+use crate::time::Instant;
+
+use lease::Lease;
+use log::Log;
+use machine::Machine;
+use pending::{Proposals, Reads};
+use stream::{Receiving, Sending};
+
+pub use log::Gap;
+pub use recover::{GroupRecord, Recovering};
+
+/// What a replica must know of its surroundings.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The member that the replica belongs to.
+    pub member: MemberId,
+    /// Where its randomness comes from.
+    pub seed: u64,
+    /// How long a follower waits for its leader before it may vote for another. Ticks are a tenth of it.
+    pub election_timeout: Duration,
+    /// Most bytes that proposals of one group may take before they are committed.
+    pub max_uncommitted_bytes: u64,
+}
+
+impl Settings {
+    /// The time between two ticks.
+    pub fn tick(&self) -> Duration {
+        self.election_timeout / ELECTION_TICKS
+    }
+}
+
+const ELECTION_TICKS: u32 = 10;
+const HEARTBEAT_TICKS: usize = 2;
+/// Followers stand for election after this many ticks at the earliest: one more than the timeout, so that the others'
+/// promise not to vote has surely ended (a tick may be short of a whole one by the time it is counted).
+const FIRST_CANDIDACY_TICK: usize = ELECTION_TICKS as usize + 1;
+const LAST_CANDIDACY_TICK: usize = 19;
+
+/// Why a replica can't go on. The lane that meets this stops.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// The state can't be read.
+    #[error(transparent)]
+    State(#[from] state::Error),
+    /// An entry can't be applied.
+    #[error(transparent)]
+    Apply(#[from] partition::Error),
+    /// The WAL lacks something that the state or the rest of the WAL needs.
+    #[error("{group}: the WAL has a hole: {gap}")]
+    Hole {
+        /// The group.
+        group: GroupId,
+        /// Where it is.
+        gap: Gap,
+    },
+    /// A record about the group is not what it should be.
+    #[error("{group}: the record of the group is damaged")]
+    Damaged {
+        /// The group.
+        group: GroupId,
+        /// What is wrong with it.
+        #[source]
+        source: codec::Error,
+    },
+}
+
+/// Where a round collects what its replicas want done.
+#[derive(Debug, Default)]
+pub struct Round {
+    pub(crate) sends: Vec<(MemberId, PeerMessage)>,
+    /// What waits for this round's writes, each with the group that it is from.
+    pub(crate) gated: Vec<(MemberId, PeerMessage)>,
+    pub(crate) replies: Vec<(RequestId, Reply)>,
+    pub(crate) writes: Vec<GroupWrite>,
+    /// For each group that wrote: the number by which Raft knows what was written.
+    pub(crate) readies: Vec<(GroupId, Option<u64>)>,
+    pub(crate) leaders: Vec<LeaderChange>,
+}
+
+/// Where a replica comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Life {
+    /// It was just made: it cannot have promised anything.
+    New,
+    /// It was read back: it may have promised its vote to a leader right before it stopped.
+    Recovered,
+}
+
+/// One copy of one group.
+pub struct Replica {
+    group: GroupId,
+    settings: Settings,
+    node: RawNode<Log>,
+    machine: Machine,
+    generation: u32,
+    lease: Lease,
+    election: election::Election,
+    proposals: Proposals,
+    reads: Reads,
+    sending: BTreeMap<MemberId, Sending>,
+    sent_streams: u32,
+    receiving: Option<Receiving>,
+    /// Records of the snapshot being received that the round is still to write.
+    staged: Vec<Staged>,
+    /// The term that this replica leads in; 0 while it does not lead.
+    led_term: u64,
+    /// The partition's clock at a point on this member's clock; moves on with the latter while this replica leads.
+    clock: (Instant, u64),
+    /// Whether the group's record in the state is older than what was applied since.
+    unrecorded: bool,
+    /// Whether earlier rounds of this group wrote something that is not durable yet: the latest such round.
+    undurable: Option<u64>,
+}
+
+impl Replica {
+    /// The replica as it was recovered. It starts as a follower and keeps its promises from before the restart.
+    pub fn new(
+        settings: Settings,
+        recovered: Recovering,
+        life: Life,
+        state: &dyn State,
+        now: Instant,
+    ) -> Result<Self, Error> {
+        let group = recovered.group;
+        let generation = recovered.generation;
+        let log = recovered.finish()?;
+        let applied = log.applied().index;
+        let config = raft::Config {
+            id: settings.member.get(),
+            election_tick: ELECTION_TICKS as usize,
+            heartbeat_tick: HEARTBEAT_TICKS,
+            min_election_tick: FIRST_CANDIDACY_TICK,
+            max_election_tick: LAST_CANDIDACY_TICK + 1,
+            applied,
+            max_size_per_msg: 1024 * 1024,
+            max_inflight_msgs: 128,
+            check_quorum: true,
+            pre_vote: true,
+            // Followers learn the commit index with the next entry or heartbeat; a message of its own costs more than it gives.
+            skip_bcast_commit: true,
+            max_uncommitted_size: settings.max_uncommitted_bytes,
+            max_committed_size_per_ready: 4 * 1024 * 1024,
+            ..raft::Config::default()
+        };
+        let logger = slog::Logger::root(slog::Discard, slog::o!());
+        let node = RawNode::new(&config, log, &logger).expect("the configuration above is valid");
+        let table = TableId { group, generation };
+        let machine = Machine::load(state, table)?;
+        let election = election::Election::new(&settings, life, now);
+        let clock = (now, machine.clock_ms());
+        let mut replica = Self {
+            group,
+            settings,
+            node,
+            machine,
+            generation,
+            lease: Lease::default(),
+            election,
+            proposals: Proposals::default(),
+            reads: Reads::default(),
+            sending: BTreeMap::new(),
+            sent_streams: 0,
+            receiving: None,
+            staged: Vec::new(),
+            led_term: 0,
+            clock,
+            unrecorded: true,
+            undurable: None,
+        };
+        replica.reseed();
+        Ok(replica)
+    }
+
+    /// The group that this is a copy of.
+    pub fn group(&self) -> GroupId {
+        self.group
+    }
+
+    /// Who leads the group, as far as this replica knows.
+    pub fn leader(&self) -> Option<MemberId> {
+        MemberId::new(self.node.raft.leader_id)
+    }
+
+    /// Whether this replica leads.
+    pub fn leads(&self) -> bool {
+        self.node.raft.state == StateRole::Leader
+    }
+
+    /// The current term.
+    pub fn term(&self) -> u64 {
+        self.node.raft.term
+    }
+
+    /// The last entry that the state holds.
+    pub fn applied(&self) -> LogPosition {
+        self.node.store().applied()
+    }
+
+    /// How many requests wait for an answer.
+    pub fn waiting(&self) -> usize {
+        self.proposals.len() + self.reads.len()
+    }
+
+    /// The last index of the log.
+    pub fn last_index(&self) -> u64 {
+        self.node.raft.raft_log.last_index()
+    }
+
+    /// The index up to which entries are committed.
+    pub fn committed(&self) -> u64 {
+        self.node.raft.raft_log.committed
+    }
+
+    /// The group's machine has its records here.
+    pub fn table(&self) -> TableId {
+        TableId { group: self.group, generation: self.generation }
+    }
+
+    fn conf_state(&self) -> &ConfState {
+        self.node.store().conf_state()
+    }
+
+    /// Takes a message from another replica.
+    pub fn step(
+        &mut self,
+        now: Instant,
+        from: MemberId,
+        body: Body,
+        state: &mut dyn State,
+        round: &mut Round,
+    ) -> Result<(), Error> {
+        match body {
+            Body::Raft { message, stamp } => {
+                self.step_raft(now, from, message, stamp);
+                Ok(())
+            }
+            Body::Chunk(chunk) => {
+                self.receive_chunk(from, chunk, state, round);
+                Ok(())
+            }
+            Body::ChunkAck { stream, next } => self.chunk_acknowledged(now, from, stream, next, round),
+        }
+    }
+
+    /// Time has passed: this many ticks.
+    pub fn tick(&mut self, now: Instant, ticks: u32, round: &mut Round) {
+        for _ in 0..ticks {
+            self.node.tick();
+            self.reseed();
+        }
+        self.propose_expiry(now);
+        self.rebalance(now);
+        if self.waiting() > 0 {
+            self.answer_expired(now, round);
+        }
+        if !self.sending.is_empty() {
+            self.tick_streams(now, round);
+        }
+    }
+
+    /// The peer can't be reached: Raft stops sending ahead to it.
+    pub fn unreachable(&mut self, member: MemberId) {
+        if self.leads() {
+            self.node.report_unreachable(member.get());
+        }
+    }
+
+    /// Whether `drain` has something to do.
+    pub fn has_ready(&self) -> bool {
+        self.node.has_ready() || !self.staged.is_empty() || self.reads.has_waiting()
+    }
+
+    fn not_leader(&self) -> Reply {
+        let leader = self.leader().filter(|leader| *leader != self.settings.member);
+        Reply::Refused(crate::lane::Refusal::NotLeader { leader })
+    }
+
+    fn send(&self, now: Instant, message: Message) -> (MemberId, PeerMessage) {
+        let to = MemberId::new(message.to).expect("Raft sends to members");
+        let stamp = self.stamp_for(now, &message);
+        (to, PeerMessage { group: self.group, body: Body::Raft { message, stamp } })
+    }
+
+    /// Panics when the replica contradicts itself.
+    pub fn check(&self, state: &dyn State) -> Result<(), Error> {
+        let log = self.node.store();
+        assert!(log.start().index <= log.applied().index, "the log reaches back to what is applied");
+        assert!(log.applied().index <= self.committed(), "only what is committed is applied");
+        assert!(self.committed() <= self.last_index(), "only what is in the log is committed");
+        assert!(self.sending.is_empty() || self.leads(), "only a leader sends snapshots");
+        self.machine.check(state)?;
+        Ok(())
+    }
+}

@@ -1,0 +1,177 @@
+//! Client requests: proposing writes, answering reads.
+
+use std::time::Duration;
+
+use super::pending::{Fate, Read, reply_for};
+use super::{Error, Replica, Round};
+use crate::bugs::{Bug, planted};
+use crate::id::RequestId;
+use crate::lane::{LogPosition, Operation, Refusal, Reply, Request};
+use crate::partition::{Command, Consistency, Entry, Outcome, Write};
+use crate::replica::machine::Machine;
+use crate::state::State;
+use crate::time::Instant;
+
+/// Most requests of one group that wait for an answer.
+pub const MAX_WAITING: usize = 4096;
+/// While something is to expire, the partition's clock is recorded at least this often, so that a new leader does not
+/// start it from too far back.
+const RECORD_CLOCK_EVERY: Duration = Duration::from_secs(30);
+/// Longest time that an `Expire` entry may come late.
+const EXPIRY_SLACK_MS: u64 = 50;
+
+impl Replica {
+    /// Takes a client's request.
+    pub fn request(
+        &mut self,
+        now: Instant,
+        request: Request,
+        state: &dyn State,
+        round: &mut Round,
+    ) -> Result<(), Error> {
+        let id = request.id;
+        let consistency = match &request.operation {
+            Operation::Write(_) => None,
+            Operation::Get { consistency, .. }
+            | Operation::Scan { consistency, .. }
+            | Operation::ReadMap { consistency } => Some(*consistency),
+        };
+        if consistency == Some(Consistency::Stale) {
+            let reply = self.read(&request.operation, state)?;
+            round.replies.push((id, reply));
+            return Ok(());
+        }
+        if !self.leads() {
+            round.replies.push((id, self.not_leader()));
+            return Ok(());
+        }
+        if self.waiting() >= MAX_WAITING {
+            round.replies.push((id, Reply::Refused(Refusal::Busy)));
+            return Ok(());
+        }
+        match (request.operation, consistency) {
+            (Operation::Write(write), _) => self.propose_write(now, id, request.deadline, write, round),
+            (operation, Some(Consistency::Linearizable)) if self.may_read(now) => {
+                let reply = self.read(&operation, state)?;
+                round.replies.push((id, reply));
+            }
+            (operation, _) => {
+                self.reads.push(Read { request: id, deadline: request.deadline, operation });
+            }
+        }
+        Ok(())
+    }
+
+    /// The partition's clock as this leader sees it: moves on with its own, never back, never ahead of real time.
+    fn clock_ms(&self, now: Instant) -> u64 {
+        let (since, base) = self.clock;
+        let passed = u64::try_from(now.since(since).as_millis()).unwrap_or(u64::MAX);
+        base.saturating_add(passed).max(self.machine.clock_ms())
+    }
+
+    /// Whether the state holds everything that any leader has acknowledged, and no other leader can be.
+    fn may_read(&self, now: Instant) -> bool {
+        (self.holds_own_term() || planted(Bug::ReadBeforeOwnTerm)) && self.lease_holds(now)
+    }
+
+    /// Whether an entry of this leader's own term is applied: then everything before it is, too.
+    pub(super) fn holds_own_term(&self) -> bool {
+        self.applied().term == self.term()
+    }
+
+    fn propose_write(&mut self, now: Instant, id: RequestId, deadline: Instant, write: Write, round: &mut Round) {
+        let entry = Entry { clock_ms: self.clock_ms(now), command: Command::Write(write) };
+        match self.propose(entry) {
+            None => {
+                let refused = if self.leads() && self.node.raft.lead_transferee.is_none() {
+                    Reply::Refused(Refusal::Busy)
+                } else {
+                    self.not_leader()
+                };
+                round.replies.push((id, refused));
+            }
+            Some(position) if planted(Bug::ReplyBeforeQuorum) => {
+                round.replies.push((id, Reply::Write(Outcome::Written { version: position.index, created: true })));
+            }
+            Some(position) => {
+                for superseded in self.proposals.push(position, id, deadline) {
+                    round.replies.push((superseded, self.not_leader()));
+                }
+            }
+        }
+    }
+
+    fn propose(&mut self, entry: Entry) -> Option<LogPosition> {
+        self.node.propose(Vec::new(), entry.encode().into()).ok()?;
+        Some(LogPosition { index: self.last_index(), term: self.term() })
+    }
+
+    /// Proposes that what has expired goes, and records the clock while something is still to expire.
+    pub(super) fn propose_expiry(&mut self, now: Instant) {
+        let next = self.machine.next_expiry_ms();
+        if next == u64::MAX || !self.leads() || !self.holds_own_term() || self.last_index() > self.applied().index {
+            return;
+        }
+        let clock_ms = self.clock_ms(now);
+        let recorded = u128::from(clock_ms.saturating_sub(self.machine.clock_ms()));
+        if clock_ms >= next.saturating_add(EXPIRY_SLACK_MS) || recorded >= RECORD_CLOCK_EVERY.as_millis() {
+            // Refused while leadership is handed over; the next leader sees to it.
+            let _ = self.propose(Entry { clock_ms, command: Command::Expire });
+        }
+    }
+
+    /// The entry at this position is applied: answers whoever proposed it.
+    pub(super) fn settle(&mut self, position: LogPosition, outcome: Option<Outcome>, round: &mut Round) {
+        let not_leader = self.not_leader();
+        self.proposals.applied(position, |request, fate| {
+            let reply = match (fate, outcome) {
+                (Fate::Committed, Some(outcome)) => Reply::Write(outcome),
+                _ => reply_for(fate, not_leader.clone()),
+            };
+            round.replies.push((request, reply));
+        });
+    }
+
+    /// Asks Raft to confirm this leader for the reads that wait, or turns them away.
+    pub(super) fn advance_reads(&mut self, state: &dyn State, round: &mut Round) -> Result<(), Error> {
+        if !self.leads() {
+            let not_leader = self.not_leader();
+            round.replies.extend(self.reads.drain().into_iter().map(|read| (read.request, not_leader.clone())));
+            return Ok(());
+        }
+        // Before an entry of its own term is committed, Raft would drop the question.
+        if self.reads.has_waiting() && self.holds_own_term() {
+            let number = self.reads.ask();
+            self.node.read_index(number.to_be_bytes().to_vec());
+        }
+        for read in self.reads.answerable(self.applied().index) {
+            let reply = self.read(&read.operation, state)?;
+            round.replies.push((read.request, reply));
+        }
+        Ok(())
+    }
+
+    /// Raft has confirmed this leader for the reads under this number.
+    pub(super) fn confirm_reads(&mut self, context: &[u8], index: u64) {
+        if let Ok(number) = context.try_into() {
+            self.reads.confirm(u64::from_be_bytes(number), index);
+        }
+    }
+
+    pub(super) fn answer_expired(&mut self, now: Instant, round: &mut Round) {
+        let unknown = self.proposals.expired(now).into_iter().map(|request| (request, Reply::OutcomeUnknown));
+        round.replies.extend(unknown);
+        let late = self.reads.expired(now).into_iter();
+        round.replies.extend(late.map(|request| (request, Reply::Refused(Refusal::TimedOut))));
+    }
+
+    fn read(&self, operation: &Operation, state: &dyn State) -> Result<Reply, Error> {
+        Ok(match (&self.machine, operation) {
+            (Machine::Partition(partition), Operation::Get { key, .. }) => Reply::Get(partition.get(state, key)?),
+            (Machine::Partition(partition), Operation::Scan { scan, .. }) => Reply::Scan(partition.scan(state, scan)?),
+            (Machine::Map(Some(map)), Operation::ReadMap { .. }) => Reply::Map(map.clone()),
+            // A question to a group of the other kind: from a member that holds another map.
+            _ => Reply::Refused(Refusal::NoReplica),
+        })
+    }
+}

@@ -1,0 +1,159 @@
+//! How a replica takes part in the sending of snapshots: see [`super::stream`] for the protocol.
+
+use raft::eraftpb::{ConfState, Message, MessageType};
+use raft::{ProgressState, SnapshotStatus};
+
+use super::machine::Machine;
+use super::pending::Fate;
+use super::stream::{Arrival, Progress, Receiving, Sending};
+use super::{Error, Replica, Round};
+use crate::codec::message::{Body, Chunk, PeerMessage, Stream};
+use crate::id::MemberId;
+use crate::lane::{Installed, LogPosition, Reply, Staged};
+use crate::state::{State, TableId};
+use crate::time::Instant;
+
+impl Replica {
+    fn next_table(&self) -> TableId {
+        TableId { group: self.group, generation: self.generation + 1 }
+    }
+
+    /// Raft wants a follower to have a snapshot: what Raft made holds its position, the records are streamed.
+    pub(super) fn begin_stream(
+        &mut self,
+        now: Instant,
+        message: &Message,
+        state: &dyn State,
+        round: &mut Round,
+    ) -> Result<(), Error> {
+        let to = MemberId::new(message.to).expect("Raft sends to members");
+        let metadata = message.get_snapshot().get_metadata();
+        let position = LogPosition { index: metadata.index, term: metadata.term };
+        assert_eq!(position, self.applied(), "the view is taken where Raft thinks the snapshot is");
+        self.sent_streams += 1;
+        let stream = Stream { term: message.term, position, attempt: self.sent_streams };
+        let view = state.view(self.table())?;
+        let mut sending = Sending::new(stream, metadata.get_conf_state().clone(), view, now);
+        let chunks = sending.fill_window(now)?;
+        self.sending.insert(to, sending);
+        self.send_chunks(to, chunks, round);
+        Ok(())
+    }
+
+    fn send_chunks(&self, to: MemberId, chunks: Vec<Chunk>, round: &mut Round) {
+        let group = self.group;
+        round.sends.extend(chunks.into_iter().map(|chunk| (to, PeerMessage { group, body: Body::Chunk(chunk) })));
+    }
+
+    pub(super) fn chunk_acknowledged(
+        &mut self,
+        now: Instant,
+        from: MemberId,
+        stream: Stream,
+        next: u32,
+        round: &mut Round,
+    ) -> Result<(), Error> {
+        let Some(sending) = self.sending.get_mut(&from).filter(|sending| sending.stream() == stream) else {
+            return Ok(());
+        };
+        if sending.acknowledged(next, now) == Progress::Finished {
+            self.sending.remove(&from);
+            self.node.report_snapshot(from.get(), SnapshotStatus::Finish);
+            return Ok(());
+        }
+        let chunks = sending.fill_window(now)?;
+        self.send_chunks(from, chunks, round);
+        Ok(())
+    }
+
+    pub(super) fn tick_streams(&mut self, now: Instant, round: &mut Round) {
+        let mut given_up = Vec::new();
+        let mut again = Vec::new();
+        let progress = self.node.raft.prs();
+        // A follower that has caught up in another way needs the rest no longer.
+        self.sending.retain(|to, _| progress.get(to.get()).is_some_and(|peer| peer.state == ProgressState::Snapshot));
+        for (to, sending) in &mut self.sending {
+            match sending.tick(now) {
+                (Progress::GivenUp, _) => given_up.push(*to),
+                (_, chunks) => again.push((*to, chunks)),
+            }
+        }
+        for (to, chunks) in again {
+            self.send_chunks(to, chunks, round);
+        }
+        for to in given_up {
+            self.sending.remove(&to);
+            self.node.report_snapshot(to.get(), SnapshotStatus::Failure);
+        }
+    }
+
+    pub(super) fn receive_chunk(&mut self, from: MemberId, chunk: Chunk, state: &mut dyn State, round: &mut Round) {
+        if chunk.stream.term < self.term() || chunk.stream.position.index <= self.applied().index {
+            // From a leader that is none any more, or of a state that is here already: Raft says so when it is asked.
+            let mut stale = self.raft_message(MessageType::MsgSnapshot, from, chunk.stream.term);
+            fill_snapshot(&mut stale, chunk.stream.position, self.conf_state().clone());
+            let _ = self.node.step(stale);
+            self.reseed();
+            return;
+        }
+        let stream = chunk.stream;
+        let next = match Receiving::arrive(&mut self.receiving, from, &chunk) {
+            Arrival::Unwanted { next } => next,
+            Arrival::Wanted { first } => {
+                let next = chunk.number + 1;
+                self.stage(from, chunk, first, state);
+                next
+            }
+        };
+        // Gated even when nothing was staged: an earlier chunk may not be durable yet.
+        round.gated.push((from, PeerMessage { group: self.group, body: Body::ChunkAck { stream, next } }));
+    }
+
+    fn stage(&mut self, from: MemberId, chunk: Chunk, first: bool, state: &mut dyn State) {
+        let table = self.next_table();
+        if first {
+            state.clear(table);
+        }
+        for (key, value) in &chunk.records {
+            state.put(table, key.clone(), value.clone());
+        }
+        self.staged.push(Staged { generation: table.generation, first, records: chunk.records });
+        if let Some(conf_state) = chunk.last {
+            self.receiving = None;
+            let mut whole = self.raft_message(MessageType::MsgSnapshot, from, chunk.stream.term);
+            fill_snapshot(&mut whole, chunk.stream.position, conf_state);
+            // Raft takes it, and `install` follows, or it knows better; then what was staged is dropped with the next stream.
+            let _ = self.node.step(whole);
+            self.reseed();
+        }
+    }
+
+    /// Raft has taken the snapshot: what was staged becomes the state.
+    pub(super) fn install(
+        &mut self,
+        position: LogPosition,
+        conf_state: ConfState,
+        state: &mut dyn State,
+        round: &mut Round,
+    ) -> Result<Installed, Error> {
+        let old = self.table();
+        self.generation += 1;
+        state.clear(old);
+        self.machine = Machine::load(state, self.table())?;
+        self.node.mut_store().install(position, conf_state.clone());
+        self.node.advance_apply_to(position.index);
+        self.unrecorded = true;
+        self.proposals.applied(position, |request, fate| {
+            debug_assert_ne!(fate, Fate::Committed, "this replica did not lead");
+            round.replies.push((request, Reply::OutcomeUnknown));
+        });
+        Ok(Installed { generation: self.generation, position, conf_state })
+    }
+}
+
+fn fill_snapshot(message: &mut Message, position: LogPosition, conf_state: ConfState) {
+    let metadata = message.mut_snapshot().mut_metadata();
+    metadata.index = position.index;
+    metadata.term = position.term;
+    metadata.set_conf_state(conf_state);
+}

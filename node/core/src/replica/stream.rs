@@ -1,0 +1,173 @@
+//! Sending and receiving a snapshot in chunks, when the log that a follower needs is gone.
+//!
+//! ```text
+//! leader                                              follower
+//! view of the table ─▶ chunk 0..w ───────────────────▶ staged into the next generation, written to the WAL
+//!        ▲               (at most WINDOW unacknowledged)      │ durable
+//!        └──────────────── ack: next = n ◀────────────────────┘
+//!                                                      last chunk: the next generation takes the old one's place
+//! ```
+//!
+//! The old state stands, and is read from, until the last chunk is there. Chunks are written like log entries, so the
+//! acknowledgement of the last one means that the whole snapshot is durable.
+
+use std::collections::VecDeque;
+use std::ops::ControlFlow;
+use std::time::Duration;
+
+use bytes::Bytes;
+use raft::eraftpb::ConfState;
+
+use crate::codec::message::{Chunk, Stream};
+use crate::id::MemberId;
+use crate::state::{self, View};
+use crate::time::Instant;
+
+/// Most chunks on the way to one follower.
+const WINDOW: usize = 4;
+/// A chunk is full when its records take this many bytes.
+const CHUNK_BYTES: usize = 256 * 1024;
+/// Chunks that were not acknowledged for this long are sent again.
+const RESEND_AFTER: Duration = Duration::from_millis(500);
+/// A follower that acknowledges nothing for this long is given up on; Raft tries again later.
+const GIVE_UP_AFTER: Duration = Duration::from_secs(10);
+
+/// A snapshot on its way to one follower.
+pub struct Sending {
+    stream: Stream,
+    conf_state: ConfState,
+    view: Box<dyn View>,
+    /// Where the next chunk starts; `None` when the last one was made.
+    from: Option<Bytes>,
+    number: u32,
+    unacknowledged: VecDeque<Chunk>,
+    last_sent: Instant,
+    last_heard: Instant,
+}
+
+/// What becomes of a sending.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// It goes on.
+    Underway,
+    /// The follower has everything, durably.
+    Finished,
+    /// The follower was not heard of for too long.
+    GivenUp,
+}
+
+impl Sending {
+    /// Begins to send this view.
+    pub fn new(stream: Stream, conf_state: ConfState, view: Box<dyn View>, now: Instant) -> Self {
+        Self {
+            stream,
+            conf_state,
+            view,
+            from: Some(Bytes::new()),
+            number: 0,
+            unacknowledged: VecDeque::new(),
+            last_sent: now,
+            last_heard: now,
+        }
+    }
+
+    /// Which snapshot this is.
+    pub fn stream(&self) -> Stream {
+        self.stream
+    }
+
+    /// The chunks that may be sent now.
+    pub fn fill_window(&mut self, now: Instant) -> Result<Vec<Chunk>, state::Error> {
+        let mut chunks = Vec::new();
+        while self.unacknowledged.len() < WINDOW
+            && let Some(from) = self.from.take()
+        {
+            let chunk = self.make_chunk(&from)?;
+            self.unacknowledged.push_back(chunk.clone());
+            chunks.push(chunk);
+            self.last_sent = now;
+        }
+        Ok(chunks)
+    }
+
+    /// The follower wants chunk `next`; it has all before it.
+    pub fn acknowledged(&mut self, next: u32, now: Instant) -> Progress {
+        while self.unacknowledged.pop_front_if(|chunk| chunk.number < next).is_some() {
+            self.last_heard = now;
+        }
+        if self.unacknowledged.is_empty() && self.from.is_none() { Progress::Finished } else { Progress::Underway }
+    }
+
+    /// Time has passed: chunks to send again, and whether there is still hope.
+    pub fn tick(&mut self, now: Instant) -> (Progress, Vec<Chunk>) {
+        if now.since(self.last_heard) >= GIVE_UP_AFTER {
+            return (Progress::GivenUp, Vec::new());
+        }
+        if now.since(self.last_sent) < RESEND_AFTER {
+            return (Progress::Underway, Vec::new());
+        }
+        self.last_sent = now;
+        (Progress::Underway, self.unacknowledged.iter().cloned().collect())
+    }
+
+    fn make_chunk(&mut self, from: &Bytes) -> Result<Chunk, state::Error> {
+        let (mut records, mut bytes, mut next) = (Vec::new(), 0, None);
+        self.view.range(from, &mut |key, value| {
+            if bytes >= CHUNK_BYTES {
+                next = Some(Bytes::copy_from_slice(key));
+                return ControlFlow::Break(());
+            }
+            bytes += key.len() + value.len();
+            records.push((Bytes::copy_from_slice(key), Bytes::copy_from_slice(value)));
+            ControlFlow::Continue(())
+        })?;
+        let last = next.is_none().then(|| self.conf_state.clone());
+        let chunk = Chunk { stream: self.stream, number: self.number, records, last };
+        self.number += 1;
+        self.from = next;
+        Ok(chunk)
+    }
+}
+
+/// A snapshot as it arrives.
+#[derive(Debug)]
+pub struct Receiving {
+    stream: Stream,
+    from: MemberId,
+    next: u32,
+}
+
+/// What a chunk is to the receiver.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Arrival {
+    /// The next one of its stream; `first`: whatever was staged before is to be dropped.
+    Wanted {
+        /// Whether it begins a stream.
+        first: bool,
+    },
+    /// Not the next one; the sender should be told which is.
+    Unwanted {
+        /// The number that is wanted.
+        next: u32,
+    },
+}
+
+impl Receiving {
+    /// Looks at a chunk. When it is wanted, `receiving` has moved on past it.
+    pub fn arrive(receiving: &mut Option<Self>, from: MemberId, chunk: &Chunk) -> Arrival {
+        match receiving {
+            Some(known) if known.stream == chunk.stream && known.from == from => {
+                if chunk.number != known.next {
+                    return Arrival::Unwanted { next: known.next };
+                }
+                known.next += 1;
+                Arrival::Wanted { first: false }
+            }
+            _ if chunk.number == 0 => {
+                *receiving = Some(Self { stream: chunk.stream, from, next: 1 });
+                Arrival::Wanted { first: true }
+            }
+            _ => Arrival::Unwanted { next: 0 },
+        }
+    }
+}
