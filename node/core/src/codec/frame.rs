@@ -135,7 +135,7 @@ impl FrameWriter {
 
     /// The finished frame, header and payload.
     pub fn finish(mut self) -> Bytes {
-        let buffer = self.writer.as_mut();
+        let buffer = self.writer.written();
         let payload = &buffer[HEADER_BYTES..];
         let length = u32::try_from(payload.len()).expect("a frame is far below 4 GiB");
         let checksum = crc32fast::hash(payload);

@@ -120,7 +120,7 @@ impl Writer {
     }
 
     /// Everything written so far, for patching a length or checksum in afterwards.
-    pub fn as_mut(&mut self) -> &mut [u8] {
+    pub fn written(&mut self) -> &mut [u8] {
         &mut self.buffer
     }
 

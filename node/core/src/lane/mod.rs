@@ -387,8 +387,8 @@ fn first_write(group: GroupId, voters: &[MemberId], map: &Map) -> GroupWrite {
     };
     let mut write = GroupWrite::new(group);
     write.staged = vec![Staged { generation: 1, first: true, records }];
-    let mut conf_state = raft::eraftpb::ConfState::default();
-    conf_state.voters = voters.iter().map(|voter| voter.get()).collect();
+    let voters = voters.iter().map(|voter| voter.get()).collect();
+    let conf_state = raft::eraftpb::ConfState { voters, ..Default::default() };
     write.installed = Some(Installed { generation: 1, position: FIRST_POSITION, conf_state });
     write
 }

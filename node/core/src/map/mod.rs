@@ -242,7 +242,8 @@ impl Member {
 }
 
 fn check_members(members: &[Member]) -> Result<(), Error> {
-    let fields: [(&'static str, fn(&Member) -> String); 5] = [
+    type Field = (&'static str, fn(&Member) -> String);
+    let fields: [Field; 5] = [
         ("id", |member| member.id.to_string()),
         ("name", |member| member.name.clone()),
         ("client address", |member| member.client_address.clone()),

@@ -109,7 +109,7 @@ impl Partition {
             if scan.after.as_ref().is_some_and(|after| key <= &after[..]) {
                 return ControlFlow::Continue(());
             }
-            if page.items.len() >= scan.limit as usize || (bytes > 0 && bytes >= MAX_PAGE_BYTES) {
+            if page.items.len() >= scan.limit as usize || bytes >= MAX_PAGE_BYTES {
                 page.more = true;
                 return ControlFlow::Break(());
             }
