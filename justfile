@@ -1,0 +1,37 @@
+# A menu of plain commands; none of them needs just.
+
+# What there is.
+default:
+    @just --list
+
+# Everything that CI runs.
+all:
+    cargo xtest
+
+# Formatting, lints, dependencies and documentation: what is quick to ask.
+check:
+    cargo xtest fmt clippy deny doc
+
+# Unit tests, scripts with golden traces, tidy.
+test:
+    cargo test --workspace
+
+# The simulator: `just sim 1000` for more seeds.
+sim seeds="200":
+    ANNULUS_SEEDS={{seeds}} cargo test --release -p annulus-tests --test simulator
+
+# `annulus dev` as a user starts it, killed under load.
+e2e:
+    cargo xtest build e2e
+
+# Load on a store that runs on this machine (`cargo run --release -p annulus -- dev`).
+bench *arguments:
+    cargo run --release -p annulus -- bench {{arguments}}
+
+# The documentation, in the browser.
+doc:
+    cargo doc --workspace --no-deps --open
+
+# What RustSec knows of our dependencies; needs to reach github.com.
+advisories:
+    cargo deny check advisories
