@@ -306,3 +306,131 @@ fn read_map_member(reader: &mut Reader) -> CodecResult<Member> {
 pub fn load(state: &dyn state::State, table: state::TableId) -> Result<Option<Bytes>, state::Error> {
     state.get(table, RECORD_KEY)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CLUSTER: ClusterId = ClusterId(*b"a store's number");
+
+    fn member(id: u64) -> Member {
+        Member {
+            id: MemberId::new(id).unwrap(),
+            name: format!("member-{id}"),
+            zone: format!("zone-{}", id % 3),
+            weight: 100,
+            state: MemberState::Active,
+            client_address: format!("host-{id}:7000"),
+            peer_address: format!("host-{id}:7001"),
+            admin_address: format!("host-{id}:7002"),
+        }
+    }
+
+    fn members(count: u64) -> Vec<Member> {
+        (1..=count).map(member).collect()
+    }
+
+    fn bootstrap(members: Vec<Member>) -> Result<Map, Error> {
+        Map::bootstrap(CLUSTER, 16, 3, members)
+    }
+
+    #[test]
+    fn bootstrap_makes_the_same_bytes_again_however_the_members_are_listed() {
+        let map = bootstrap(members(5)).unwrap();
+        map.check();
+        assert_eq!(bootstrap(members(5)).unwrap().encode(), map.encode());
+        assert_eq!(bootstrap(members(5).into_iter().rev().collect()).unwrap().encode(), map.encode());
+    }
+
+    #[test]
+    fn the_first_map_gives_every_partition_its_copies_and_every_member_its_share() {
+        let map = bootstrap(members(6)).unwrap();
+        assert_eq!((map.epoch, map.partitions(), map.assignments.len()), (1, 16, 16));
+        for assignment in &map.assignments {
+            let zones: BTreeSet<_> = assignment.replicas.iter().map(|id| &map.member(*id).unwrap().zone).collect();
+            assert_eq!(zones.len(), 3, "one copy in each zone");
+        }
+        for member in &map.members {
+            let groups = map.groups_of(member.id);
+            assert_eq!(groups.iter().filter(|group| **group != GroupId::MAP).count(), 16 * 3 / 6);
+            assert_eq!(groups.contains(&GroupId::MAP), map.map_voters.contains(&member.id));
+        }
+        assert_eq!(map.map_voters.len(), 5);
+        assert_eq!(map.group(GroupId::MAP), Some((&map.map_voters[..], map.map_voters[0])));
+        assert_eq!(map.group(GroupId(17)), None);
+    }
+
+    #[test]
+    fn bootstrap_refuses_partitions_that_are_not_a_power_of_two_in_range() {
+        for partitions in [0, 3, 8192] {
+            let error = Map::bootstrap(CLUSTER, partitions, 1, members(1)).unwrap_err();
+            assert_eq!(error, Error::Partitions(partitions));
+        }
+        for partitions in [1, MAX_PARTITIONS] {
+            assert_eq!(Map::bootstrap(CLUSTER, partitions, 1, members(1)).unwrap().partitions(), partitions);
+        }
+    }
+
+    #[test]
+    fn bootstrap_refuses_more_copies_than_members_and_members_out_of_range() {
+        for (factor, count) in [(0, 3), (4, 3), (8, 9)] {
+            let error = Map::bootstrap(CLUSTER, 16, factor, members(count)).unwrap_err();
+            assert_eq!(error, Error::ReplicationFactor { factor, members: count as usize });
+        }
+        assert_eq!(bootstrap(Vec::new()), Err(Error::MemberCount(0)));
+        assert_eq!(bootstrap(members(1001)), Err(Error::MemberCount(1001)));
+    }
+
+    #[test]
+    fn bootstrap_refuses_members_that_share_an_id_a_name_or_an_address() {
+        type Share = fn(&mut Member, &Member);
+        let shared: [(&str, Share); 5] = [
+            ("id", |member, other| member.id = other.id),
+            ("name", |member, other| member.name.clone_from(&other.name)),
+            ("client address", |member, other| member.client_address.clone_from(&other.client_address)),
+            ("peer address", |member, other| member.peer_address.clone_from(&other.peer_address)),
+            ("admin address", |member, other| member.admin_address.clone_from(&other.admin_address)),
+        ];
+        for (expected, share) in shared {
+            let mut members = members(4);
+            let other = members[0].clone();
+            share(&mut members[3], &other);
+            assert!(matches!(bootstrap(members), Err(Error::Duplicate { what, .. }) if what == expected), "{expected}");
+        }
+    }
+
+    #[test]
+    fn bootstrap_refuses_a_member_without_a_name_or_with_a_weight_out_of_range() {
+        let broken: [fn(&mut Member); 5] = [
+            |member| member.name.clear(),
+            |member| member.peer_address.clear(),
+            |member| member.client_address = "a".repeat(256),
+            |member| member.weight = 0,
+            |member| member.weight = 1001,
+        ];
+        for (at, break_it) in broken.into_iter().enumerate() {
+            let mut members = members(3);
+            break_it(&mut members[1]);
+            assert!(matches!(bootstrap(members), Err(Error::Member { .. })), "{at}");
+        }
+    }
+
+    #[test]
+    fn a_map_is_read_back_as_it_was_written() {
+        let mut map = bootstrap(members(5)).unwrap();
+        map.members[1].state = MemberState::Joining;
+        map.members[2].state = MemberState::Leaving;
+        map.members[3].zone.clear();
+        assert_eq!(Map::decode(map.encode()), Ok(map));
+    }
+
+    #[test]
+    fn bytes_that_are_not_a_whole_map_are_refused() {
+        let bytes = bootstrap(members(3)).unwrap().encode();
+        for length in 0..bytes.len() {
+            assert!(Map::decode(bytes.slice(..length)).is_err(), "cut to {length}");
+        }
+        assert!(Map::decode([&bytes[..], b"x"].concat().into()).is_err(), "one byte too many");
+        assert!(Map::decode([b"\x02", &bytes[1..]].concat().into()).is_err(), "an unknown version");
+    }
+}
