@@ -279,7 +279,9 @@ proptest! {
         // A zone with more members than its copies of each partition are worth can't hold as much as its members ask.
         let most = most_per_zone(&members, replication_factor);
         let crowded = zone_sizes(&members).values().any(|size| size * replication_factor > most * members.len());
-        prop_assume!(!crowded);
+        if crowded {
+            return Ok(());
+        }
         let partitions = 1 << power;
         let placement = bootstrap(partitions, &members, replication_factor);
         check(&placement, &members, replication_factor);

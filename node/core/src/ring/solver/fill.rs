@@ -10,15 +10,15 @@
 //!              └── its zone has room again ────┘ and leaves room in its own zone there
 //! ```
 //!
-//! A partition that takes a member which did not hold it before moves one replica; giving such a one up again takes that
-//! move back. Everything else moves nothing. So the fewest moves are a min-cost flow, found by the primal-dual method
-//! (Ford and Fulkerson): every node has a *price*, never more than the moves it takes to get from there to a member with
-//! room. A step is *tight* when it costs what the price falls by. A breadth-first search along tight steps finds paths
-//! that are cheapest, of these the one with the fewest displacements, of these the one that the ring prefers. What the
-//! failed searches of a round have seen is dead for the rest of it; then its price rises by one.
+//! A partition that takes a member which did not hold it before moves one replica; giving such a one up again takes
+//! that move back. Everything else moves nothing. So the fewest moves are a min-cost flow, found by the primal-dual
+//! method (Ford and Fulkerson): every node has a *price*, never more than the moves it takes to get from there to a
+//! member with room. A step is *tight* when it costs what the price falls by. A breadth-first search along tight steps
+//! finds paths that are cheapest, of these the one with the fewest displacements, of these the one that the ring
+//! prefers. What the failed searches of a round have seen is dead for the rest of it; then its price rises by one.
 //!
-//! At the start only previous replicas are held, so no step takes a move back, and price 0 is right everywhere. The first
-//! round (price 0) goes through previous replicas alone and ends with as many kept as possible.
+//! At the start only previous replicas are held, so no step takes a move back, and price 0 is right everywhere. The
+//! first round (price 0) goes through previous replicas alone and ends with as many kept as possible.
 
 use std::collections::VecDeque;
 

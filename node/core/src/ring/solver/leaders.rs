@@ -1,8 +1,8 @@
 //! Preferred leaders: each member leads its share of the partitions that it holds.
 //!
 //! A member that holds `n` replicas should lead `n / RF` partitions, rounded down or up. That can always be had: if
-//! leadership could be cut in pieces each replica would have one RF-th of it. First everyone gets its share rounded down,
-//! then the partitions left over are given to members that may have one more; an augmenting path never takes from
+//! leadership could be cut in pieces each replica would have one RF-th of it. First everyone gets its share rounded
+//! down, then the partitions left over are given to members that may have one more; an augmenting path never takes from
 //! anyone, so both bounds hold. A partition takes the first in its ring order that has room, or the path that changes
 //! the fewest others.
 

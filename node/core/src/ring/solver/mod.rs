@@ -1,25 +1,26 @@
 //! Placement: which members hold which partition. A pure function of the previous assignments and the members.
 //!
-//! It never looks at the map, the network or a clock, and asked twice it answers the same, in whatever order the members
-//! are listed. Four steps, one module each:
+//! It never looks at the map, the network or a clock, and asked twice it answers the same, in whatever order the
+//! members are listed. Four steps, one module each:
 //!
 //! ```text
-//! members, zones, weights ──▶ quota    how many replicas each member holds: exactly, so the balance is not left to chance
+//! members, zones, weights ──▶ quota    how many replicas each member holds, to the unit
 //! previous assignments ─────▶ keep     what may stay: every replica that fits its quota and its zone
 //!                             fill     the holes, by augmenting paths that move as few replicas as can be
 //!                             leaders  who should lead each partition, a share of what each holds
 //! ```
 //!
-//! **Zones.** `per_zone`, the most replicas of one partition in one zone, is the least number with which every partition
-//! finds its replication factor: 1 while there are as many zones as copies; with fewer zones (or zones with fewer members
-//! than that asks of them) as even a spread as the members allow.
+//! **Zones.** `per_zone`, the most replicas of one partition in one zone, is the least number with which every
+//! partition finds its replication factor: 1 while there are as many zones as copies; with fewer zones (or zones with
+//! fewer members than that asks of them) as even a spread as the members allow.
 //!
-//! **Why quotas can always be met.** A member's quota is at most P and a zone's at most P × `per_zone`, and together they
-//! are P × RF. Giving each partition `quota / P` of every member respects every limit, if replicas could be cut in
+//! **Why quotas can always be met.** A member's quota is at most P and a zone's at most P × `per_zone`, and together
+//! they are P × RF. Giving each partition `quota / P` of every member respects every limit, if replicas could be cut in
 //! pieces; the limits are nested (member in zone in partition), so there is a solution in whole replicas too.
 //!
-//! **Why the fewest moves.** Shedding what is over quota and filling the holes by the shortest paths alone is not always
-//! least: a short path may push a kept replica away where a longer one would not. So paths are searched by the replicas
+//! **Why the fewest moves.** Shedding what is over quota and filling each hole by the path with the fewest
+//! displacements is not always least: a short path may push a kept replica away where a longer one would not (it moved
+//! 13 replicas where 12 do when one member of a small ring changed its zone). So paths are searched by the replicas
 //! that they move first (min-cost flow, see `fill`), and only then by displacements and ring preference. With quotas
 //! given, no assignment moves less; `tests/ring_solver.rs` proves it against a solver written apart.
 
