@@ -224,6 +224,7 @@ fn rings() -> impl Strategy<Value = (usize, Vec<Candidate>, usize)> {
     })
 }
 
+#[allow(clippy::disallowed_methods, reason = "how many rings are tried is said from outside; the core never asks")]
 fn config() -> ProptestConfig {
     let cases = std::env::var("ANNULUS_RING_CASES")
         .map_or(200, |cases| cases.parse().expect("ANNULUS_RING_CASES is a number of cases"));
@@ -325,6 +326,7 @@ fn a_zone_for_each_copy_stays_full_when_its_members_go_and_come() {
 }
 
 /// Prints how long it took, and fails when that is far from what it should be (100 ms in release).
+#[allow(clippy::disallowed_methods, reason = "a time is what is tested here; the core never looks at the clock")]
 fn timed(what: &str, work: impl FnOnce() -> Placement) -> Placement {
     let start = Instant::now();
     let placement = work();
