@@ -1,1 +1,8 @@
 //! The node.
+
+pub mod config;
+pub mod http;
+pub mod logging;
+pub mod metrics;
+pub mod router;
+pub mod units;
