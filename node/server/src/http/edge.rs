@@ -1,0 +1,165 @@
+//! From a request to its answer: the service of every connection.
+
+use std::cell::RefCell;
+use std::convert::Infallible;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use annulus_core::map::Map;
+use bytes::Bytes;
+use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
+use http::{Method, Request, Version};
+use http_body_util::Full;
+use hyper::body::{Body, Incoming};
+
+use super::guard::Connection;
+use super::headers::Headers;
+use super::limits::Resources;
+use super::problem::{Kind, Problem};
+use super::route::{Port, Route};
+use super::{EPOCH_HEADER, Response, admin, kv, openapi, probes, query, ring, scan};
+use crate::router::Router;
+
+/// One port of one I/O thread.
+pub(super) struct Edge<R> {
+    pub(super) port: Port,
+    pub(super) router: Rc<R>,
+    pub(super) resources: Arc<Resources>,
+    /// The header for the epoch seen last.
+    epoch: RefCell<(u64, HeaderValue)>,
+}
+
+impl<R: Router> Edge<R> {
+    pub(super) fn new(port: Port, router: Rc<R>, resources: Arc<Resources>) -> Self {
+        Self { port, router, resources, epoch: RefCell::new((0, HeaderValue::from(0))) }
+    }
+
+    /// The map, or why there is none.
+    pub(super) fn map(&self) -> Result<Arc<Map>, Problem> {
+        self.router.map().ok_or_else(|| {
+            let detail = "the store has not been bootstrapped, or this member has not heard of it yet";
+            Problem::temporary(Kind::NotBootstrapped, detail)
+        })
+    }
+
+    /// How long a request waits for its answer.
+    pub(super) fn timeout(&self, parameter: Option<&str>) -> Result<Duration, Problem> {
+        let limits = &self.resources.limits;
+        parameter.map_or(Ok(limits.default_timeout), |value| query::timeout(value, limits.max_timeout))
+    }
+
+    /// Answers one request of a connection.
+    pub(super) async fn serve(
+        &self,
+        connection: &Connection,
+        request: Request<Incoming>,
+    ) -> Result<Response, Infallible> {
+        let started = Instant::now();
+        let (parts, body) = request.into_parts();
+        let fault = connection.take_up();
+        let route = Route::of(self.port, parts.uri.path());
+        // A body that nobody reads: if the client is still sending it, the connection can't be used again.
+        let has_body = !body.is_end_stream();
+        let answer = match Headers::read(&parts, fault) {
+            Ok(headers) => self.answer(route, &parts, &headers, body).await,
+            Err(problem) => Err(problem),
+        };
+        let mut response = answer.unwrap_or_else(|problem| {
+            if has_body {
+                connection.linger();
+            }
+            let closes = problem.closes() && parts.version < Version::HTTP_2;
+            let mut response = problem.into_response();
+            if closes {
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            response
+        });
+        if parts.method == Method::HEAD {
+            strip_body(&mut response);
+        }
+        if route.is_v1() {
+            response.headers_mut().insert(EPOCH_HEADER, self.epoch_header());
+        }
+        let row = (route as usize, route.entry().name);
+        self.resources.metrics.http.observe(row, &parts.method, response.status().as_u16(), started.elapsed());
+        connection.answered();
+        Ok(response)
+    }
+
+    async fn answer(
+        &self,
+        route: Route,
+        parts: &http::request::Parts,
+        headers: &Headers<'_>,
+        body: Incoming,
+    ) -> Result<Response, Problem> {
+        if route == Route::Unknown {
+            return Err(self.unknown_path(parts.uri.path()));
+        }
+        if !route.takes(&parts.method) {
+            let methods = route.entry().methods;
+            let detail = format!("`{}` is not a method of this path; it takes {methods}", parts.method);
+            return Err(Problem::new(Kind::MethodNotAllowed, detail).allow(methods));
+        }
+        match route {
+            Route::Key => kv::answer(self, parts, headers, body).await,
+            Route::List => scan::answer(self, parts.uri.query()).await,
+            Route::AdminBootstrap => admin::bootstrap(self, parts, body).await,
+            Route::Ring | Route::Health | Route::Ready | Route::Metrics | Route::OpenApi | Route::AdminStatus => {
+                let [] = query::parameters(parts.uri.query(), [])?;
+                match route {
+                    Route::Ring => ring::answer(self),
+                    Route::Ready => probes::ready(self),
+                    Route::Metrics => probes::metrics(self),
+                    Route::OpenApi => Ok(openapi::answer()),
+                    Route::AdminStatus => Ok(admin::status(self)),
+                    _ => Ok(probes::health()),
+                }
+            }
+            Route::Unknown => unreachable!("answered above"),
+        }
+    }
+
+    fn unknown_path(&self, path: &str) -> Problem {
+        let shown: String = path.chars().take(200).collect();
+        let there_is = match self.port {
+            Port::Client => "/v1/kv/{key}, /v1/kv?prefix=, /v1/ring, /healthz, /readyz, /metrics",
+            Port::Admin => "/admin/v1/status, /admin/v1/bootstrap, /healthz, /readyz, /metrics",
+        };
+        let detail = format!("there is no `{shown}` on this port; there are {there_is}; /openapi.json describes them");
+        Problem::new(Kind::UnknownPath, detail)
+    }
+
+    fn epoch_header(&self) -> HeaderValue {
+        let epoch = self.router.map().map_or(0, |map| map.epoch);
+        let mut last = self.epoch.borrow_mut();
+        if last.0 != epoch {
+            *last = (epoch, HeaderValue::from(epoch));
+        }
+        last.1.clone()
+    }
+}
+
+/// An answer of 200 with JSON.
+pub(super) fn json(body: Vec<u8>) -> Response {
+    content("application/json", Bytes::from(body))
+}
+
+/// An answer of 200 with this body.
+pub(super) fn content(content_type: &'static str, body: Bytes) -> Response {
+    let mut response = Response::new(Full::new(body));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+}
+
+/// `HEAD` gets the headers that `GET` would, the length of the body included.
+fn strip_body(response: &mut Response) {
+    let body = std::mem::take(response.body_mut());
+    let length = body.size_hint().exact().unwrap_or(0);
+    let has_length = response.headers().contains_key(CONTENT_LENGTH);
+    if !has_length && length > 0 {
+        response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(length));
+    }
+}

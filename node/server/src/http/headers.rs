@@ -1,0 +1,80 @@
+//! The request headers that mean something here, found in one pass.
+
+use http::header::{CONTENT_LENGTH, HOST, IF_MATCH, IF_NONE_MATCH, TRANSFER_ENCODING};
+use http::request::Parts;
+use http::{HeaderValue, Version};
+
+use annulus_core::partition::MAX_IDEMPOTENCY_KEY_BYTES;
+
+use super::framing::Fault;
+use super::problem::{Kind, Problem};
+
+/// The headers of one request. Each stands there at most once.
+#[derive(Default, Debug)]
+pub(super) struct Headers<'a> {
+    pub(super) if_match: Option<&'a [u8]>,
+    pub(super) if_none_match: Option<&'a [u8]>,
+    pub(super) idempotency_key: Option<&'a [u8]>,
+    host: Option<&'a [u8]>,
+}
+
+impl<'a> Headers<'a> {
+    /// Reads the headers of a request, or says what is wrong with its head.
+    pub(super) fn read(parts: &'a Parts, fault: Option<Fault>) -> Result<Self, Problem> {
+        if let Some(fault) = fault {
+            return Err(malformed(match fault {
+                Fault::LengthAndEncoding => "it has both `Content-Length` and `Transfer-Encoding`",
+                Fault::RepeatedLength => "it has `Content-Length` more than once",
+            }));
+        }
+        let mut headers = Self::default();
+        for (name, value) in &parts.headers {
+            if name == HOST {
+                once(&mut headers.host, "host", value).map_err(|_| malformed("it has `Host` more than once"))?;
+            } else if name == IF_MATCH {
+                once(&mut headers.if_match, "if-match", value)?;
+            } else if name == IF_NONE_MATCH {
+                once(&mut headers.if_none_match, "if-none-match", value)?;
+            } else if name == TRANSFER_ENCODING && !value.as_bytes().eq_ignore_ascii_case(b"chunked") {
+                return Err(malformed("the only `Transfer-Encoding` taken is `chunked`"));
+            } else if name == "idempotency-key" {
+                once(&mut headers.idempotency_key, "idempotency-key", value)?;
+            } else if name.as_str().starts_with("annulus-") && name != super::EPOCH_HEADER {
+                // A header of ours that asks for something unknown must not be taken for one that asks for nothing.
+                let detail = format!("`{name}` is not a header that this version knows");
+                return Err(Problem::new(Kind::InvalidHeader, detail).with("header", name.as_str()));
+            }
+        }
+        headers.check(parts)
+    }
+
+    fn check(self, parts: &Parts) -> Result<Self, Problem> {
+        let named = self.host.is_some() || parts.uri.authority().is_some() || parts.version < Version::HTTP_11;
+        if !named {
+            return Err(malformed("it has no `Host`"));
+        }
+        match self.idempotency_key {
+            Some(key) if key.is_empty() || key.len() > MAX_IDEMPOTENCY_KEY_BYTES => {
+                let detail = format!("`Idempotency-Key` must have 1 to {MAX_IDEMPOTENCY_KEY_BYTES} bytes");
+                Err(Problem::new(Kind::InvalidHeader, detail).with("limit", MAX_IDEMPOTENCY_KEY_BYTES))
+            }
+            _ => Ok(self),
+        }
+    }
+}
+
+/// The length that a request declares for its body.
+pub(super) fn declared_length(parts: &Parts) -> Option<u64> {
+    parts.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok())
+}
+
+fn once<'a>(slot: &mut Option<&'a [u8]>, name: &'static str, value: &'a HeaderValue) -> Result<(), Problem> {
+    match slot.replace(value.as_bytes()) {
+        None => Ok(()),
+        Some(_) => Err(Problem::new(Kind::InvalidHeader, format!("`{name}` stands there twice")).with("header", name)),
+    }
+}
+
+fn malformed(fault: &'static str) -> Problem {
+    Problem::new(Kind::MalformedRequest, format!("the request is refused: {fault}")).closing()
+}

@@ -1,0 +1,43 @@
+//! The HTTP edge: bytes of clients in, operations for groups out, and back.
+//!
+//! ```text
+//! socket ─▶ server (accept, limits) ─▶ guard (deadlines) ─▶ hyper ─▶ edge (route) ─▶ kv · scan · ring · admin ─▶ Router
+//!                                        └▶ framing (faults that hyper lets through)
+//! ```
+//!
+//! Everything a client says is parsed here, once, into types that can't be wrong; every limit is checked here, and what is
+//! refused is a [`problem`] that names the limit or the field. The edge never looks into a partition, never retries a
+//! write, and never holds more than its [`limits`] allow. It stays on the thread that serves it: no lock is taken for a
+//! request, and the few counters that threads share are atomics.
+
+mod admin;
+mod body;
+mod condition;
+mod cursor;
+mod edge;
+mod framing;
+mod guard;
+mod headers;
+mod kv;
+mod limits;
+mod openapi;
+mod probes;
+pub mod problem;
+mod query;
+mod ring;
+mod route;
+mod scan;
+mod server;
+
+#[cfg(test)]
+mod tests;
+
+pub use limits::{Limits, Resources};
+pub use route::Port;
+pub use server::serve;
+
+/// The answer to a request.
+pub(crate) type Response = http::Response<http_body_util::Full<bytes::Bytes>>;
+
+/// Says the epoch of the map that the answer was made with; 0 before bootstrap.
+pub(crate) const EPOCH_HEADER: http::HeaderName = http::HeaderName::from_static("annulus-epoch");

@@ -1,0 +1,226 @@
+//! What a client is told when its request is not done: `application/problem+json` (RFC 9457).
+//!
+//! Every kind of problem there is stands in [`Kind`], with its stable slug and its status; a program decides by the slug,
+//! a person reads the detail. Nothing else in the edge names a status of 400 or more.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use http::header::{ALLOW, CONTENT_TYPE, ETAG, HeaderValue, RETRY_AFTER};
+use http::{HeaderMap, StatusCode};
+use http_body_util::Full;
+use serde_json::{Map, Value};
+
+use super::Response;
+
+/// What every slug is prefixed with to make the `type` of a problem.
+pub const TYPE_PREFIX: &str = "https://annulus.dev/problems/";
+
+macro_rules! kinds {
+    ($($(#[$doc:meta])* $name:ident $slug:literal $status:literal $title:literal;)*) => {
+        /// The kinds of problems. The slugs are part of the API: they are never renamed and never reused.
+        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        pub enum Kind { $($(#[$doc])* $name,)* }
+
+        impl Kind {
+            /// All of them.
+            pub const ALL: &[Self] = &[$(Self::$name,)*];
+
+            fn parts(self) -> (&'static str, u16, &'static str) {
+                match self { $(Self::$name => ($slug, $status, $title),)* }
+            }
+        }
+    };
+}
+
+kinds! {
+    /// The key has no bytes.
+    EmptyKey "empty-key" 400 "The key is empty";
+    /// The key has too many bytes.
+    KeyTooLong "key-too-long" 400 "The key is too long";
+    /// A `%` is not followed by two hexadecimal digits.
+    InvalidPercentEncoding "invalid-percent-encoding" 400 "The percent-encoding is invalid";
+    /// A query parameter that this path does not know.
+    UnknownParameter "unknown-parameter" 400 "The query parameter is unknown";
+    /// A query parameter has a value that it can't have, or stands there twice.
+    InvalidParameter "invalid-parameter" 400 "The query parameter is invalid";
+    /// A cursor that this store did not give out for this prefix.
+    InvalidCursor "invalid-cursor" 400 "The cursor is invalid";
+    /// `If-Match` or `If-None-Match` says something that is not supported.
+    InvalidCondition "invalid-condition" 400 "The condition is invalid";
+    /// A header has a value that it can't have, or is not known.
+    InvalidHeader "invalid-header" 400 "The header is invalid";
+    /// The HTTP message itself is ambiguous or broken.
+    MalformedRequest "malformed-request" 400 "The request is malformed";
+    /// The body is not the JSON that was expected.
+    InvalidJson "invalid-json" 400 "The JSON body is invalid";
+    /// There is nothing at this path.
+    UnknownPath "unknown-path" 404 "There is nothing here";
+    /// The store holds no such key.
+    KeyNotFound "key-not-found" 404 "The key does not exist";
+    /// The path does not take this method.
+    MethodNotAllowed "method-not-allowed" 405 "The method is not allowed";
+    /// The body did not arrive in time.
+    BodyTimeout "body-timeout" 408 "The body did not arrive in time";
+    /// The idempotency key has been used for another write.
+    IdempotencyConflict "idempotency-conflict" 409 "The idempotency key was used for another write";
+    /// The member already belongs to a store with another first map.
+    BootstrapConflict "bootstrap-conflict" 409 "The member already belongs to a store";
+    /// The condition does not hold.
+    ConditionFailed "condition-failed" 412 "The condition does not hold";
+    /// The body has more bytes than are allowed.
+    BodyTooLarge "body-too-large" 413 "The body is too large";
+    /// The time to live is out of range or not a duration.
+    InvalidTtl "invalid-ttl" 422 "The time to live is invalid";
+    /// No map can be made of what was asked.
+    InvalidBootstrap "invalid-bootstrap" 422 "The store cannot be made like this";
+    /// Too much is waiting already.
+    Overloaded "overloaded" 429 "Too much is waiting already";
+    /// Our own bug.
+    Internal "internal" 500 "The node met an error of its own";
+    /// The partition has no leader that can be reached.
+    NoLeader "no-leader" 503 "The partition has no leader that can be reached";
+    /// A read was not answered in time.
+    TimedOut "timed-out" 503 "The request was not answered in time";
+    /// The store has not been bootstrapped.
+    NotBootstrapped "not-bootstrapped" 503 "The store is not bootstrapped";
+    /// The member is not ready.
+    NotReady "not-ready" 503 "The member is not ready";
+    /// No more connections are accepted.
+    TooManyConnections "too-many-connections" 503 "Too many connections are open";
+    /// The write may or may not have happened.
+    OutcomeUnknown "outcome-unknown" 504 "It is not known whether the write happened";
+    /// The disk is full.
+    DiskFull "disk-full" 507 "The disk is full";
+}
+
+impl Kind {
+    /// Its name in the `type` of the problem.
+    pub fn slug(self) -> &'static str {
+        self.parts().0
+    }
+
+    /// The status that it is answered with.
+    pub fn status(self) -> StatusCode {
+        StatusCode::from_u16(self.parts().1).expect("the table holds valid statuses")
+    }
+
+    /// It in one sentence, the same each time.
+    pub fn title(self) -> &'static str {
+        self.parts().2
+    }
+}
+
+/// One problem that a client is told of.
+#[derive(Debug)]
+pub struct Problem(Box<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    kind: Kind,
+    detail: Cow<'static, str>,
+    fields: Map<String, Value>,
+    headers: HeaderMap,
+    close: bool,
+}
+
+impl Problem {
+    /// A problem of this kind; the detail says what was wrong this time, and what would be right.
+    pub fn new(kind: Kind, detail: impl Into<Cow<'static, str>>) -> Self {
+        Self(Box::new(Inner {
+            kind,
+            detail: detail.into(),
+            fields: Map::new(),
+            headers: HeaderMap::new(),
+            close: false,
+        }))
+    }
+
+    /// A problem that goes away by itself: `Retry-After` says in how many seconds to try again.
+    pub fn temporary(kind: Kind, detail: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(kind, detail).header(RETRY_AFTER, HeaderValue::from_static("1"))
+    }
+
+    /// With a field of its own, for programs.
+    pub fn with(mut self, field: &str, value: impl Into<Value>) -> Self {
+        self.0.fields.insert(field.to_owned(), value.into());
+        self
+    }
+
+    /// With the version that the key has now.
+    pub fn current_version(self, version: u64) -> Self {
+        self.with("current_version", version).header(ETAG, super::kv::etag(version))
+    }
+
+    /// With the methods that the path takes.
+    pub fn allow(self, methods: &'static str) -> Self {
+        self.header(ALLOW, HeaderValue::from_static(methods))
+    }
+
+    /// The connection is closed after the answer, because what follows on it can't be understood or is not wanted.
+    pub fn closing(mut self) -> Self {
+        self.0.close = true;
+        self
+    }
+
+    /// Whether the connection is to be closed after the answer.
+    pub fn closes(&self) -> bool {
+        self.0.close
+    }
+
+    /// The kind of problem.
+    pub fn kind(&self) -> Kind {
+        self.0.kind
+    }
+
+    fn header(mut self, name: http::HeaderName, value: HeaderValue) -> Self {
+        self.0.headers.insert(name, value);
+        self
+    }
+
+    /// The JSON that the client gets.
+    pub fn to_json(&self) -> Bytes {
+        let mut json = Map::new();
+        let inner = &self.0;
+        json.insert("type".to_owned(), format!("{TYPE_PREFIX}{}", inner.kind.slug()).into());
+        json.insert("title".to_owned(), inner.kind.title().into());
+        json.insert("status".to_owned(), inner.kind.status().as_u16().into());
+        json.insert("detail".to_owned(), inner.detail.as_ref().into());
+        json.extend(inner.fields.iter().map(|(name, value)| (name.clone(), value.clone())));
+        Bytes::from(Value::Object(json).to_string())
+    }
+
+    /// The answer that the client gets.
+    pub fn into_response(self) -> Response {
+        let body = self.to_json();
+        let mut response = Response::new(Full::new(body));
+        *response.status_mut() = self.0.kind.status();
+        *response.headers_mut() = self.0.headers;
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_slug_is_there_once_and_every_status_is_an_error() {
+        let slugs: BTreeSet<_> = Kind::ALL.iter().map(|kind| kind.slug()).collect();
+        assert_eq!(slugs.len(), Kind::ALL.len());
+        assert!(Kind::ALL.iter().all(|kind| kind.status().as_u16() >= 400));
+    }
+
+    #[test]
+    fn a_problem_says_its_type_its_detail_and_its_own_fields() {
+        let problem = Problem::new(Kind::KeyTooLong, "the key has 5000 bytes").with("limit", 4096);
+        let json: Value = serde_json::from_slice(&problem.to_json()).unwrap();
+        assert_eq!(json["type"], "https://annulus.dev/problems/key-too-long");
+        assert_eq!(json["status"], 400);
+        assert_eq!(json["detail"], "the key has 5000 bytes");
+        assert_eq!(json["limit"], 4096);
+    }
+}

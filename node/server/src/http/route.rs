@@ -1,0 +1,128 @@
+//! Which paths there are, and which methods they take. `openapi.json` describes each; a test holds the two together.
+
+use http::Method;
+
+/// The port that a request came in on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Port {
+    /// For clients.
+    Client,
+    /// For the operator.
+    Admin,
+}
+
+/// What a path stands for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Route {
+    /// One key.
+    Key,
+    /// The keys under a prefix.
+    List,
+    /// Members and assignments.
+    Ring,
+    /// Whether the process lives.
+    Health,
+    /// Whether the member can take requests.
+    Ready,
+    /// What it counts.
+    Metrics,
+    /// The description of all this.
+    OpenApi,
+    /// How the member is.
+    AdminStatus,
+    /// The beginning of a store.
+    AdminBootstrap,
+    /// Nothing.
+    Unknown,
+}
+
+/// A route, its path as the description writes it, its methods, and the ports that have it. `HEAD` goes with `GET`.
+pub(super) struct Entry {
+    pub(super) route: Route,
+    pub(super) name: &'static str,
+    pub(super) path: &'static str,
+    pub(super) methods: &'static str,
+    ports: &'static [Port],
+}
+
+const CLIENT: &[Port] = &[Port::Client];
+const ADMIN: &[Port] = &[Port::Admin];
+const BOTH: &[Port] = &[Port::Client, Port::Admin];
+
+/// All routes, in the order of [`Route`].
+#[rustfmt::skip]
+pub(super) const ROUTES: [Entry; 10] = [
+    Entry { route: Route::Key, name: "key", path: "/v1/kv/{key}", methods: "GET, HEAD, PUT, DELETE", ports: CLIENT },
+    Entry { route: Route::List, name: "list", path: "/v1/kv", methods: "GET, HEAD", ports: CLIENT },
+    Entry { route: Route::Ring, name: "ring", path: "/v1/ring", methods: "GET, HEAD", ports: CLIENT },
+    Entry { route: Route::Health, name: "health", path: "/healthz", methods: "GET, HEAD", ports: BOTH },
+    Entry { route: Route::Ready, name: "ready", path: "/readyz", methods: "GET, HEAD", ports: BOTH },
+    Entry { route: Route::Metrics, name: "metrics", path: "/metrics", methods: "GET, HEAD", ports: BOTH },
+    Entry { route: Route::OpenApi, name: "openapi", path: "/openapi.json", methods: "GET, HEAD", ports: BOTH },
+    Entry { route: Route::AdminStatus, name: "admin_status", path: "/admin/v1/status", methods: "GET, HEAD", ports: ADMIN },
+    Entry { route: Route::AdminBootstrap, name: "admin_bootstrap", path: "/admin/v1/bootstrap", methods: "POST", ports: ADMIN },
+    Entry { route: Route::Unknown, name: "unknown", path: "", methods: "", ports: &[] },
+];
+
+impl Route {
+    /// What a path stands for on this port.
+    pub(super) fn of(port: Port, path: &str) -> Self {
+        if path.starts_with(KEY_PREFIX) {
+            return if port == Port::Client { Self::Key } else { Self::Unknown };
+        }
+        let entry = ROUTES.iter().find(|entry| entry.path == path && entry.ports.contains(&port));
+        entry.map_or(Self::Unknown, |entry| entry.route)
+    }
+
+    /// Its row in the table.
+    pub(super) fn entry(self) -> &'static Entry {
+        &ROUTES[self as usize]
+    }
+
+    /// Whether it takes this method.
+    pub(super) fn takes(self, method: &Method) -> bool {
+        self.entry().methods.split(", ").any(|name| name == method.as_str())
+    }
+
+    /// Whether its answers carry the epoch of the map.
+    pub(super) fn is_v1(self) -> bool {
+        matches!(self, Self::Key | Self::List | Self::Ring)
+    }
+}
+
+/// What comes before a key in a path.
+pub(super) const KEY_PREFIX: &str = "/v1/kv/";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_path_is_found_on_its_port_only() {
+        assert_eq!(Route::of(Port::Client, "/v1/kv"), Route::List);
+        assert_eq!(Route::of(Port::Client, "/v1/kv/"), Route::Key);
+        assert_eq!(Route::of(Port::Client, "/v1/kv/a/../b"), Route::Key);
+        assert_eq!(Route::of(Port::Admin, "/v1/kv/a"), Route::Unknown);
+        assert_eq!(Route::of(Port::Client, "/admin/v1/status"), Route::Unknown);
+        assert_eq!(Route::of(Port::Admin, "/healthz"), Route::Health);
+        for path in ["", "*", "/", "//v1/kv/a", "/v1/kv2", "/v1/ring/", "/V1/ring", "/v1/kv/{key}x"] {
+            let expected = if path.starts_with(KEY_PREFIX) { Route::Key } else { Route::Unknown };
+            assert_eq!(Route::of(Port::Client, path), expected, "{path}");
+        }
+    }
+
+    #[test]
+    fn the_table_stands_in_the_order_of_the_routes() {
+        for (at, entry) in ROUTES.iter().enumerate() {
+            assert_eq!(entry.route as usize, at);
+        }
+        assert_eq!(ROUTES.len(), crate::metrics::ROUTES);
+    }
+
+    #[test]
+    fn a_route_takes_the_methods_of_its_row() {
+        assert!(Route::Key.takes(&Method::DELETE) && !Route::Key.takes(&Method::POST));
+        assert!(Route::AdminBootstrap.takes(&Method::POST) && !Route::AdminBootstrap.takes(&Method::GET));
+        assert!(!Route::Unknown.takes(&Method::GET));
+    }
+}

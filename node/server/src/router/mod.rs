@@ -1,0 +1,82 @@
+//! The seam between the HTTP edge and the rest of the node.
+//!
+//! The edge turns bytes into an [`Operation`] for one group and hands it to a [`Router`], which knows where the group's
+//! leader is. The edge never learns whether the answer came from a lane of this process or from another member.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use annulus_core::id::{ClusterId, GroupId, MemberId};
+use annulus_core::lane::{Operation, Reply};
+use annulus_core::map::Map;
+
+/// Takes requests to where they are answered. One per I/O thread: its futures stay on the thread that made them.
+pub trait Router {
+    /// Takes the operation to the group's leader, here or elsewhere, and answers when `timeout` has passed at the latest.
+    ///
+    /// The edge drops the future when its client goes away; a write that was handed on may still happen then.
+    fn submit(&self, group: GroupId, operation: Operation, timeout: Duration) -> impl Future<Output = Reply>;
+
+    /// The newest map that this member knows; `None` before bootstrap.
+    fn map(&self) -> Option<Arc<Map>>;
+
+    /// Who leads a group, as far as this member knows.
+    fn leader(&self, group: GroupId) -> Option<MemberId>;
+
+    /// How this member is.
+    fn status(&self) -> NodeStatus;
+
+    /// Makes `map` the first map of the store, or finds that it already is.
+    fn bootstrap(&self, map: Map) -> impl Future<Output = Result<(), BootstrapError>>;
+}
+
+/// How a member is, for its operator.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeStatus {
+    /// Its identity.
+    pub id: MemberId,
+    /// Its name among people.
+    pub name: String,
+    /// The zone it runs in; empty when zones are not told apart.
+    pub zone: String,
+    /// The store that it belongs to; `None` before bootstrap.
+    pub cluster: Option<ClusterId>,
+    /// Epoch of the newest map that it knows; 0 before bootstrap.
+    pub epoch: u64,
+    /// Why it is not ready: one sentence for each reason, none when it is.
+    pub not_ready: Vec<String>,
+    /// How many lanes it has.
+    pub lanes: usize,
+    /// How many groups it holds a replica of.
+    pub replicas: usize,
+    /// How many groups it leads.
+    pub leaders: usize,
+    /// How long the process has been running.
+    pub uptime: Duration,
+}
+
+/// Why a map did not become the first map of the store.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BootstrapError {
+    /// This member already has a map, and it is another one. The two ids are the same when only the content differs.
+    #[error("this member belongs to cluster {ours}, whose first map is not the one asked for (cluster {theirs})")]
+    Conflict {
+        /// The cluster that this member belongs to.
+        ours: ClusterId,
+        /// The cluster that was asked for.
+        theirs: ClusterId,
+    },
+    /// The map does not name this member.
+    #[error("the member asked, {member}, is not among the members named")]
+    NotAMember {
+        /// This member.
+        member: MemberId,
+    },
+    /// The map could not be made durable or could not be agreed on in time. It may be asked for again.
+    #[error("the map could not be agreed on: {reason}")]
+    Unreachable {
+        /// What stood in the way.
+        reason: String,
+    },
+}
