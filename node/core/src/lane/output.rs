@@ -57,6 +57,13 @@ pub struct Durable {
     pub(crate) round: u64,
 }
 
+impl Durable {
+    /// The number of the round that is durable.
+    pub fn round(&self) -> u64 {
+        self.round
+    }
+}
+
 impl Writes {
     /// What is to be written.
     pub fn groups(&self) -> &[GroupWrite] {

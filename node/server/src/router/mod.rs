@@ -3,6 +3,8 @@
 //! The edge turns bytes into an [`Operation`] for one group and hands it to a [`Router`], which knows where the group's
 //! leader is. The edge never learns whether the answer came from a lane of this process or from another member.
 
+mod local;
+
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,6 +12,8 @@ use std::time::Duration;
 use annulus_core::id::{ClusterId, GroupId, MemberId};
 use annulus_core::lane::{Operation, Reply};
 use annulus_core::map::Map;
+
+pub use local::{NodeParts, NodeRouter};
 
 /// Takes requests to where they are answered. One per I/O thread: its futures stay on the thread that made them.
 pub trait Router {

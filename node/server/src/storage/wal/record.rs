@@ -49,7 +49,7 @@ pub(super) fn encode(header: Header, groups: &[GroupWrite]) -> Bytes {
     writer.u64(header.sequence);
     writer.u64(header.synced);
     write_groups(&mut writer, groups);
-    let bytes = writer.as_mut();
+    let bytes = writer.written();
     let length = u32::try_from(bytes.len() - PREFIX_BYTES).expect("a round is far below 4 GiB");
     bytes[..4].copy_from_slice(&length.to_le_bytes());
     let checksum = checksum(bytes);

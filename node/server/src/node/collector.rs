@@ -1,0 +1,66 @@
+//! Metrics of lanes and links, read from their gauges when somebody asks.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+
+use crate::runtime::{LaneGauges, Links, Shared};
+
+/// Reads the gauges of lanes and links.
+#[derive(Debug)]
+pub(super) struct NodeCollector {
+    pub(super) shared: Arc<Shared>,
+    pub(super) links: Links,
+}
+
+type Figure = (&'static str, &'static str, fn(&LaneGauges) -> u64);
+
+const GAUGES: [Figure; 4] = [
+    ("lane_replicas", "Groups that this lane holds a replica of", |lane| lane.replicas.load(Ordering::Relaxed) as u64),
+    ("lane_leaders", "Groups that this lane leads", |lane| lane.leaders.load(Ordering::Relaxed) as u64),
+    ("lane_settled", "Groups that have a leader and are not behind its term", |lane| {
+        lane.settled.load(Ordering::Relaxed) as u64
+    }),
+    ("lane_overlay_bytes", "What the lane has applied since its last checkpoint began", |lane| {
+        lane.overlay_bytes.load(Ordering::Relaxed) as u64
+    }),
+];
+
+const COUNTERS: [Figure; 3] = [
+    ("lane_written_rounds", "Rounds that had something to make durable", |lane| {
+        lane.written_rounds.load(Ordering::Relaxed)
+    }),
+    ("lane_syncs", "Syncs of the write-ahead log", |lane| lane.syncs.load(Ordering::Relaxed)),
+    ("lane_checkpoints", "Checkpoints that have become durable", |lane| lane.checkpoints.load(Ordering::Relaxed)),
+];
+
+impl Collector for NodeCollector {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        for (name, help, read) in GAUGES {
+            let kind = ConstGauge::new(0_i64).metric_type();
+            let mut family = encoder.encode_descriptor(name, help, None, kind)?;
+            for (lane, gauges) in self.shared.gauges.iter().enumerate() {
+                let value = ConstGauge::new(i64::try_from(read(gauges)).unwrap_or(i64::MAX));
+                value.encode(family.encode_family(&[("lane", lane.to_string())])?)?;
+            }
+        }
+        for (name, help, read) in COUNTERS {
+            let kind = ConstCounter::new(0_u64).metric_type();
+            let mut family = encoder.encode_descriptor(name, help, None, kind)?;
+            for (lane, gauges) in self.shared.gauges.iter().enumerate() {
+                ConstCounter::new(read(gauges)).encode(family.encode_family(&[("lane", lane.to_string())])?)?;
+            }
+        }
+        let kind = ConstGauge::new(0_i64).metric_type();
+        let mut family = encoder.encode_descriptor("link_up", "Whether the link to a member is up", None, kind)?;
+        for (member, up) in self.links.states() {
+            let labels = [("member", member.to_string())];
+            ConstGauge::new(i64::from(up)).encode(family.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
+}

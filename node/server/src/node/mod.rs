@@ -1,0 +1,16 @@
+//! A member as a process: opens its volume, starts its threads, serves until it is told to stop.
+//!
+//! ```text
+//!  run ─▶ volume (lock, identity, map) ─▶ lanes ─▶ links ─▶ I/O threads: clients, admin, peers
+//!                                                   │
+//!                                  membership: no map yet ─▶ bootstrap ─▶ serving
+//! ```
+
+mod collector;
+mod io;
+mod map_file;
+mod membership;
+mod start;
+
+pub use membership::Membership;
+pub use start::{Error, run};

@@ -1,0 +1,301 @@
+//! Start-up and shutdown, in order.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::thread;
+
+use annulus_core::id::MemberId;
+use annulus_core::replica::Settings;
+use rand::Rng;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+use tokio::task::LocalSet;
+
+use super::collector::NodeCollector;
+use super::io::{IoThread, Work};
+use super::{Membership, map_file};
+use crate::config::Config;
+use crate::http::{self, Limits, Port, Resources};
+use crate::metrics::Metrics;
+use crate::peers::{self, Peers};
+use crate::router::{NodeParts, NodeRouter};
+use crate::runtime::{self, Clock, LaneHandle, LaneSetup, Links, ReplyQueue, Shared, Waiters};
+use crate::storage::{self, Directory, Disk, Identity, IdentityFile};
+
+/// Most bytes of proposals of one group that are not committed yet; beyond it writes are turned away.
+const MAX_UNCOMMITTED_BYTES: u64 = 16 * 1024 * 1024;
+/// Most maps from peers that wait to be looked at.
+const MAPS: usize = 16;
+
+/// Why a member does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The volume can't be used.
+    #[error("the volume can't be used")]
+    Storage(#[from] storage::Error),
+    /// The volume's directory can't be used.
+    #[error("the data directory `{path}` can't be used")]
+    Data {
+        /// The directory.
+        path: String,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// The copy of the map can't be used.
+    #[error(transparent)]
+    MapFile(#[from] map_file::Error),
+    /// The volume says that it is a member's whose map it does not have.
+    #[error(
+        "the volume in `{path}` belongs to cluster {cluster}, but its copy of the map is gone; let this member rejoin with an empty volume"
+    )]
+    MapGone {
+        /// The directory.
+        path: String,
+        /// The cluster.
+        cluster: annulus_core::id::ClusterId,
+    },
+    /// The volume is another member's.
+    #[error(
+        "the volume in `{path}` is of member `{found}` (id {id}), and this is `{name}`; give each member its own volume"
+    )]
+    OtherMember {
+        /// The directory.
+        path: String,
+        /// The name it was made with.
+        found: String,
+        /// Its member id.
+        id: MemberId,
+        /// The name that was given now.
+        name: String,
+    },
+    /// What the disk holds does not fit together.
+    #[error("the replicas can't be read back")]
+    Replica(#[from] annulus_core::replica::Error),
+    /// A port can't be listened on.
+    #[error("cannot listen on {address} for {purpose}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What it is for.
+        purpose: &'static str,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// A thread or runtime can't be made.
+    #[error("cannot start a thread")]
+    Thread(#[source] std::io::Error),
+}
+
+/// Runs a member until `stop` ends, then lets open requests end.
+pub fn run(config: Config, stop: impl Future<Output = ()>) -> Result<(), Error> {
+    let listeners = Listeners::bind(&config)?;
+    let volume = Volume::open(&config)?;
+    let runtime = current_thread_runtime()?;
+    let local = LocalSet::new();
+    local.block_on(&runtime, serve(config, listeners, volume, stop))
+}
+
+fn current_thread_runtime() -> Result<tokio::runtime::Runtime, Error> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::Thread)
+}
+
+/// The ports, bound before anything else, so that a second process on the same ports touches no data.
+struct Listeners {
+    client: std::net::TcpListener,
+    admin: std::net::TcpListener,
+    peer: std::net::TcpListener,
+}
+
+impl Listeners {
+    fn bind(config: &Config) -> Result<Self, Error> {
+        let bind = |address: SocketAddr, purpose| {
+            let listener = std::net::TcpListener::bind(address).and_then(|listener| {
+                listener.set_nonblocking(true)?;
+                Ok(listener)
+            });
+            listener.map_err(|source| Error::Listen { address, purpose, source })
+        };
+        Ok(Self {
+            client: bind(config.client_listen, "clients")?,
+            admin: bind(config.admin_listen, "the operator")?,
+            peer: bind(config.peer_listen, "other members")?,
+        })
+    }
+}
+
+/// The volume, locked and identified.
+struct Volume {
+    disk: Arc<dyn Disk>,
+    identity: Arc<IdentityFile>,
+    map: Option<Arc<annulus_core::map::Map>>,
+}
+
+impl Volume {
+    fn open(config: &Config) -> Result<Self, Error> {
+        let path = config.data.display().to_string();
+        std::fs::create_dir_all(&config.data).map_err(|source| Error::Data { path: path.clone(), source })?;
+        let disk: Arc<dyn Disk> = Arc::new(Directory::open(&config.data)?);
+        let identity = match IdentityFile::open(Arc::clone(&disk))? {
+            Some(identity) => identity,
+            None => IdentityFile::create(Arc::clone(&disk), new_identity(config))?,
+        };
+        let known = identity.get();
+        if known.name != config.name {
+            return Err(Error::OtherMember { path, found: known.name, id: known.member, name: config.name.clone() });
+        }
+        // A map without a cluster in the identity is of a bootstrap that was cut short: it will be asked for again.
+        let map = match known.cluster {
+            None => None,
+            Some(cluster) => Some(map_file::read(&*disk)?.ok_or(Error::MapGone { path, cluster })?),
+        };
+        Ok(Self { disk, identity: Arc::new(identity), map: map.map(Arc::new) })
+    }
+}
+
+fn new_identity(config: &Config) -> Identity {
+    let mut random = rand::rng();
+    let member = std::iter::repeat_with(|| random.next_u64()).find_map(MemberId::new).expect("not all draws are 0");
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    let lanes = config.lanes.map_or((cores / 2).max(1), |lanes| lanes.as_usize());
+    let lanes = u32::try_from(lanes).expect("the configuration bounds it");
+    Identity::new(member, config.name.clone(), lanes)
+}
+
+async fn serve(
+    config: Config,
+    listeners: Listeners,
+    volume: Volume,
+    stop: impl Future<Output = ()>,
+) -> Result<(), Error> {
+    let identity = volume.identity.get();
+    tracing::info!(member = %identity.member, name = identity.name, lanes = identity.lanes, "starting");
+    let shared = Arc::new(Shared::new(identity.member, identity.lanes as usize));
+    if let Some(map) = &volume.map {
+        shared.set_map(Arc::clone(map));
+    }
+    let (stopping, stop_seen) = watch::channel(false);
+    let (waiters, first_queue) = Waiters::start(0);
+    let (mut replies, mut io) = (vec![first_queue], Vec::new());
+    for number in 1..io_threads() {
+        let (thread, queue) = IoThread::spawn(number).await.map_err(Error::Thread)?;
+        replies.push(queue);
+        io.push(thread);
+    }
+    let (links, clock) = (Links::default(), Clock::default());
+    let lanes = spawn_lanes(&config, &volume, &shared, &links, clock, &replies)?;
+    let (map_sender, maps) = mpsc::channel(MAPS);
+    let membership = Membership::new(
+        volume.disk,
+        volume.identity,
+        config.zone.clone(),
+        Arc::clone(&shared),
+        lanes.clone(),
+        stop_seen.clone(),
+    );
+    let peers = Peers { shared: Arc::clone(&shared), lanes: lanes.clone(), replies, links, clock, maps: map_sender };
+    let parts = NodeParts { shared, lanes: lanes.into(), links: peers.links.clone(), clock, membership };
+    let resources = resources(&config, &parts);
+    let router = Rc::new(NodeRouter { parts: parts.clone(), waiters });
+    tokio::task::spawn_local(peers::serve(listener(listeners.peer)?, peers.clone()));
+    tokio::task::spawn_local(parts.membership.clone().take_maps(maps));
+    tokio::task::spawn_local(link_up(parts.membership.clone(), peers));
+    let mut threads = Vec::new();
+    for thread in io {
+        let listener = listeners.client.try_clone().map_err(Error::Thread)?;
+        let (parts, resources, stop) = (parts.clone(), Arc::clone(&resources), stop_seen.clone());
+        threads.push(thread.serve(Work { listener, parts, resources, stop }));
+    }
+    let client = listener(listeners.client)?;
+    let admin = listener(listeners.admin)?;
+    let serving = async {
+        tokio::join!(
+            http::serve(client, Port::Client, Rc::clone(&router), Arc::clone(&resources), stop_seen.clone()),
+            http::serve(admin, Port::Admin, router, Arc::clone(&resources), stop_seen),
+        )
+    };
+    let stopped = async {
+        stop.await;
+        tracing::info!("stopping: open requests may end");
+        stopping.send_replace(true);
+    };
+    tokio::join!(serving, stopped);
+    for thread in threads {
+        // A thread that panicked has said so itself.
+        let _ = thread.join();
+    }
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// Dials the other members, as soon as it is known who they are.
+async fn link_up(membership: Membership, peers: Peers) {
+    membership.joined().await;
+    let Some(map) = peers.shared.map() else { return };
+    for member in map.members.iter().map(|member| member.id).filter(|id| *id != peers.shared.member) {
+        tokio::task::spawn_local(peers::dial(peers.clone(), member));
+    }
+}
+
+fn listener(listener: std::net::TcpListener) -> Result<TcpListener, Error> {
+    TcpListener::from_std(listener).map_err(Error::Thread)
+}
+
+fn io_threads() -> u16 {
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    u16::try_from(cores / 2).unwrap_or(u16::MAX).max(1)
+}
+
+fn resources(config: &Config, parts: &NodeParts) -> Arc<Resources> {
+    let metrics = Arc::new(Metrics::new());
+    let collector = NodeCollector { shared: Arc::clone(&parts.shared), links: parts.links.clone() };
+    metrics.register(|registry| registry.register_collector(Box::new(collector)));
+    Resources::new(Limits::from(config), metrics)
+}
+
+fn spawn_lanes(
+    config: &Config,
+    volume: &Volume,
+    shared: &Arc<Shared>,
+    links: &Links,
+    clock: Clock,
+    replies: &[ReplyQueue],
+) -> Result<Vec<LaneHandle>, Error> {
+    let identity = volume.identity.get();
+    let options = storage::Options { cache_bytes: config.cache_bytes.as_usize(), ..storage::Options::default() };
+    let settings = Settings {
+        member: identity.member,
+        seed: rand::rng().next_u64(),
+        election_timeout: config.election_timeout.get(),
+        max_uncommitted_bytes: MAX_UNCOMMITTED_BYTES,
+    };
+    let mut lanes = Vec::new();
+    for (lane, mark) in (0..identity.lanes).zip(&identity.marks) {
+        let opened = storage::open_lane(&volume.disk, lane, *mark, &options)?;
+        volume.identity.set_mark(lane, opened.mark)?;
+        lanes.push(runtime::spawn(
+            LaneSetup {
+                lane,
+                settings: settings.clone(),
+                opened,
+                map: volume.map.clone(),
+                identity: Arc::clone(&volume.identity),
+                shared: Arc::clone(shared),
+                clock,
+                links: links.clone(),
+                replies: replies.to_vec(),
+                overlay_max_bytes: config.overlay.max_bytes.as_usize(),
+                overlay_max_age: config.overlay.max_age.get(),
+            },
+            lane_failed,
+        )?);
+    }
+    Ok(lanes)
+}
+
+/// A lane that can't go on must not be served from, nor vote: the process ends, and whoever runs it starts it again.
+fn lane_failed(reason: &str) -> ! {
+    tracing::error!(reason, "a lane can't go on; the member stops");
+    std::process::exit(70);
+}

@@ -1,0 +1,115 @@
+//! The side of a link that listens.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use annulus_core::codec::frame::{HEADER_BYTES, Hello, Item, MAX_PAYLOAD_BYTES, read_header, read_payload};
+use annulus_core::codec::{self};
+use bytes::{Bytes, BytesMut};
+use tokio::io::AsyncReadExt;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+
+use super::Peers;
+
+/// Most connections from other members at once.
+const CONNECTIONS: usize = 2048;
+/// How long the hello may take.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
+/// A hello comes with a map; nobody who has not said hello may send more.
+const MAX_HELLO_BYTES: usize = 4 * 1024 * 1024;
+
+/// Why a link ends.
+#[derive(Debug, thiserror::Error)]
+enum LinkError {
+    #[error("the connection broke: {0}")]
+    Io(#[from] std::io::Error),
+    #[error("what came is no frame: {0}")]
+    Frame(#[from] codec::Error),
+    #[error("no hello came in time")]
+    Silent,
+    #[error("it began with something else than a hello")]
+    NoHello,
+    #[error("it is of another cluster: {theirs}; this member belongs to {ours}")]
+    OtherCluster { ours: annulus_core::id::ClusterId, theirs: annulus_core::id::ClusterId },
+    #[error("it means member {meant}; this is member {here}")]
+    OtherMember { meant: annulus_core::id::MemberId, here: annulus_core::id::MemberId },
+}
+
+/// Takes connections from other members for as long as the node runs.
+pub async fn serve(listener: TcpListener, peers: Peers) {
+    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    loop {
+        let Ok((stream, address)) = listener.accept().await else {
+            // Out of descriptors, or a connection that was gone at once: neither passes quicker by asking again.
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            continue;
+        };
+        let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
+            tracing::warn!(%address, "too many peer connections; this one is closed");
+            continue;
+        };
+        let peers = peers.clone();
+        tokio::task::spawn_local(async move {
+            if let Err(error) = listen(stream, &peers).await {
+                tracing::info!(%address, %error, "peer connection ended");
+            }
+            drop(place);
+        });
+    }
+}
+
+async fn listen(mut stream: TcpStream, peers: &Peers) -> Result<(), LinkError> {
+    stream.set_nodelay(true)?;
+    let mut buffer = BytesMut::with_capacity(64 * 1024);
+    let first = timeout(HELLO_TIMEOUT, read_frame(&mut stream, &mut buffer, MAX_HELLO_BYTES)).await;
+    let mut items = first.map_err(|_| LinkError::Silent)??.into_iter();
+    let Some(Item::Hello(hello)) = items.next() else { return Err(LinkError::NoHello) };
+    check(&hello, peers)?;
+    tracing::debug!(from = %hello.from, "peer connected");
+    peers.deliver(hello.from, items.collect());
+    let error = loop {
+        match read_frame(&mut stream, &mut buffer, MAX_PAYLOAD_BYTES).await {
+            // Until this member belongs to the cluster, there is nothing that a message could be for.
+            Ok(_) if peers.cluster().is_none() => {}
+            Ok(items) => peers.deliver(hello.from, items),
+            Err(error) => break error,
+        }
+    };
+    peers.lost(hello.from);
+    Err(error)
+}
+
+fn check(hello: &Hello, peers: &Peers) -> Result<(), LinkError> {
+    if hello.to != peers.shared.member {
+        return Err(LinkError::OtherMember { meant: hello.to, here: peers.shared.member });
+    }
+    match peers.cluster() {
+        Some(ours) if ours != hello.cluster => Err(LinkError::OtherCluster { ours, theirs: hello.cluster }),
+        _ => Ok(()),
+    }
+}
+
+async fn read_frame(stream: &mut TcpStream, buffer: &mut BytesMut, most: usize) -> Result<Vec<Item>, LinkError> {
+    fill(stream, buffer, HEADER_BYTES).await?;
+    let header = buffer.split_to(HEADER_BYTES);
+    let (length, checksum) = read_header(header[..].try_into().expect("as many bytes as a header has"))?;
+    if length > most {
+        return Err(codec::Error::OutOfRange { what: "frame length" }.into());
+    }
+    fill(stream, buffer, length).await?;
+    // A copy of its own: a value that is kept must not keep the whole of the read buffer.
+    let payload = Bytes::copy_from_slice(&buffer.split_to(length));
+    Ok(read_payload(payload, checksum)?)
+}
+
+async fn fill(stream: &mut TcpStream, buffer: &mut BytesMut, bytes: usize) -> std::io::Result<()> {
+    while buffer.len() < bytes {
+        buffer.reserve((bytes - buffer.len()).max(16 * 1024));
+        if stream.read_buf(buffer).await? == 0 {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,115 @@
+//! Links between members over TCP: each member dials every other and speaks only on the connections that it dialled.
+//!
+//! ```text
+//!   this member                                              another
+//!   LinkQueue ─frames─▶ dial: Hello, Map, frame, frame … ───▶ accept ─▶ lanes, forwards, answers
+//!   accept ◀──────────────────────────── Hello, Map, frame … ◀ dial
+//! ```
+//!
+//! A frame that can't be sent is lost, as on any network: Raft sends again, and forwarded requests end by the link's loss
+//! or their timeout. A link begins with a hello; whoever is of another cluster, or means another member, is turned away.
+
+mod accept;
+mod dial;
+
+use std::sync::Arc;
+
+use annulus_core::codec::frame::{Forward, Item};
+use annulus_core::id::{ClusterId, GroupId, MemberId};
+use annulus_core::lane::{Refusal, Reply};
+use annulus_core::map::Map;
+use bytes::Bytes;
+use tokio::sync::mpsc;
+
+use crate::runtime::{Clock, LaneHandle, LaneInput, Links, ReplyQueue, ReplyTo, Shared};
+
+pub use accept::serve;
+pub use dial::dial;
+
+/// What a link needs of its node.
+#[derive(Debug, Clone)]
+pub struct Peers {
+    /// What all threads look at.
+    pub shared: Arc<Shared>,
+    /// The lanes, by number.
+    pub lanes: Vec<LaneHandle>,
+    /// The ways to the I/O threads, by number.
+    pub replies: Vec<ReplyQueue>,
+    /// The ways to other members.
+    pub links: Links,
+    /// The node's clock.
+    pub clock: Clock,
+    /// Maps that others have sent, for the node to look at.
+    pub maps: mpsc::Sender<Map>,
+}
+
+impl Peers {
+    fn cluster(&self) -> Option<ClusterId> {
+        self.shared.map().map(|map| map.cluster)
+    }
+
+    /// Hands the items of a frame to whom they are for.
+    fn deliver(&self, from: MemberId, items: Vec<Item>) {
+        let mut batches: Vec<Vec<_>> = self.lanes.iter().map(|_| Vec::new()).collect();
+        let mut answers: Vec<Vec<(u64, Reply)>> = self.replies.iter().map(|_| Vec::new()).collect();
+        for item in items {
+            match item {
+                Item::Group(message) => batches[self.shared.lane_of(message.group)].push(message),
+                Item::Forward(forward) => self.forwarded(from, forward),
+                Item::Forwarded { number, reply } => {
+                    if let Some(batch) = answers.get_mut(crate::runtime::thread_of(number)) {
+                        batch.push((number, reply));
+                    }
+                }
+                Item::Map(map) => self.offer_map(from, map),
+                Item::Hello(_) => tracing::warn!(%from, "a second hello on a link is passed over"),
+            }
+        }
+        for (lane, messages) in self.lanes.iter().zip(batches) {
+            if !messages.is_empty() {
+                // No room: as if lost on the way.
+                let _ = lane.send(LaneInput::Peer { from, messages });
+            }
+        }
+        for (queue, batch) in self.replies.iter().zip(answers) {
+            if !batch.is_empty() {
+                queue.send(batch);
+            }
+        }
+    }
+
+    fn forwarded(&self, from: MemberId, forward: Forward) {
+        let Forward { number, group, timeout_ms, operation } = forward;
+        let deadline = self.clock.now() + std::time::Duration::from_millis(u64::from(timeout_ms));
+        let input = LaneInput::Request { group, operation, deadline, reply_to: ReplyTo::Peer(from, number) };
+        if self.lane_for(group).send(input).is_err() {
+            let reply = Reply::Refused(Refusal::Busy);
+            let mut frame = annulus_core::codec::frame::FrameWriter::default();
+            frame.push(&Item::Forwarded { number, reply });
+            self.links.send(from, frame.finish());
+        }
+    }
+
+    fn lane_for(&self, group: GroupId) -> &LaneHandle {
+        &self.lanes[self.shared.lane_of(group)]
+    }
+
+    fn offer_map(&self, from: MemberId, map: Bytes) {
+        match Map::decode(map) {
+            // When the node is still busy with an earlier map, the next hello brings this one again.
+            Ok(map) => drop(self.maps.try_send(map)),
+            Err(error) => tracing::warn!(%from, %error, "a map that can't be read is passed over"),
+        }
+    }
+
+    /// A link to or from a member is down.
+    fn lost(&self, member: MemberId) {
+        for lane in &self.lanes {
+            // No room: the lane will notice by the missing answers.
+            let _ = lane.send(LaneInput::Unreachable(member));
+        }
+        for queue in &self.replies {
+            queue.link_lost(member);
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! The node's own router: to a lane of this process, or over a link to the member that leads.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use annulus_core::codec::frame::{Forward, FrameWriter, Item};
+use annulus_core::id::{GroupId, MemberId};
+use annulus_core::lane::{Operation, Refusal, Reply};
+use annulus_core::map::Map;
+use annulus_core::partition::Consistency;
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::{BootstrapError, NodeStatus, Router};
+use crate::node::Membership;
+use crate::runtime::{Clock, LaneHandle, LaneInput, Links, ReplyTo, Shared, Waiters, lost};
+
+/// How long an answer may come late before it is not waited for any more: lanes answer by the deadline themselves.
+const GRACE: Duration = Duration::from_millis(250);
+/// The pause before a group without a leader is asked again: the first, and the longest.
+const FIRST_PAUSE: Duration = Duration::from_millis(5);
+const LONGEST_PAUSE: Duration = Duration::from_millis(80);
+
+/// What the routers of all I/O threads have in common.
+#[derive(Clone)]
+pub struct NodeParts {
+    /// What all threads look at.
+    pub shared: Arc<Shared>,
+    /// The lanes, by number.
+    pub lanes: Arc<[LaneHandle]>,
+    /// The ways to other members.
+    pub links: Links,
+    /// The node's clock.
+    pub clock: Clock,
+    /// What cluster this member belongs to.
+    pub membership: Membership,
+}
+
+/// The router of one I/O thread.
+#[derive(Clone)]
+pub struct NodeRouter {
+    /// What it has in common with the others.
+    pub parts: NodeParts,
+    /// The requests that this thread waits for.
+    pub waiters: Waiters,
+}
+
+/// Where a request is sent next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Target {
+    Here,
+    Member(MemberId),
+}
+
+impl NodeRouter {
+    /// Where to send a request for a group: to its leader, or to whoever may know one. `attempt` counts the tries.
+    fn target(&self, map: &Map, group: GroupId, operation: &Operation, attempt: usize) -> Option<Target> {
+        let (replicas, preferred) = map.group(group)?;
+        let here = replicas.contains(&self.parts.shared.member);
+        if here && is_stale_read(operation) {
+            return Some(Target::Here);
+        }
+        let target = match self.parts.shared.leader(group) {
+            Some(leader) if leader == self.parts.shared.member => Target::Here,
+            Some(leader) if self.is_up(leader) => Target::Member(leader),
+            // The lane here hears of a new leader first.
+            _ if here => Target::Here,
+            None if attempt == 0 => Target::Member(preferred),
+            _ => Target::Member(replicas[attempt % replicas.len()]),
+        };
+        Some(target)
+    }
+
+    fn is_up(&self, member: MemberId) -> bool {
+        self.parts.links.to(member).is_some_and(|link| link.is_connected())
+    }
+
+    /// Sends a request once, and waits for what comes of it.
+    async fn attempt(&self, target: Target, group: GroupId, operation: Operation, deadline: Instant) -> Reply {
+        let is_write = matches!(operation, Operation::Write(_));
+        let left = deadline.saturating_duration_since(Instant::now());
+        let (waiting, answer) = match target {
+            Target::Here => {
+                let (waiting, answer) = self.waiters.wait(None);
+                let deadline = self.parts.clock.now() + left;
+                let reply_to = ReplyTo::Local(waiting.number());
+                let input = LaneInput::Request { group, operation, deadline, reply_to };
+                if self.parts.lanes[self.parts.shared.lane_of(group)].send(input).is_err() {
+                    return Reply::Refused(Refusal::Busy);
+                }
+                (waiting, answer)
+            }
+            Target::Member(member) => {
+                let (waiting, answer) = self.waiters.wait(Some((member, lost(is_write))));
+                let timeout_ms = u32::try_from(left.as_millis()).unwrap_or(u32::MAX);
+                let forward = Forward { number: waiting.number(), group, timeout_ms, operation };
+                let mut frame = FrameWriter::default();
+                frame.push(&Item::Forward(forward));
+                if !self.parts.links.send(member, frame.finish()) {
+                    // It was not sent, so nothing can come of it.
+                    return Reply::Refused(Refusal::NotLeader { leader: None });
+                }
+                (waiting, answer)
+            }
+        };
+        let reply = timeout_at(deadline + GRACE, answer).await;
+        drop(waiting);
+        match reply {
+            Ok(Ok(reply)) => reply,
+            _ if is_write => Reply::OutcomeUnknown,
+            _ => Reply::Refused(Refusal::TimedOut),
+        }
+    }
+
+    /// Learns from a refusal who leads. Returns whether it said something that can be followed at once.
+    fn learn(&self, group: GroupId, target: Target, hint: Option<MemberId>) -> bool {
+        let asked = match target {
+            Target::Here => self.parts.shared.member,
+            Target::Member(member) => member,
+        };
+        let new = hint.filter(|leader| *leader != asked);
+        if target != Target::Here {
+            self.parts.shared.hint_leader(group, asked, new);
+        }
+        new.is_some_and(|leader| leader == self.parts.shared.member || self.is_up(leader))
+    }
+
+    async fn route(self, group: GroupId, operation: Operation, timeout: Duration) -> Reply {
+        let deadline = Instant::now() + timeout;
+        let mut pause = FIRST_PAUSE;
+        let mut attempt = 0;
+        loop {
+            let target = self.map().and_then(|map| self.target(&map, group, &operation, attempt));
+            let Some(target) = target else { return Reply::Refused(Refusal::NoReplica) };
+            let reply = self.attempt(target, group, operation.clone(), deadline).await;
+            let known = match reply {
+                Reply::Refused(Refusal::NotLeader { leader }) => self.learn(group, target, leader),
+                Reply::Refused(Refusal::NoReplica) => self.learn(group, target, None),
+                reply => return reply,
+            };
+            attempt += 1;
+            // The first hint is followed at once; if leaders keep pointing at each other, slower and slower.
+            if known && attempt == 1 {
+                continue;
+            }
+            if Instant::now() + pause >= deadline {
+                return reply;
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+}
+
+impl Router for NodeRouter {
+    fn submit(&self, group: GroupId, operation: Operation, timeout: Duration) -> impl Future<Output = Reply> {
+        self.clone().route(group, operation, timeout)
+    }
+
+    fn map(&self) -> Option<Arc<Map>> {
+        self.parts.shared.map()
+    }
+
+    fn leader(&self, group: GroupId) -> Option<MemberId> {
+        self.parts.shared.leader(group)
+    }
+
+    fn status(&self) -> NodeStatus {
+        self.parts.membership.status(&self.parts.shared, &self.parts.links, &self.parts.clock)
+    }
+
+    fn bootstrap(&self, map: Map) -> impl Future<Output = Result<(), BootstrapError>> {
+        let membership = self.parts.membership.clone();
+        async move { membership.bootstrap(map).await }
+    }
+}
+
+fn is_stale_read(operation: &Operation) -> bool {
+    let consistency = match operation {
+        Operation::Write(_) => return false,
+        Operation::Get { consistency, .. }
+        | Operation::Scan { consistency, .. }
+        | Operation::ReadMap { consistency } => *consistency,
+    };
+    consistency == Consistency::Stale
+}

@@ -1,0 +1,38 @@
+//! The checkpoint thread of a lane: writes one frozen overlay after the other to redb.
+
+use std::time::Instant;
+
+use crossbeam_channel::{Receiver, Sender};
+
+use super::lane::LaneEvent;
+use super::wal::WalCommand;
+use crate::storage::{Checkpointer, Frozen};
+
+pub(super) struct CheckpointThread {
+    pub(super) lane: u32,
+    pub(super) checkpointer: Checkpointer,
+    pub(super) frozen: Receiver<Frozen>,
+    pub(super) wal: Sender<WalCommand>,
+    pub(super) events: Sender<LaneEvent>,
+}
+
+impl CheckpointThread {
+    /// Runs until the lane goes away, or a checkpoint fails: redb can't be used after that, so the lane ends.
+    pub(super) fn run(mut self) {
+        while let Ok(frozen) = self.frozen.recv() {
+            let (bytes, began) = (frozen.bytes(), Instant::now());
+            match self.checkpointer.write(frozen) {
+                Ok(checkpointed) => {
+                    let millis = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+                    tracing::debug!(lane = self.lane, bytes, millis, "checkpoint");
+                    // The WAL thread writes the mark and drops the WAL behind it, then tells the lane.
+                    let _ = self.wal.send(WalCommand::Checkpointed(checkpointed));
+                }
+                Err(error) => {
+                    let _ = self.events.send(LaneEvent::Failed(Box::new(error)));
+                    return;
+                }
+            }
+        }
+    }
+}

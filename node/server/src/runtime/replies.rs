@@ -1,0 +1,162 @@
+//! How answers find their way back to the I/O thread that waits for them: a batch a round, so that a round wakes an I/O
+//! thread once, not once for each answer.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use annulus_core::id::MemberId;
+use annulus_core::lane::{Refusal, Reply};
+use slab::Slab;
+use tokio::sync::{mpsc, oneshot};
+
+/// Most batches on their way to one I/O thread.
+const QUEUE: usize = 16 * 1024;
+
+/// Answers for one I/O thread, each with the number that it waits under.
+pub type ReplyBatch = Vec<(u64, Reply)>;
+
+/// What an I/O thread is sent.
+#[derive(Debug)]
+pub enum Delivery {
+    /// Answers.
+    Replies(ReplyBatch),
+    /// The link to this member is gone: what was forwarded to it gets no answer.
+    LinkLost(MemberId),
+}
+
+/// The way to one I/O thread, for every other thread.
+#[derive(Debug, Clone)]
+pub struct ReplyQueue(mpsc::Sender<Delivery>);
+
+impl ReplyQueue {
+    /// Sends answers. When the thread is too far behind they are lost, and their requests end by their timeout.
+    pub fn send(&self, replies: ReplyBatch) {
+        if self.0.try_send(Delivery::Replies(replies)).is_err() {
+            tracing::warn!("an I/O thread is too far behind to take answers");
+        }
+    }
+
+    /// Says that the link to a member is gone.
+    pub fn link_lost(&self, member: MemberId) {
+        // If the queue is full the requests end by their timeout.
+        let _ = self.0.try_send(Delivery::LinkLost(member));
+    }
+}
+
+struct Waiter {
+    /// Tells this use of the slot from earlier ones.
+    turn: u32,
+    answer: oneshot::Sender<Reply>,
+    /// Where the request was forwarded to, and what its loss means.
+    forwarded: Option<(MemberId, Reply)>,
+}
+
+/// The requests that one I/O thread waits for.
+#[derive(Clone)]
+pub struct Waiters {
+    thread: u16,
+    slots: Rc<RefCell<Slots>>,
+}
+
+#[derive(Default)]
+struct Slots {
+    waiters: Slab<Waiter>,
+    turn: u32,
+}
+
+impl Waiters {
+    /// For the I/O thread with this number: what it waits for, and the way to it. Must be made on that thread, inside
+    /// its `LocalSet`.
+    pub fn start(thread: u16) -> (Self, ReplyQueue) {
+        let (sender, receiver) = mpsc::channel(QUEUE);
+        let waiters = Self { thread, slots: Rc::default() };
+        tokio::task::spawn_local(deliver(waiters.clone(), receiver));
+        (waiters, ReplyQueue(sender))
+    }
+
+    /// A number to wait under, and the answer to come. Dropping the guard gives the number back.
+    pub fn wait(&self, forwarded: Option<(MemberId, Reply)>) -> (Waiting, oneshot::Receiver<Reply>) {
+        let (answer, receiver) = oneshot::channel();
+        let mut slots = self.slots.borrow_mut();
+        slots.turn = slots.turn.wrapping_add(1) & TURN_MASK;
+        let turn = slots.turn;
+        let at = slots.waiters.insert(Waiter { turn, answer, forwarded });
+        let number = number(self.thread, turn, at);
+        (Waiting { waiters: self.clone(), number }, receiver)
+    }
+
+    fn take(&self, number: u64) -> Option<Waiter> {
+        let (turn, at) = ((number >> 24) as u32 & TURN_MASK, (number & 0xff_ffff) as usize);
+        let mut slots = self.slots.borrow_mut();
+        if slots.waiters.get(at)?.turn != turn {
+            return None;
+        }
+        slots.waiters.try_remove(at)
+    }
+
+    fn answer(&self, number: u64, reply: Reply) {
+        if let Some(waiter) = self.take(number) {
+            // Whoever waited may have gone.
+            let _ = waiter.answer.send(reply);
+        }
+    }
+
+    fn link_lost(&self, member: MemberId) {
+        let lost = |waiter: &Waiter| waiter.forwarded.as_ref().is_some_and(|(to, _)| *to == member);
+        let mut slots = self.slots.borrow_mut();
+        let at: Vec<usize> = slots.waiters.iter().filter(|(_, waiter)| lost(waiter)).map(|(at, _)| at).collect();
+        for at in at {
+            let waiter = slots.waiters.remove(at);
+            let (_, reply) = waiter.forwarded.expect("only forwarded requests were chosen");
+            let _ = waiter.answer.send(reply);
+        }
+    }
+}
+
+const TURN_MASK: u32 = 0xff_ffff;
+
+/// `thread:16 turn:24 slot:24`.
+fn number(thread: u16, turn: u32, at: usize) -> u64 {
+    assert!(at < 1 << 24, "requests in flight are bounded far below this");
+    u64::from(thread) << 48 | u64::from(turn) << 24 | at as u64
+}
+
+/// The I/O thread that a number belongs to.
+pub fn thread_of(number: u64) -> usize {
+    (number >> 48) as usize
+}
+
+/// A place among the waiting requests; given back when dropped.
+pub struct Waiting {
+    waiters: Waiters,
+    number: u64,
+}
+
+impl Waiting {
+    /// The number that the answer must carry.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.waiters.take(self.number);
+    }
+}
+
+async fn deliver(waiters: Waiters, mut receiver: mpsc::Receiver<Delivery>) {
+    while let Some(delivery) = receiver.recv().await {
+        match delivery {
+            Delivery::Replies(replies) => {
+                replies.into_iter().for_each(|(number, reply)| waiters.answer(number, reply));
+            }
+            Delivery::LinkLost(member) => waiters.link_lost(member),
+        }
+    }
+}
+
+/// What a forwarded request is answered with when its link is lost: a write may have happened, a read may be tried again.
+pub fn lost(is_write: bool) -> Reply {
+    if is_write { Reply::OutcomeUnknown } else { Reply::Refused(Refusal::NotLeader { leader: None }) }
+}

@@ -1,0 +1,95 @@
+//! What all threads of a node look at: who we are, the map, who leads what.
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use annulus_core::id::{GroupId, MemberId};
+use annulus_core::lane::LeaderChange;
+use annulus_core::map::{MAX_PARTITIONS, Map};
+
+/// What all threads of a node look at.
+#[derive(Debug)]
+pub struct Shared {
+    /// This member.
+    pub member: MemberId,
+    /// How many lanes it has. Group `g` is in lane `g % lanes`.
+    pub lanes: usize,
+    map: RwLock<Option<Arc<Map>>>,
+    /// By group: the leader's member id, 0 for none known.
+    leaders: Box<[AtomicU64]>,
+    /// By lane.
+    pub gauges: Box<[LaneGauges]>,
+}
+
+/// What a lane says about itself, for status and metrics.
+#[derive(Debug, Default)]
+pub struct LaneGauges {
+    /// Groups with a replica here.
+    pub replicas: AtomicUsize,
+    /// Groups led here.
+    pub leaders: AtomicUsize,
+    /// Groups that have a leader and have applied something of its term.
+    pub settled: AtomicUsize,
+    /// Bytes in the active overlay.
+    pub overlay_bytes: AtomicUsize,
+    /// Rounds that had something to write.
+    pub written_rounds: AtomicU64,
+    /// Syncs of the WAL.
+    pub syncs: AtomicU64,
+    /// Checkpoints that have become durable.
+    pub checkpoints: AtomicU64,
+    /// Requests turned away because the inbox was full.
+    pub refused: AtomicU64,
+}
+
+impl Shared {
+    /// A member that knows nothing yet.
+    pub fn new(member: MemberId, lanes: usize) -> Self {
+        Self {
+            member,
+            lanes,
+            map: RwLock::new(None),
+            leaders: (0..=MAX_PARTITIONS).map(|_| AtomicU64::new(0)).collect(),
+            gauges: (0..lanes).map(|_| LaneGauges::default()).collect(),
+        }
+    }
+
+    /// The newest map.
+    pub fn map(&self) -> Option<Arc<Map>> {
+        self.map.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Takes over a map.
+    pub fn set_map(&self, map: Arc<Map>) {
+        *self.map.write().unwrap_or_else(PoisonError::into_inner) = Some(map);
+    }
+
+    /// The lane that a group is in.
+    pub fn lane_of(&self, group: GroupId) -> usize {
+        group.0 as usize % self.lanes
+    }
+
+    /// Who leads a group, as last heard.
+    pub fn leader(&self, group: GroupId) -> Option<MemberId> {
+        MemberId::new(self.leaders.get(group.0 as usize)?.load(Ordering::Relaxed))
+    }
+
+    /// A lane has seen a leader come or go.
+    pub fn note_leader(&self, change: LeaderChange) {
+        if let Some(leader) = self.leaders.get(change.group.0 as usize) {
+            leader.store(change.leader.map_or(0, MemberId::get), Ordering::Relaxed);
+        }
+    }
+
+    /// A member that was asked has said who leads a group, or that it does not lead it itself. Lanes know better: what
+    /// one of them has said since stands.
+    pub fn hint_leader(&self, group: GroupId, asked: MemberId, hint: Option<MemberId>) {
+        let Some(leader) = self.leaders.get(group.0 as usize) else { return };
+        let hint = hint.map_or(0, MemberId::get);
+        let known = leader.load(Ordering::Relaxed);
+        if known == asked.get() || known == 0 {
+            // Lost to a newer word: then that stands.
+            let _ = leader.compare_exchange(known, hint, Ordering::Relaxed, Ordering::Relaxed);
+        }
+    }
+}
