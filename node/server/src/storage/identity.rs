@@ -70,7 +70,7 @@ impl Identity {
         writer.raw(MAGIC);
         writer.u16(VERSION);
         writer.bytes(&body);
-        let checksum = crc32fast::hash(writer.as_mut());
+        let checksum = crc32fast::hash(writer.written());
         writer.u32(checksum);
         writer.finish()
     }
