@@ -17,9 +17,13 @@ mod checkpoint;
 mod disk;
 mod error;
 mod identity;
+#[cfg(test)]
+mod memory_disk;
 mod overlay;
 mod state;
 mod store;
+#[cfg(test)]
+mod tests;
 mod wal;
 
 use std::sync::Arc;

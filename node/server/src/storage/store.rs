@@ -112,10 +112,11 @@ fn unseal<'a>(key: &[u8], sealed: &'a [u8]) -> Option<&'a [u8]> {
     (checksum(key, value).to_le_bytes() == *stored).then_some(value)
 }
 
-/// Opens the redb file and verifies all of it.
+/// Opens the redb file and verifies all of it, always, whether the last stop was clean or not.
 ///
-/// The check reads every page, always, whether the last stop was clean or not: a page that rotted while the node was
-/// down would otherwise be believed, as a record that is not there. It costs about XXX s for 1 GiB.
+/// A page that rotted while the node was down would otherwise be believed: redb checks no page when it reads one, and
+/// a damaged inner page shows as records that are not there, which no checksum of a value can tell. Opening 1 GiB took
+/// 1.5 s with the check and 0.75 s without it (in the page cache; 3.2 s from a cold disk, which is the disk's speed).
 pub(super) fn open(disk: &dyn Disk, name: &str, cache_bytes: usize) -> Result<Arc<Database>> {
     let file = disk.path(name);
     let backend = disk.open(name).map_err(|source| Error::io("open", &file, source))?;

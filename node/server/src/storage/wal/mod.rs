@@ -14,6 +14,8 @@
 
 mod record;
 mod recover;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::sync::Arc;
@@ -216,7 +218,8 @@ fn allocate(file: &dyn DiskFile, allocated: u64, needed: u64, step: u64) -> std:
 
 fn write_zeros(file: &dyn DiskFile, from: u64, to: u64) -> std::io::Result<()> {
     const CHUNK: u64 = 1 << 20;
-    let zeros = Bytes::from(vec![0; usize::try_from((to - from).min(CHUNK)).expect("a chunk fits into memory")]);
+    let zeros =
+        Bytes::from(vec![0; usize::try_from(to.saturating_sub(from).min(CHUNK)).expect("a chunk fits into memory")]);
     let mut place = from;
     while place < to {
         let length = (to - place).min(CHUNK);

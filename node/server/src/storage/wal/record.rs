@@ -9,6 +9,8 @@
 //! means when a good one follows: if the good one says that the bad one was durable, then the disk has lost it. If not,
 //! both belong to a burst that a crash cut short, and a disk may well have kept the later half of such a burst.
 
+use std::ops::Range;
+
 use annulus_core::codec::wal::{read_groups, write_groups};
 use annulus_core::codec::{Result, Writer};
 use annulus_core::lane::GroupWrite;
@@ -108,29 +110,22 @@ fn u64_at(bytes: &[u8], offset: usize) -> Option<u64> {
     bytes.get(offset..)?.first_chunk().map(|bytes| u64::from_le_bytes(*bytes))
 }
 
-/// What stands in a segment behind its last good record.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Remains {
-    /// The highest `synced` of any whole record of this segment there.
-    pub(super) synced: u64,
-    /// Where the last such record ends.
-    pub(super) end: usize,
-}
-
-/// Looks for whole records of a segment from `offset` on, at any byte: where a record is bad, its length is too.
-/// Records of the segment's earlier life, under an older number, do not count.
-pub(super) fn find_remains(bytes: &[u8], offset: usize, segment: u64) -> Option<Remains> {
-    let mut remains: Option<Remains> = None;
-    let mut place = offset;
-    while let Some(found) = u64_at(bytes, place + SEGMENT_OFFSET) {
-        let record = (found == segment).then(|| Record::parse(&bytes[place..])).flatten();
-        let Some(record) = record else {
-            place += 1;
-            continue;
-        };
-        place += record.length;
-        let synced = remains.map_or(0, |remains| remains.synced).max(record.header.synced);
-        remains = Some(Remains { synced, end: place });
+/// Looks for whole records of a segment that begin in `range`, at any byte: where a record is bad, its length is too.
+/// Returns the highest `synced` that they name. Records of the segment's earlier life, under an older number, do not
+/// count.
+pub(super) fn find_synced(bytes: &[u8], range: Range<usize>, segment: u64) -> Option<u64> {
+    let number = segment.to_le_bytes();
+    let mut synced = None;
+    let mut place = range.start;
+    while place < range.end {
+        let numbers = bytes.get(place + SEGMENT_OFFSET..).unwrap_or_default();
+        let Some(skipped) = numbers.windows(number.len()).position(|found| found == number) else { break };
+        place += skipped;
+        let record = Record::parse(&bytes[place..]);
+        if let Some(record) = &record {
+            synced = synced.max(Some(record.header.synced));
+        }
+        place += record.map_or(1, |record| record.length);
     }
-    remains
+    synced
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use annulus_core::lane::GroupWrite;
 
-use super::record::{BASE, ROUND, Record, VERSION, find_remains};
+use super::record::{BASE, ROUND, Record, VERSION, find_synced};
 use super::{Opened, Segment, Wal, parse_segment_name, segment_name, write_zeros};
 use crate::storage::Options;
 use crate::storage::disk::{Disk, DiskFile};
@@ -136,17 +136,20 @@ impl SegmentFile<'_> {
             end += record.length;
             sequence += 1;
         }
-        if let Some(remains) = find_remains(&bytes, end, self.expected.number) {
-            if remains.synced >= sequence {
-                return Err(self.corrupt(end, &format!("record {sequence} is bad, and was durable: later ones say so")));
-            }
-            // Otherwise the next crash could find one of these right behind a new record and take it for its successor.
-            write_zeros(&*file, end as u64, remains.end as u64).map_err(|source| self.error("clean", source))?;
+        // No record begins in the zeros at the file's end, though the last one may end there.
+        let used = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1).max(end);
+        if find_synced(&bytes, end..used, self.expected.number).is_some_and(|synced| synced >= sequence) {
+            return Err(self.corrupt(end, &format!("record {sequence} is bad, and was durable: later ones say so")));
         }
         if end == 0 {
             let begun = !self.is_last;
             let reason = "its first record is bad, and was durable: there is a later segment";
             return if begun { Err(self.corrupt(0, reason)) } else { Ok(None) };
+        }
+        if self.is_last {
+            // Otherwise a later crash could leave a record that was cut off here right behind a new one, or complete it
+            // with parts of new ones, and it would be back.
+            write_zeros(&*file, end as u64, used as u64).map_err(|source| self.error("clean", source))?;
         }
         Ok(Some(Read { file, segment: self.expected, end: end as u64, allocated, appended: sequence - 1 }))
     }
