@@ -15,7 +15,7 @@ pub enum Bug {
     LeaseNotShortenedAfterPause,
     /// The WAL is dropped when a checkpoint begins, not when it is durable.
     WalDroppedBeforeCheckpoint,
-    /// Reads prefer redb over the frozen overlay.
+    /// Reads prefer the frozen overlay, which is older, over the active one.
     OverlayMergedInWrongOrder,
     /// A new leader answers reads before it has applied an entry of its own term.
     ReadBeforeOwnTerm,

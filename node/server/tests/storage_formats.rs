@@ -57,8 +57,8 @@ fn write_volume(root: &Path) {
         lane.state.put(TABLE, key.into(), value.into());
     }
     let segment = lane.wal.rotate(&everything()).unwrap();
-    let frozen = lane.state.freeze(segment).unwrap();
-    let checkpointed = lane.checkpointer.write(frozen).unwrap();
+    let frozen = lane.state.freeze().unwrap();
+    let checkpointed = lane.checkpointer.write(frozen, segment).unwrap();
     identity.set_mark(0, lane.wal.mark(&checkpointed)).unwrap();
     lane.state.checkpointed(checkpointed);
     lane.wal.drop_before(segment).unwrap();

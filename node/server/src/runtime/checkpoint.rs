@@ -6,12 +6,12 @@ use crossbeam_channel::{Receiver, Sender};
 
 use super::lane::LaneEvent;
 use super::wal::WalCommand;
-use crate::storage::{Checkpointer, Frozen};
+use crate::storage::{Checkpointer, Frozen, Segment};
 
 pub(super) struct CheckpointThread {
     pub(super) lane: u32,
     pub(super) checkpointer: Checkpointer,
-    pub(super) frozen: Receiver<Frozen>,
+    pub(super) frozen: Receiver<(Frozen, Segment)>,
     pub(super) wal: Sender<WalCommand>,
     pub(super) events: Sender<LaneEvent>,
 }
@@ -19,9 +19,9 @@ pub(super) struct CheckpointThread {
 impl CheckpointThread {
     /// Runs until the lane goes away, or a checkpoint fails: redb can't be used after that, so the lane ends.
     pub(super) fn run(mut self) {
-        while let Ok(frozen) = self.frozen.recv() {
+        while let Ok((frozen, segment)) = self.frozen.recv() {
             let (bytes, began) = (frozen.bytes(), Instant::now());
-            match self.checkpointer.write(frozen) {
+            match self.checkpointer.write(frozen, segment) {
                 Ok(checkpointed) => {
                     let millis = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
                     tracing::debug!(lane = self.lane, bytes, millis, "checkpoint");

@@ -26,7 +26,7 @@ use super::checkpoint::CheckpointThread;
 use super::replies::thread_of;
 use super::wal::{WalCommand, WalThread};
 use super::{Clock, LaneGauges, Links, ReplyBatch, ReplyQueue, Shared};
-use crate::storage::{Checkpointed, Error as StorageError, Frozen, IdentityFile, LaneState, OpenedLane};
+use crate::storage::{Checkpointed, Error as StorageError, IdentityFile, LaneState, OpenedLane};
 
 /// Most requests and peer batches that wait for a lane.
 const INBOX: usize = 8192;
@@ -134,29 +134,29 @@ pub fn spawn(setup: LaneSetup, failed: fn(&str) -> !) -> Result<LaneHandle, repl
     // Room for every event that can be under way: the WAL thread never waits for the lane, so the lane may wait for it.
     let (event_sender, events) = bounded(ROUNDS_IN_FLIGHT * 2 + 8);
     let (wal, commands) = bounded(ROUNDS_IN_FLIGHT + 8);
-    let (frozen, frozen_receiver) = bounded(1);
+    let (checkpoints, frozen) = bounded(1);
     let now = setup.clock.now();
     let OpenedLane { state, wal: files, checkpointer, replay, .. } = setup.opened;
     let mut lane = Lane::recover(setup.settings.clone(), state, replay, now)?;
     if let Some(map) = &setup.map {
         lane.prefer_leaders(map);
     }
-    let wal_thread =
-        WalThread { lane: setup.lane, wal: files, identity: setup.identity, commands, events: event_sender.clone() };
-    let checkpoint_thread = CheckpointThread {
+    let wal_thread = WalThread {
         lane: setup.lane,
-        checkpointer,
-        frozen: frozen_receiver,
-        wal: wal.clone(),
-        events: event_sender,
+        wal: files,
+        identity: setup.identity,
+        commands,
+        checkpoints,
+        events: event_sender.clone(),
     };
+    let checkpoint_thread =
+        CheckpointThread { lane: setup.lane, checkpointer, frozen, wal: wal.clone(), events: event_sender };
     let thread = LaneThread {
         number: setup.lane,
         lane,
         inputs,
         events,
         wal,
-        frozen,
         waiting: Slab::new(),
         bootstraps: VecDeque::new(),
         next_tick: now + setup.settings.tick(),
@@ -192,7 +192,6 @@ struct LaneThread {
     inputs: Receiver<LaneInput>,
     events: Receiver<LaneEvent>,
     wal: Sender<WalCommand>,
-    frozen: Sender<Frozen>,
     /// Who waits for which request.
     waiting: Slab<ReplyTo>,
     /// Bootstraps that wait for a round to be durable.
@@ -279,7 +278,8 @@ impl LaneThread {
                 None => drop(done.send(())),
             }
         }
-        self.checkpoint_if_due(now)
+        self.checkpoint_if_due(now);
+        Ok(())
     }
 
     fn event(&mut self, now: Instant, event: LaneEvent) -> Result<(), Failure> {
@@ -383,31 +383,21 @@ impl LaneThread {
         }
     }
 
-    fn checkpoint_if_due(&mut self, now: Instant) -> Result<(), Failure> {
+    fn checkpoint_if_due(&mut self, now: Instant) {
         let bytes = self.lane.state().overlay_bytes();
         if bytes == 0 {
             self.overlay_since = now;
         }
         let due = bytes >= self.overlay_max_bytes || now.since(self.overlay_since) >= self.overlay_max_age;
         if bytes == 0 || !due || self.checkpointing {
-            return Ok(());
+            return;
         }
         let base = self.lane.begin_checkpoint();
-        let (reply, segment) = bounded(1);
-        let _ = self.wal.send(WalCommand::Rotate(base, reply));
-        // The lane stands still until the new segment is there: nothing may be applied between its base and the freeze.
-        let Ok(segment) = segment.recv() else {
-            return self.events.iter().find_map(|event| self.failure_of(event)).map_or(Ok(()), Err);
-        };
-        let frozen = self.lane.state_mut().freeze(segment).expect("no other overlay is frozen");
-        let _ = self.frozen.send(frozen);
+        let frozen = self.lane.state_mut().freeze().expect("no other overlay is frozen");
+        // In the WAL's order the base comes before everything that is applied from now on.
+        let _ = self.wal.send(WalCommand::Rotate(base, frozen));
         self.checkpointing = true;
         self.overlay_since = now;
-        Ok(())
-    }
-
-    fn failure_of(&self, event: LaneEvent) -> Option<Failure> {
-        if let LaneEvent::Failed(error) = event { Some(Failure::Storage(error)) } else { None }
     }
 
     fn gauges(&self) -> &LaneGauges {

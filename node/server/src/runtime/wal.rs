@@ -7,7 +7,7 @@ use annulus_core::lane::{Durable, GroupWrite, Writes};
 use crossbeam_channel::{Receiver, Sender};
 
 use super::lane::LaneEvent;
-use crate::storage::{Checkpointed, Error, IdentityFile, Segment, Wal};
+use crate::storage::{Checkpointed, Error, Frozen, IdentityFile, Segment, Wal};
 
 /// How long a full disk is left alone before it is tried again.
 const FULL_DISK_PAUSE: Duration = Duration::from_millis(200);
@@ -17,8 +17,8 @@ const FULL_DISK_PAUSE: Duration = Duration::from_millis(200);
 pub(super) enum WalCommand {
     /// Make these writes durable.
     Append(Writes),
-    /// Begin a new segment with this base, and say which it is.
-    Rotate(Vec<GroupWrite>, Sender<Segment>),
+    /// Begin a new segment with this base, and have the overlay that was frozen with it written to redb.
+    Rotate(Vec<GroupWrite>, Frozen),
     /// A checkpoint is durable: what came before it can go.
     Checkpointed(Checkpointed),
 }
@@ -28,6 +28,7 @@ pub(super) struct WalThread {
     pub(super) wal: Wal,
     pub(super) identity: Arc<IdentityFile>,
     pub(super) commands: Receiver<WalCommand>,
+    pub(super) checkpoints: Sender<(Frozen, Segment)>,
     pub(super) events: Sender<LaneEvent>,
 }
 
@@ -45,10 +46,10 @@ impl WalThread {
     fn handle(&mut self, command: WalCommand) -> Result<(), Error> {
         match command {
             WalCommand::Append(writes) => self.append(writes),
-            WalCommand::Rotate(base, reply) => {
+            WalCommand::Rotate(base, frozen) => {
                 let segment = self.retry_while_full(|wal| wal.rotate(&base))?;
-                // The lane waits for it; if it is gone there is nobody to tell.
-                let _ = reply.send(segment);
+                // There is room: one checkpoint runs at a time.
+                let _ = self.checkpoints.send((frozen, segment));
                 Ok(())
             }
             WalCommand::Checkpointed(checkpointed) => {

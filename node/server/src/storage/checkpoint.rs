@@ -3,10 +3,11 @@
 //! The order around it, which the types carry:
 //!
 //! ```text
-//! Wal::rotate(base) ─▶ Segment ─▶ LaneState::freeze ─▶ Frozen ─▶ Checkpointer::write ─▶ Checkpointed
-//!   base is durable                                                redb is durable          │
-//!                              LaneState::checkpointed ◀── Identity mark is durable ◀───────┘
-//!                                                           Wal::drop_before
+//! LaneState::freeze ─▶ Frozen ──────────┐
+//! Wal::rotate(base) ─▶ Segment ─────────┴─▶ Checkpointer::write ─▶ Checkpointed
+//!   base is durable                           redb is durable          │
+//!                 LaneState::checkpointed ◀── Identity mark is durable ◀┘
+//!                                             Wal::drop_before
 //! ```
 //!
 //! Never writes anything but whole checkpoints, and never touches the WAL.
@@ -25,7 +26,6 @@ use super::wal::Segment;
 #[derive(Debug)]
 pub struct Frozen {
     pub(super) overlay: Arc<Overlay>,
-    pub(super) segment: Segment,
 }
 
 impl Frozen {
@@ -65,22 +65,23 @@ pub struct Checkpointer {
 }
 
 impl Checkpointer {
-    /// Writes an overlay into redb, durably.
+    /// Writes an overlay into redb, durably. A replay then starts at `segment`, whose base says what the lane's groups were
+    /// when the overlay was frozen.
     ///
     /// # Errors
     /// After any error redb refuses all further use, reads too: the lane has to be opened again. Nothing is lost by
     /// that, as the WAL is still whole.
-    pub fn write(&mut self, frozen: Frozen) -> Result<Checkpointed> {
+    pub fn write(&mut self, frozen: Frozen, segment: Segment) -> Result<Checkpointed> {
         let about = About {
             checkpoint: self.about.checkpoint + 1,
-            segment: frozen.segment.number,
-            sequence: frozen.segment.sequence,
+            segment: segment.number,
+            sequence: segment.sequence,
             ..self.about
         };
         self.commit(&frozen.overlay, about).map_err(|source| Error::store("checkpoint", &self.file, source))?;
         self.about = about;
         let tables = Tables::open(&self.database, &self.file)?;
-        Ok(Checkpointed { tables, segment: frozen.segment, number: about.checkpoint })
+        Ok(Checkpointed { tables, segment, number: about.checkpoint })
     }
 
     fn commit(&self, overlay: &Overlay, about: About) -> std::result::Result<(), redb::Error> {

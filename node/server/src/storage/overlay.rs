@@ -11,6 +11,7 @@ use std::collections::btree_map;
 use std::iter::Peekable;
 use std::ops::{Bound, ControlFlow};
 
+use annulus_core::bugs::{Bug, planted};
 use annulus_core::state::{Error, TableId, Visit};
 use bytes::Bytes;
 
@@ -104,13 +105,13 @@ pub(super) struct Layers<'a> {
 }
 
 impl<'a> Layers<'a> {
-    /// Lays `newer` over `older` over `stored`. This is the only place that knows which hides which: a bug that merges
-    /// the layers in the wrong order would be planted here.
+    /// Lays `newer` over `older` over `stored`. This is the only place that knows which hides which.
     pub(super) fn new(
         newer: Option<&'a OverlayTable>,
         older: Option<&'a OverlayTable>,
         stored: Option<&'a StoredTable>,
     ) -> Self {
+        let (newer, older) = if planted(Bug::OverlayMergedInWrongOrder) { (older, newer) } else { (newer, older) };
         let older = older.filter(|_| !newer.is_some_and(|changes| changes.cleared));
         let cleared = [newer, older].into_iter().flatten().any(|changes| changes.cleared);
         Self { newer, older, stored: stored.filter(|_| !cleared) }

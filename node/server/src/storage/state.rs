@@ -16,7 +16,6 @@ use bytes::Bytes;
 use super::checkpoint::{Checkpointed, Frozen};
 use super::overlay::{Layers, Overlay, OverlayTable};
 use super::store::{StoredTable, Tables};
-use super::wal::Segment;
 
 /// The records of a lane.
 #[derive(Debug)]
@@ -41,19 +40,18 @@ impl LaneState {
         self.frozen.is_some()
     }
 
-    /// Freezes the active overlay for a checkpoint, after which a replay starts at `segment`. `None` while another one
-    /// is still frozen.
+    /// Freezes the active overlay for a checkpoint. `None` while another one is still frozen.
     ///
-    /// The segment's base must say what the lane's groups are at this very moment: nothing may be applied between
-    /// [`super::Wal::rotate`] and this. An unchanged overlay can be frozen too: its checkpoint moves only the start of
-    /// the replay.
-    pub fn freeze(&mut self, segment: Segment) -> Option<Frozen> {
+    /// The base that [`super::Wal::rotate`] is given must say what the lane's groups are at this very moment, and what is
+    /// applied from now on must be appended behind that base. An unchanged overlay can be frozen too: its checkpoint moves
+    /// only the start of the replay.
+    pub fn freeze(&mut self) -> Option<Frozen> {
         if self.frozen.is_some() {
             return None;
         }
         let overlay = Arc::new(std::mem::take(&mut self.active));
         self.frozen = Some(Arc::clone(&overlay));
-        Some(Frozen { overlay, segment })
+        Some(Frozen { overlay })
     }
 
     /// Drops the frozen overlay and reads from redb what it held.

@@ -49,8 +49,8 @@ fn all(state: &dyn State, table: TableId) -> Records {
 /// Rotates, freezes, writes and takes over, as a lane does.
 fn checkpoint(lane: &mut OpenedLane) -> Mark {
     let segment = lane.wal.rotate(&[]).unwrap();
-    let frozen = lane.state.freeze(segment).unwrap();
-    let checkpointed = lane.checkpointer.write(frozen).unwrap();
+    let frozen = lane.state.freeze().unwrap();
+    let checkpointed = lane.checkpointer.write(frozen, segment).unwrap();
     let mark = lane.wal.mark(&checkpointed);
     lane.state.checkpointed(checkpointed);
     lane.wal.drop_before(segment).unwrap();
@@ -91,7 +91,7 @@ struct Pair {
     /// The model as of the last freeze, and as of the last checkpoint that is durable.
     frozen_model: MemoryState,
     durable_model: MemoryState,
-    frozen: Option<Frozen>,
+    frozen: Option<(Frozen, Segment)>,
     written: Option<Checkpointed>,
     views: Vec<(Box<dyn View>, Records)>,
 }
@@ -123,19 +123,19 @@ impl Pair {
             Step::Freeze => {
                 let segment = self.lane.wal.rotate(&[]).unwrap();
                 let was_frozen = self.lane.state.is_frozen();
-                match self.lane.state.freeze(segment) {
+                match self.lane.state.freeze() {
                     None => assert!(was_frozen),
-                    frozen => {
+                    Some(frozen) => {
                         assert!(!was_frozen);
                         assert_eq!(self.lane.state.overlay_bytes(), 0);
-                        self.frozen = frozen;
+                        self.frozen = Some((frozen, segment));
                         self.frozen_model = self.model.clone();
                     }
                 }
             }
             Step::Write => {
-                if let Some(frozen) = self.frozen.take() {
-                    self.written = Some(self.lane.checkpointer.write(frozen).unwrap());
+                if let Some((frozen, segment)) = self.frozen.take() {
+                    self.written = Some(self.lane.checkpointer.write(frozen, segment).unwrap());
                     self.durable_model = self.frozen_model.clone();
                 }
             }

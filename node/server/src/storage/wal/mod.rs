@@ -20,6 +20,7 @@ mod tests;
 use std::fmt;
 use std::sync::Arc;
 
+use annulus_core::bugs::{Bug, planted};
 use annulus_core::lane::GroupWrite;
 use bytes::Bytes;
 
@@ -154,7 +155,9 @@ impl Wal {
         self.allocated = allocated;
         self.appended = next.sequence;
         self.synced = next.sequence;
-        // A bug that drops the WAL before the checkpoint is durable would be planted here: `self.drop_before(next)`.
+        if planted(Bug::WalDroppedBeforeCheckpoint) {
+            self.drop_before(next)?;
+        }
         Ok(next)
     }
 

@@ -173,8 +173,8 @@ fn a_recycled_segment_shows_nothing_of_its_earlier_life() {
     }
     for life in 0..6u64 {
         let segment = lane.wal.rotate(&[]).unwrap();
-        let frozen = lane.state.freeze(segment).unwrap();
-        let checkpointed = lane.checkpointer.write(frozen).unwrap();
+        let frozen = lane.state.freeze().unwrap();
+        let checkpointed = lane.checkpointer.write(frozen, segment).unwrap();
         lane.state.checkpointed(checkpointed);
         lane.wal.drop_before(segment).unwrap();
         for index in 0..life {
