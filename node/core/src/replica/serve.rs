@@ -93,11 +93,7 @@ impl Replica {
             Some(position) if planted(Bug::ReplyBeforeQuorum) => {
                 round.replies.push((id, Reply::Write(Outcome::Written { version: position.index, created: true })));
             }
-            Some(position) => {
-                for superseded in self.proposals.push(position, id, deadline) {
-                    round.replies.push((superseded, self.not_leader()));
-                }
-            }
+            Some(position) => self.proposals.push(position, id, deadline),
         }
     }
 
