@@ -104,6 +104,10 @@ impl<S: State> Lane<S> {
             *slot(&mut recovering, group) = Some(Recovering::new(group, Some(record)));
         }
         for write in replay.into_iter().flatten() {
+            if write.group.0 > map::MAX_PARTITIONS {
+                let source = crate::codec::Error::OutOfRange { what: "group number" };
+                return Err(Error::Damaged { group: write.group, source });
+            }
             let replica = slot(&mut recovering, write.group);
             replica.get_or_insert_with(|| Recovering::new(write.group, None)).replay(write, &mut state)?;
         }
@@ -150,6 +154,8 @@ impl<S: State> Lane<S> {
             self.round.writes.push(write);
             self.round.readies.push((group, None));
             self.add(recovering, Life::New, now)?;
+            let round = self.number + 1;
+            self.replica_mut(group).expect("just added").begins_in(round);
             if leader == self.settings.member {
                 self.replica_mut(group).expect("just added").campaign();
             }

@@ -32,6 +32,7 @@ impl Replica {
                 self.node.advance_append_async(ready);
                 self.apply(committed, state, round)?;
             }
+            self.propose_expiry(now);
             self.advance_reads(state, round)?;
             if !self.node.has_ready() {
                 break;
@@ -103,6 +104,8 @@ impl Replica {
             let position = LogPosition { index: metadata.index, term: metadata.term };
             let installed = self.install(position, metadata.get_conf_state().clone(), state, round)?;
             write.installed = Some(installed);
+            // Whatever stood in the log before is gone with it.
+            write.entries.clear();
         }
         if !planted(Bug::VoteNotPersisted) {
             write.hard_state = Some(self.node.store().hard_state().clone());

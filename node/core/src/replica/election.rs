@@ -84,10 +84,22 @@ impl Replica {
         raft.set_randomized_election_timeout(self.election.timeout_ticks);
     }
 
+    /// Whether Raft may count another tick. A tick that would make this replica stand for election is held back while
+    /// it has promised its vote: ticks that are made up for after a pause speak of the time before the heartbeat that
+    /// the promise was given for. So it is while its own log is not durable, which Raft takes for granted then.
+    pub(super) fn may_tick(&self, now: Instant) -> bool {
+        let raft = &self.node.raft;
+        let stands = raft.state != StateRole::Leader && raft.election_elapsed + 1 >= self.election.timeout_ticks;
+        !stands || (now >= self.election.no_vote_until && self.undurable.is_none())
+    }
+
     /// Takes a Raft message, unless taking it would break a promise.
     pub(super) fn step_raft(&mut self, now: Instant, from: MemberId, mut message: Message, stamp: u64) {
         message.from = from.get();
         message.to = self.settings.member.get();
+        if !self.admits(from, &message) {
+            return;
+        }
         let (kind, term) = (message.get_msg_type(), message.term);
         let asks_for_vote = matches!(kind, MessageType::MsgRequestVote | MessageType::MsgRequestPreVote);
         if asks_for_vote && now < self.election.no_vote_until && message.context[..] != CAMPAIGN_TRANSFER[..] {
@@ -129,6 +141,7 @@ impl Replica {
     pub(super) fn leadership_changed(&mut self, now: Instant) {
         self.lease.reset();
         self.sending.clear();
+        self.expiring = 0;
         self.election.settled_since = now;
         self.clock = (now, self.machine.clock_ms());
     }

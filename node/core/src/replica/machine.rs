@@ -30,7 +30,8 @@ impl Machine {
     /// Applies a committed entry.
     pub fn apply(&mut self, state: &mut dyn State, index: u64, entry: Bytes) -> Result<Option<Outcome>, Error> {
         match self {
-            Self::Map(_) => unreachable!("nothing proposes to the map group in this version"),
+            // Nothing proposes to the map group in this version.
+            Self::Map(_) => Err(Error::ForeignEntry { group: GroupId::MAP, index }),
             Self::Partition(partition) => Ok(partition.apply(state, index, entry)?),
         }
     }

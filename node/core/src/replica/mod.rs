@@ -11,6 +11,7 @@
 //! enough: the election timeout comes from the seed (see [`Replica::reseed`]), and the lease is measured on the clock
 //! (see [`lease`]). A replica never sends, writes or answers by itself: everything goes into the [`Round`].
 
+mod admit;
 mod drain;
 mod election;
 mod lease;
@@ -81,6 +82,14 @@ pub enum Error {
     /// An entry can't be applied.
     #[error(transparent)]
     Apply(#[from] partition::Error),
+    /// An entry was committed that this version knows nothing about.
+    #[error("{group}: the entry at index {index} is of a kind that this version does not know")]
+    ForeignEntry {
+        /// The group.
+        group: GroupId,
+        /// The entry's index.
+        index: u64,
+    },
     /// The WAL lacks something that the state or the rest of the WAL needs.
     #[error("{group}: the WAL has a hole: {gap}")]
     Hole {
@@ -142,6 +151,8 @@ pub struct Replica {
     led_term: u64,
     /// The partition's clock at a point on this member's clock; moves on with the latter while this replica leads.
     clock: (Instant, u64),
+    /// Index of the latest `Expire` entry that this leader has proposed.
+    expiring: u64,
     /// Whether the group's record in the state is older than what was applied since.
     unrecorded: bool,
     /// Whether earlier rounds of this group wrote something that is not durable yet: the latest such round.
@@ -200,11 +211,17 @@ impl Replica {
             staged: Vec::new(),
             led_term: 0,
             clock,
+            expiring: 0,
             unrecorded: true,
             undurable: None,
         };
         replica.reseed();
         Ok(replica)
+    }
+
+    /// The replica itself is only durable with this round: it says nothing to anyone before.
+    pub fn begins_in(&mut self, round: u64) {
+        self.undurable = Some(round);
     }
 
     /// The group that this is a copy of.
@@ -281,8 +298,10 @@ impl Replica {
     /// Time has passed: this many ticks.
     pub fn tick(&mut self, now: Instant, ticks: u32, round: &mut Round) {
         for _ in 0..ticks {
-            self.node.tick();
-            self.reseed();
+            if self.may_tick(now) {
+                self.node.tick();
+                self.reseed();
+            }
         }
         self.propose_expiry(now);
         self.rebalance(now);
@@ -323,7 +342,7 @@ impl Replica {
         assert!(log.start().index <= log.applied().index, "the log reaches back to what is applied");
         assert!(log.applied().index <= self.committed(), "only what is committed is applied");
         assert!(self.committed() <= self.last_index(), "only what is in the log is committed");
-        assert!(self.sending.is_empty() || self.leads(), "only a leader sends snapshots");
+        assert!(self.sending.is_empty() || self.led_term != 0, "only a leader sends snapshots");
         self.machine.check(state)?;
         Ok(())
     }

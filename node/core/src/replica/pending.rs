@@ -6,7 +6,11 @@ use crate::id::RequestId;
 use crate::lane::{LogPosition, Operation, Reply};
 use crate::time::Instant;
 
-/// Writes that were proposed, by rising index.
+/// Writes that were proposed, by rising index and term.
+///
+/// A replica that lost leadership and won it back may have proposed twice for the same index. That its new log lacks the
+/// older entry does not mean that the entry will never happen: another replica may still hold it, win a later term and
+/// commit it. Only an entry that is committed at that index settles the matter, so both wait.
 #[derive(Debug, Default)]
 pub struct Proposals {
     queue: VecDeque<Proposal>,
@@ -36,15 +40,16 @@ impl Proposals {
         self.queue.len()
     }
 
-    /// A write was proposed. Returns older ones whose place in the log it takes: this leader's log lacks their entries,
-    /// and a leader has every committed entry, so they will never happen.
-    pub fn push(&mut self, position: LogPosition, request: RequestId, deadline: Instant) -> Vec<RequestId> {
-        let mut superseded = Vec::new();
-        while self.queue.back().is_some_and(|back| back.position.index >= position.index) {
-            superseded.extend(self.queue.pop_back().map(|proposal| proposal.request));
+    /// A write was proposed.
+    pub fn push(&mut self, position: LogPosition, request: RequestId, deadline: Instant) {
+        let order = |position: LogPosition| (position.index, position.term);
+        let proposal = Proposal { position, request, deadline };
+        if self.queue.back().is_none_or(|back| order(back.position) < order(position)) {
+            self.queue.push_back(proposal);
+        } else {
+            let at = self.queue.partition_point(|known| order(known.position) < order(position));
+            self.queue.insert(at, proposal);
         }
-        self.queue.push_back(Proposal { position, request, deadline });
-        superseded
     }
 
     /// The entry at this position is applied: what becomes of each proposal up to there.
@@ -170,5 +175,64 @@ pub fn reply_for(fate: Fate, not_leader: Reply) -> Reply {
     match fate {
         Fate::Superseded => not_leader,
         Fate::Committed | Fate::Unknown => Reply::OutcomeUnknown,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(index: u64, term: u64) -> LogPosition {
+        LogPosition { index, term }
+    }
+
+    fn settled(proposals: &mut Proposals, position: LogPosition) -> Vec<(u64, Fate)> {
+        let mut settled = Vec::new();
+        proposals.applied(position, |request, fate| settled.push((request.0, fate)));
+        settled
+    }
+
+    /// Proposed at index 5 in term 2, lost the lead, won it back in term 4 with a shorter log.
+    fn proposed_twice() -> Proposals {
+        let mut proposals = Proposals::default();
+        for (index, term, request) in [(4, 2, 1), (5, 2, 2), (6, 2, 3), (5, 4, 4)] {
+            proposals.push(at(index, term), RequestId(request), Instant(100));
+        }
+        proposals
+    }
+
+    #[test]
+    fn a_proposal_that_a_later_one_displaced_waits_for_what_is_committed_there() {
+        let mut proposals = proposed_twice();
+        assert_eq!(settled(&mut proposals, at(4, 3)), [(1, Fate::Superseded)]);
+        assert_eq!(settled(&mut proposals, at(5, 4)), [(2, Fate::Superseded), (4, Fate::Committed)]);
+        assert_eq!(settled(&mut proposals, at(6, 4)), [(3, Fate::Superseded)]);
+        assert_eq!(proposals.len(), 0);
+    }
+
+    #[test]
+    fn a_displaced_proposal_may_still_be_the_one_that_happens() {
+        let mut proposals = proposed_twice();
+        assert_eq!(settled(&mut proposals, at(4, 2)), [(1, Fate::Committed)]);
+        assert_eq!(settled(&mut proposals, at(5, 2)), [(2, Fate::Committed), (4, Fate::Superseded)]);
+    }
+
+    #[test]
+    fn nobody_can_tell_what_became_of_proposals_that_a_snapshot_passed_over() {
+        let mut proposals = proposed_twice();
+        assert_eq!(
+            settled(&mut proposals, at(6, 2)),
+            [(1, Fate::Unknown), (2, Fate::Unknown), (4, Fate::Unknown), (3, Fate::Committed)]
+        );
+    }
+
+    #[test]
+    fn a_proposal_expires_once_and_only_when_its_time_has_come() {
+        let mut proposals = proposed_twice();
+        proposals.push(at(9, 4), RequestId(9), Instant(101));
+        assert_eq!(proposals.expired(Instant(99)), []);
+        assert_eq!(proposals.expired(Instant(100)).len(), 4);
+        assert_eq!(proposals.expired(Instant(100)), []);
+        assert_eq!(settled(&mut proposals, at(9, 4)), [(9, Fate::Committed)]);
     }
 }

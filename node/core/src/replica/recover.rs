@@ -6,6 +6,7 @@
 use bytes::Bytes;
 use raft::eraftpb::{ConfState, HardState};
 
+use super::admit::is_sound;
 use super::log::{Gap, Log};
 use super::{Error, Replica};
 use crate::codec::message::{read_conf_state, read_position, write_conf_state, write_position};
@@ -118,6 +119,10 @@ impl Recovering {
 
     /// The log, when the whole WAL was read.
     pub(super) fn finish(mut self) -> Result<Log, Error> {
+        if !is_sound(self.log.conf_state(), None) {
+            let source = codec::Error::OutOfRange { what: "group configuration" };
+            return Err(Error::Damaged { group: self.group, source });
+        }
         let (applied, start, last) = (self.log.applied(), self.log.start(), self.log.last());
         if start.index > applied.index || last.index < applied.index {
             let gap = Gap { last: applied.index.min(last.index), next: start.index.max(applied.index) + 1 };

@@ -45,6 +45,11 @@ impl Replica {
             round.replies.push((id, self.not_leader()));
             return Ok(());
         }
+        if consistency.is_none() && !matches!(self.machine, Machine::Partition(_)) {
+            // An entry that the map group can't apply would stop every one of its replicas for good.
+            round.replies.push((id, Reply::Refused(Refusal::NoReplica)));
+            return Ok(());
+        }
         if self.waiting() >= MAX_WAITING {
             round.replies.push((id, Reply::Refused(Refusal::Busy)));
             return Ok(());
@@ -93,11 +98,7 @@ impl Replica {
             Some(position) if planted(Bug::ReplyBeforeQuorum) => {
                 round.replies.push((id, Reply::Write(Outcome::Written { version: position.index, created: true })));
             }
-            Some(position) => {
-                for superseded in self.proposals.push(position, id, deadline) {
-                    round.replies.push((superseded, self.not_leader()));
-                }
-            }
+            Some(position) => self.proposals.push(position, id, deadline),
         }
     }
 
@@ -106,17 +107,19 @@ impl Replica {
         Some(LogPosition { index: self.last_index(), term: self.term() })
     }
 
-    /// Proposes that what has expired goes, and records the clock while something is still to expire.
+    /// Proposes that what has expired goes, and records the clock while something is still to expire. One such entry is
+    /// under way at a time: what it leaves over is proposed when it is applied.
     pub(super) fn propose_expiry(&mut self, now: Instant) {
         let next = self.machine.next_expiry_ms();
-        if next == u64::MAX || !self.leads() || !self.holds_own_term() || self.last_index() > self.applied().index {
+        if next == u64::MAX || !self.leads() || !self.holds_own_term() || self.expiring > self.applied().index {
             return;
         }
         let clock_ms = self.clock_ms(now);
         let recorded = u128::from(clock_ms.saturating_sub(self.machine.clock_ms()));
         if clock_ms >= next.saturating_add(EXPIRY_SLACK_MS) || recorded >= RECORD_CLOCK_EVERY.as_millis() {
             // Refused while leadership is handed over; the next leader sees to it.
-            let _ = self.propose(Entry { clock_ms, command: Command::Expire });
+            let proposed = self.propose(Entry { clock_ms, command: Command::Expire });
+            self.expiring = proposed.map_or(self.expiring, |position| position.index);
         }
     }
 

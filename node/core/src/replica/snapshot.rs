@@ -4,7 +4,6 @@ use raft::eraftpb::{ConfState, Message, MessageType};
 use raft::{ProgressState, SnapshotStatus};
 
 use super::machine::Machine;
-use super::pending::Fate;
 use super::stream::{Arrival, Progress, Receiving, Sending};
 use super::{Error, Replica, Round};
 use crate::codec::message::{Body, Chunk, PeerMessage, Stream};
@@ -88,12 +87,12 @@ impl Replica {
     }
 
     pub(super) fn receive_chunk(&mut self, from: MemberId, chunk: Chunk, state: &mut dyn State, round: &mut Round) {
-        if chunk.stream.term < self.term() || chunk.stream.position.index <= self.applied().index {
-            // From a leader that is none any more, or of a state that is here already: Raft says so when it is asked.
-            let mut stale = self.raft_message(MessageType::MsgSnapshot, from, chunk.stream.term);
-            fill_snapshot(&mut stale, chunk.stream.position, self.conf_state().clone());
-            let _ = self.node.step(stale);
-            self.reseed();
+        // A whole snapshot that waits to be installed is not touched: a late copy of its first chunk would begin it anew.
+        if !self.admits_chunk(from, &chunk) || chunk.stream.term < self.term() || self.node.snap().is_some() {
+            return;
+        }
+        if self.is_here(chunk.stream.position) {
+            self.decline(from, &chunk, state);
             return;
         }
         let stream = chunk.stream;
@@ -109,6 +108,33 @@ impl Replica {
         round.gated.push((from, PeerMessage { group: self.group, body: Body::ChunkAck { stream, next } }));
     }
 
+    /// Whether the log holds everything up to here, so that a snapshot of it is not needed.
+    fn is_here(&self, position: LogPosition) -> bool {
+        position.index <= self.committed() || self.node.raft.raft_log.match_term(position.index, position.term)
+    }
+
+    /// Nothing of this snapshot is needed: tells the leader how far the log goes, and lets go of what was staged.
+    fn decline(&mut self, from: MemberId, chunk: &Chunk, state: &mut dyn State) {
+        if self.receiving.take().is_some() {
+            self.drop_staged(state);
+        }
+        let position = chunk.stream.position;
+        if position.index == self.committed() && !self.node.raft.raft_log.match_term(position.index, position.term) {
+            // Two states at one index: no correct leader says so, and Raft would install the one that is not here.
+            return;
+        }
+        let mut known = self.raft_message(MessageType::MsgSnapshot, from, chunk.stream.term);
+        fill_snapshot(&mut known, position, self.conf_state().clone());
+        let _ = self.node.step(known);
+        self.reseed();
+    }
+
+    fn drop_staged(&mut self, state: &mut dyn State) {
+        let table = self.next_table();
+        state.clear(table);
+        self.staged.push(Staged { generation: table.generation, first: true, records: Vec::new() });
+    }
+
     fn stage(&mut self, from: MemberId, chunk: Chunk, first: bool, state: &mut dyn State) {
         let table = self.next_table();
         if first {
@@ -122,9 +148,12 @@ impl Replica {
             self.receiving = None;
             let mut whole = self.raft_message(MessageType::MsgSnapshot, from, chunk.stream.term);
             fill_snapshot(&mut whole, chunk.stream.position, conf_state);
-            // Raft takes it, and `install` follows, or it knows better; then what was staged is dropped with the next stream.
+            // Raft takes it, and `install` follows, or it knows better.
             let _ = self.node.step(whole);
             self.reseed();
+            if self.node.snap().is_none() {
+                self.drop_staged(state);
+            }
         }
     }
 
@@ -141,12 +170,13 @@ impl Replica {
         state.clear(old);
         self.machine = Machine::load(state, self.table())?;
         self.node.mut_store().install(position, conf_state.clone());
+        // Raft lets only what is persisted be applied, and stops (with a panic) when it is to stand for election over a
+        // state that is not. What the disk has yet to do is known here: nothing that says so leaves before (`drain`).
+        self.node.raft.raft_log.persisted = position.index;
         self.node.advance_apply_to(position.index);
         self.unrecorded = true;
-        self.proposals.applied(position, |request, fate| {
-            debug_assert_ne!(fate, Fate::Committed, "this replica did not lead");
-            round.replies.push((request, Reply::OutcomeUnknown));
-        });
+        // Some of them may be in the snapshot, but their outcomes are not.
+        self.proposals.applied(position, |request, _| round.replies.push((request, Reply::OutcomeUnknown)));
         Ok(Installed { generation: self.generation, position, conf_state })
     }
 }
