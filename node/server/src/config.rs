@@ -288,10 +288,8 @@ impl Partial {
         let text = std::fs::read_to_string(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
         serde_yaml::from_str::<Option<Self>>(&text).map(Option::unwrap_or_default).map_err(|error| {
             let (line, column) = error.location().map_or((1, 1), |at| (at.line(), at.column()));
-            let reason = error.to_string();
-            // serde_yaml ends most of its messages with the place, which already stands at the beginning of ours.
-            let place = format!(" at line {line} column {column}");
-            let reason = reason.strip_suffix(&place).unwrap_or(&reason).to_owned();
+            // The place already stands at the beginning of our message.
+            let reason = error.to_string().replacen(&format!(" at line {line} column {column}"), "", 1);
             Error::File { path: path.to_owned(), line, column, reason }
         })
     }
@@ -666,8 +664,13 @@ mod tests {
             ("client_listen: node:1\n", "annulus.yaml:1:16: client_listen: invalid socket address syntax"),
             ("log: {format: xml}\n", "annulus.yaml:1:15: log.format: `xml` is not a format; it is text or json"),
             ("log: {level: verbose}\n", "annulus.yaml:1:14: log.level: `verbose` is not a level"),
-            ("name: n1\nname: n2\n", "annulus.yaml:2:1: duplicate entry with key \"name\""),
-            ("name: [\n", "annulus.yaml:2:1: "),
+            ("name: n1\nname: n2\n", "annulus.yaml:1:1: duplicate field `name`"),
+            ("name: [\n", "annulus.yaml:1:7: name: invalid type: sequence, expected a string"),
+            (
+                "name: \"n1\nzone: a\n",
+                "annulus.yaml:3:1: found unexpected end of stream, while scanning a quoted scalar at line 1 column 7",
+            ),
+            ("name: n1\n\tzone: a\n", "annulus.yaml:2:1: found character"),
             ("- a\n", "annulus.yaml:1:1: invalid type: sequence"),
         ] {
             let error = read(yaml).unwrap_err();

@@ -114,17 +114,20 @@ impl Guard {
     }
 
     fn poll_read_deadline(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let Some(deadline) = self.connection.read_deadline(&self.limits) else { return Poll::Pending };
-        let timer = self.read_timer.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
+        let deadline = self.connection.read_deadline(&self.limits);
+        // hyper does not ask again when an answer is out and the connection falls idle. So the timer runs without a
+        // deadline too, and an idle connection is found at the latest after twice the idle timeout.
+        let look_at = deadline.unwrap_or_else(|| Instant::now() + self.limits.idle_timeout);
+        let timer = self.read_timer.get_or_insert_with(|| Box::pin(sleep_until(look_at)));
         // A deadline that moved away is noticed when the timer fires; only a nearer one must be set at once.
-        if timer.deadline() > deadline {
-            timer.as_mut().reset(deadline);
+        if timer.deadline() > look_at {
+            timer.as_mut().reset(look_at);
         }
         while timer.as_mut().poll(cx).is_ready() {
-            if timer.deadline() >= deadline {
+            if deadline.is_some_and(|deadline| deadline <= timer.deadline()) {
                 return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
             }
-            timer.as_mut().reset(deadline);
+            timer.as_mut().reset(look_at);
         }
         Poll::Pending
     }

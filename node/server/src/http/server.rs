@@ -209,7 +209,7 @@ async fn let_down(mut stream: TcpStream, patience: Duration) {
 
 /// Spawns on the thread that asks: the futures of a connection never leave it.
 #[derive(Clone, Copy)]
-struct LocalExecutor;
+pub(super) struct LocalExecutor;
 
 impl<F: Future + 'static> Executor<F> for LocalExecutor {
     fn execute(&self, future: F) {
