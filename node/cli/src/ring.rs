@@ -38,8 +38,8 @@ pub(crate) async fn run(arguments: args::Ring) -> Result<(), Failure> {
     for (at, line) in lines(&ring).iter().enumerate() {
         let mark = match (picture, at) {
             (false, _) => String::new(),
-            (true, 0) => "   ".to_owned(),
-            (true, _) => paint(&[' ', letter(at - 1), ' '], colour),
+            (true, 0) => "     ".to_owned(),
+            (true, _) => format!("  {}  ", paint(&[letter(at - 1)], colour)),
         };
         writeln!(out, "{mark}{line}")?;
     }

@@ -86,6 +86,7 @@ impl Folder {
         }
         let folder = Self { root, lock, left_in_haste: !holder.trim().is_empty() };
         folder.write_lock(&format!("{}\n", std::process::id())).map_err(failed)?;
+        folder.remove_dev();
         Ok(folder)
     }
 
@@ -129,9 +130,14 @@ impl Folder {
 
     /// Nothing runs here any more.
     pub(super) fn close(self) {
-        // What can't be cleared away is at worst read by the next `dev`, which then waits a little for the ports.
-        let _ = fs::remove_file(self.root.join("dev.json"));
+        self.remove_dev();
+        // What can't be cleared is at worst read by the next `dev`, which then waits a little for the ports.
         let _ = self.write_lock("");
+    }
+
+    /// Takes away what tells of processes that do not run: our own at the end, at the start those of a killed `dev`.
+    fn remove_dev(&self) {
+        let _ = fs::remove_file(self.root.join("dev.json"));
     }
 
     /// Replaces a file in one step, so that no reader ever sees half of it.

@@ -28,9 +28,15 @@ use layout::Layout;
 
 /// Runs a store until Ctrl-C or SIGTERM.
 pub(crate) async fn run(arguments: args::Dev) -> Result<(), Failure> {
-    let began = Instant::now();
     let mut stop = Stop::new()?;
-    let folder = Folder::open(arguments.data)?;
+    let folder = Folder::open(arguments.data.clone())?;
+    let ended = run_in(&folder, &mut stop, arguments).await;
+    folder.close();
+    ended
+}
+
+async fn run_in(folder: &Folder, stop: &mut Stop, arguments: args::Dev) -> Result<(), Failure> {
+    let began = Instant::now();
     let layout = Layout::new(folder.root(), arguments.members, arguments.client_port);
     let store = folder.store()?;
     if let Some(store) = &store {
@@ -42,33 +48,28 @@ pub(crate) async fn run(arguments: args::Dev) -> Result<(), Failure> {
         None => std::env::current_exe().map_err(|error| Failure::system("this program can't be found", &error))?,
     };
     let mut herd = Herd::new(&layout, program);
-    let started = tokio::select! {
-        started = bring_up(&mut herd, &folder, store) => started,
-        () = stop.asked() => Ok(false),
-    };
-    let watched = match started {
-        Ok(true) => {
-            announce(&layout, &folder, &herd, began);
-            tokio::select! {
-                watched = watch(&mut herd, &folder, arguments.no_restart) => watched,
-                () = stop.asked() => Ok(()),
-            }
-        }
-        Ok(false) => Ok(()),
-        Err(failure) => Err(failure),
+    let watched = tokio::select! {
+        // Without an order, whatever is ready is taken: a stop is never starved by members that die all the time.
+        () = stop.asked() => Ok(()),
+        failed = bring_up_and_watch(&mut herd, folder, store, arguments.no_restart, began) => failed,
     };
     eprintln!("Ending the members; once more Ctrl-C kills them.");
     herd.end(stop.asked()).await;
-    folder.close();
     watched
 }
 
-/// Starts the members and makes a store of them. `Ok(true)` when it is up.
-async fn bring_up(herd: &mut Herd<'_>, folder: &Folder, store: Option<Store>) -> Result<bool, Failure> {
-    for place in 0..herd.layout().members.len() {
+/// Brings the store up and watches over it. Ends only with an error.
+async fn bring_up_and_watch(
+    herd: &mut Herd<'_>,
+    folder: &Folder,
+    store: Option<Store>,
+    no_restart: bool,
+    began: Instant,
+) -> Result<(), Failure> {
+    let layout = herd.layout();
+    for place in 0..layout.members.len() {
         herd.start(place)?;
     }
-    let layout = herd.layout();
     let starting = start::Start::new(layout, folder);
     let members = tokio::select! {
         members = starting.identify(store.as_ref()) => members?,
@@ -80,10 +81,11 @@ async fn bring_up(herd: &mut Herd<'_>, folder: &Folder, store: Option<Store>) ->
         ready = starting.bootstrap(store, &members) => ready?,
         failure = herd.ended_early() => return Err(failure),
     }
-    Ok(true)
+    announce(layout, folder, herd, began);
+    watch(herd, folder, no_restart).await
 }
 
-/// Watches the members: says which one died and starts it again.
+/// Watches the members: says which one died and starts it again. Ends only with an error.
 async fn watch(herd: &mut Herd<'_>, folder: &Folder, no_restart: bool) -> Result<(), Failure> {
     loop {
         match herd.event().await {
