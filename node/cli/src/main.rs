@@ -1,3 +1,56 @@
-//! The command line.
+//! `annulus`, the one binary: it starts stores (`dev`, `node`) and talks to them (`put`, `get`, `delete`, `scan`, `ring`,
+//! `status`, `bench`).
+//!
+//! Values go to stdout as they are, everything said about them to stderr. How a command ended is told by its exit code
+//! (see [`exit`]); what went wrong, where, and what to do about it stands on stderr.
 
-fn main() {}
+mod args;
+mod bench;
+mod data;
+mod dev;
+mod exit;
+mod input;
+mod node;
+mod output;
+mod ring;
+mod status;
+
+use std::process::ExitCode;
+
+use clap::CommandFactory;
+
+use args::{Cli, Command};
+use exit::Failure;
+
+fn main() -> ExitCode {
+    // clap ends the process itself: 0 for --help and --version, 2 for a usage error, with a suggestion for a typo.
+    let cli = Cli::read(std::env::args_os()).unwrap_or_else(|error| error.exit());
+    match run(cli.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
+
+fn run(command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Dev(dev) => block_on(dev::run(dev)),
+        Command::Node(node) => node::run(node),
+        Command::Put(put) => block_on(data::put(put)),
+        Command::Get(get) => block_on(data::get(get)),
+        Command::Delete(delete) => block_on(data::delete(delete)),
+        Command::Scan(scan) => block_on(data::scan(scan)),
+        Command::Ring(ring) => block_on(ring::run(ring)),
+        Command::Status(status) => block_on(status::run(status)),
+        Command::Bench(bench) => bench::run(bench),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "annulus", &mut std::io::stdout());
+            Ok(())
+        }
+    }
+}
+
+/// Runs a command's future on a runtime of its own: one thread is enough for whoever waits for answers.
+fn block_on(command: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(|error| Failure::system("the runtime could not be started", &error))?.block_on(command)
+}

@@ -1,1 +1,47 @@
-//! The client.
+//! The client of an Annulus store.
+//!
+//! A [`Client`] knows the ring: it reads `/v1/ring` from the endpoints it is given and sends each request straight to the
+//! leader of the key's partition. When a leader is lost it asks another member, which forwards.
+//!
+//! ```text
+//!  put/get/delete/scan ─▶ call: attempt ─▶ verdict ─┬─ answered ─────────────────────▶ result
+//!                          ▲                        ├─ nothing changed, time is left ─┐
+//!                          │                        └─ fate unknown ─┬─ repeatable ───┤
+//!                          └────────── wait, refresh the ring ◀──────│────────────────┘
+//!                                                                    └─ otherwise ─▶ Error::OutcomeUnknown
+//! ```
+//!
+//! What it never does: repeat a write that may have happened already, unless the repetition cannot write twice (see
+//! [`PutOptions`]); report a write of unknown fate as failed; talk to two clusters at once; wait past a deadline.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), annulus_client::Error> {
+//! let client = annulus_client::Client::builder(["127.0.0.1:7070"]).build()?;
+//! let written = client.put("greeting", "hello").await?;
+//! let item = client.get("greeting").await?.expect("just written");
+//! assert_eq!(item.version, written.version);
+//! # Ok(())
+//! # }
+//! ```
+
+mod call;
+mod client;
+mod directory;
+mod error;
+pub mod node;
+mod options;
+mod ring;
+mod scan;
+mod text;
+mod transport;
+mod verdict;
+
+pub use annulus_core::id::{ClusterId, MemberId, PartitionId};
+pub use annulus_core::map::MemberState;
+pub use annulus_core::partition::Consistency;
+pub use client::{Builder, Client};
+pub use error::{Error, Problem, Result};
+pub use options::{Condition, DeleteOptions, GetOptions, Item, ParseVersionError, PutOptions, Version, Written};
+pub use ring::{Assignment, Member, Ring, RingError};
+pub use scan::{Entry, Page, Pages, Scan};
+pub use text::BytesAsText;

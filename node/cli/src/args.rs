@@ -1,0 +1,413 @@
+//! The command line's grammar and its help.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use annulus_client::{Client, Condition, Consistency, Version};
+use clap::error::{ContextKind, ContextValue};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+
+use crate::exit::Failure;
+use crate::input;
+use crate::output::Format;
+
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 refused (not found, conflict, condition failed), 2 usage error (nothing \
+                          was sent), 3 outcome unknown (the write may have happened), 4 not available.";
+
+/// Annulus, a distributed key-value store: starts stores and talks to them.
+#[derive(Debug, Parser)]
+#[command(name = "annulus", version, after_help = EXIT_CODES, disable_help_subcommand = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+impl Cli {
+    /// Reads a command line.
+    ///
+    /// # Errors
+    ///
+    /// clap's own, which end the process with 2, or with 0 for `--help`. A verb with its letters out of order (`gte`),
+    /// which is too short for clap to see the likeness, gets its suggestion here.
+    pub(crate) fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
+        Self::try_parse_from(arguments).map_err(|mut error| {
+            let sorted = |word: &str| {
+                let mut letters: Vec<char> = word.chars().collect();
+                letters.sort_unstable();
+                letters
+            };
+            let meant = match error.get(ContextKind::InvalidSubcommand) {
+                Some(ContextValue::String(typed)) => Self::command()
+                    .get_subcommands()
+                    .map(|verb| verb.get_name().to_owned())
+                    .find(|verb| sorted(verb) == sorted(typed)),
+                _ => None,
+            };
+            if let Some(meant) = meant {
+                error.insert(ContextKind::SuggestedSubcommand, ContextValue::Strings(vec![meant]));
+            }
+            error
+        })
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Start a store on this machine, each member a process of its own; Ctrl-C ends it
+    Dev(Dev),
+    /// Run one node
+    Node(Node),
+    /// Put a value under a key
+    Put(Put),
+    /// Write the value under a key to stdout, as it is
+    Get(Get),
+    /// Delete a key
+    Delete(Delete),
+    /// List keys in order
+    Scan(Scan),
+    /// Show who holds and leads which part of the ring
+    Ring(Ring),
+    /// Show how the store and its members are
+    Status(Status),
+    /// Measure throughput and latency with a closed loop of clients
+    Bench(Bench),
+    /// Write a completion script for a shell to stdout
+    #[command(after_help = "For bash: annulus completions bash > ~/.local/share/bash-completion/completions/annulus")]
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Where the store is, and how long to wait for it.
+#[derive(Debug, Args)]
+pub(crate) struct Connect {
+    /// Client addresses (HOST:PORT) of some nodes, separated by commas; one is enough
+    #[arg(long, short, env = "ANNULUS_ENDPOINT", value_delimiter = ',', default_value = "127.0.0.1:7070")]
+    #[arg(value_name = "HOST:PORT,…")]
+    pub(crate) endpoint: Vec<String>,
+    /// How long to try, all in all
+    #[arg(long, default_value = "10s", value_parser = input::duration, value_name = "DURATION")]
+    pub(crate) timeout: Duration,
+}
+
+impl Connect {
+    /// The client of that store.
+    pub(crate) fn client(&self) -> Result<Client, Failure> {
+        let endpoints = self.endpoint.iter().map(|endpoint| endpoint.trim());
+        Ok(Client::builder(endpoints).deadline(self.timeout).build()?)
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Put {
+    /// The key: 1 to 4096 bytes
+    pub(crate) key: OsString,
+    /// The value; - reads it from stdin
+    #[arg(allow_negative_numbers = true, required_unless_present = "file", conflicts_with = "file")]
+    pub(crate) value: Option<OsString>,
+    /// Read the value from this file
+    #[arg(long, short, value_name = "FILE")]
+    pub(crate) file: Option<PathBuf>,
+    /// Let the key go away by itself after this long, such as 30s
+    #[arg(long, value_parser = input::duration, value_name = "DURATION")]
+    pub(crate) ttl: Option<Duration>,
+    #[command(flatten)]
+    pub(crate) condition: Conditions,
+    /// A name for this write: repeated under the same name it happens once
+    #[arg(long, value_name = "NAME")]
+    pub(crate) idempotency_key: Option<String>,
+    /// Refuse to send a larger value
+    #[arg(long, default_value = "1MiB", value_parser = input::size, value_name = "SIZE")]
+    pub(crate) max_value: u64,
+    #[command(flatten)]
+    pub(crate) connect: Connect,
+    #[command(flatten)]
+    pub(crate) write: Writing,
+}
+
+/// What must hold for a write to happen.
+#[derive(Debug, Args)]
+#[group(multiple = false)]
+pub(crate) struct Conditions {
+    /// Only if the key has exactly this version
+    #[arg(long, value_name = "VERSION")]
+    if_version: Option<u64>,
+    /// Only if the key is there
+    #[arg(long)]
+    if_exists: bool,
+    /// Only if the key is not there
+    #[arg(long)]
+    if_absent: bool,
+}
+
+impl Conditions {
+    /// The condition that these flags make.
+    pub(crate) fn condition(&self) -> Condition {
+        match (self.if_version, self.if_exists, self.if_absent) {
+            (Some(version), ..) => Condition::Version(Version(version)),
+            (None, true, _) => Condition::Exists,
+            (None, false, true) => Condition::Absent,
+            (None, false, false) => Condition::Always,
+        }
+    }
+}
+
+/// How to write what was found.
+#[derive(Debug, Args)]
+pub(crate) struct Writing {
+    /// How to write the result
+    #[arg(long, short, value_enum, default_value_t, value_name = "FORMAT")]
+    pub(crate) output: Format,
+    /// Say on stderr what is known beside the value, such as its version
+    #[arg(long, short)]
+    pub(crate) verbose: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Get {
+    /// The key
+    pub(crate) key: OsString,
+    /// Who may answer
+    #[arg(long, value_enum, default_value = "linearizable", value_name = "WHO")]
+    pub(crate) consistency: ReadFrom,
+    #[command(flatten)]
+    pub(crate) connect: Connect,
+    #[command(flatten)]
+    pub(crate) write: Writing,
+}
+
+/// Who may answer a read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ReadFrom {
+    /// The leader under its lease: sees every write acknowledged before
+    Linearizable,
+    /// The leader after a quorum has confirmed it: the same, and assumes nothing about clocks
+    Quorum,
+    /// Any replica: may be behind
+    Stale,
+}
+
+impl From<ReadFrom> for Consistency {
+    fn from(from: ReadFrom) -> Self {
+        match from {
+            ReadFrom::Linearizable => Self::Linearizable,
+            ReadFrom::Quorum => Self::Quorum,
+            ReadFrom::Stale => Self::Stale,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Delete {
+    /// The key
+    pub(crate) key: OsString,
+    #[command(flatten)]
+    pub(crate) condition: Conditions,
+    /// A name for this write: repeated under the same name it happens once
+    #[arg(long, value_name = "NAME")]
+    pub(crate) idempotency_key: Option<String>,
+    #[command(flatten)]
+    pub(crate) connect: Connect,
+    #[command(flatten)]
+    pub(crate) write: Writing,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "As text: a key a line, with --values then a tab and the value; control characters, bytes that are \
+                        no UTF-8, and % are percent-encoded. As json: an object a line."
+)]
+pub(crate) struct Scan {
+    /// Only keys that begin with this
+    #[arg(default_value = "")]
+    pub(crate) prefix: OsString,
+    /// The values too
+    #[arg(long)]
+    pub(crate) values: bool,
+    /// At most this many keys
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) limit: Option<u64>,
+    /// Ask for this many keys at once
+    #[arg(long, default_value_t = 1000, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) page: u32,
+    /// Who may answer
+    #[arg(long, value_enum, default_value = "linearizable", value_name = "WHO")]
+    pub(crate) consistency: ReadFrom,
+    #[command(flatten)]
+    pub(crate) connect: Connect,
+    /// How to write the result
+    #[arg(long, short, value_enum, default_value_t, value_name = "FORMAT")]
+    pub(crate) output: Format,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Ring {
+    /// Draw the ring also when stdout is not a terminal
+    #[arg(long)]
+    pub(crate) picture: bool,
+    #[command(flatten)]
+    pub(crate) connect: Connect,
+    /// How to write the result
+    #[arg(long, short, value_enum, default_value_t, value_name = "FORMAT")]
+    pub(crate) output: Format,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Exits with 4 when a part of the ring has no leader: keys there can't be written.")]
+pub(crate) struct Status {
+    #[command(flatten)]
+    pub(crate) connect: Connect,
+    /// How to write the result
+    #[arg(long, short, value_enum, default_value_t, value_name = "FORMAT")]
+    pub(crate) output: Format,
+}
+
+/// What a bench does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Operation {
+    /// Puts
+    Put,
+    /// Linearizable gets
+    Get,
+    /// As many puts as gets
+    Mixed,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Each client sends its next request when it has the answer to the last, to the leader of a key \
+                        drawn at random from bench/000000000000 on. Nothing is retried: what fails is counted by kind, and \
+                        the load goes on. Ctrl-C ends early, with the figures so far."
+)]
+pub(crate) struct Bench {
+    /// What to do
+    #[arg(long, value_enum, default_value = "put", value_name = "OPERATION")]
+    pub(crate) op: Operation,
+    /// How many clients
+    #[arg(long, default_value_t = 64, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) clients: u32,
+    /// For how many seconds
+    #[arg(long, default_value_t = 10, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub(crate) secs: u64,
+    /// Bytes of each value
+    #[arg(long, default_value_t = 256, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(..=8_388_608))]
+    pub(crate) value: u32,
+    /// How many different keys
+    #[arg(long, default_value_t = 100_000, value_name = "COUNT")]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..1_000_000_000_000))]
+    pub(crate) keys: u64,
+    /// Put every key once before the measurement begins
+    #[arg(long)]
+    pub(crate) fill: bool,
+    /// Threads of the load; by default half of the machine's cores
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub(crate) threads: Option<u32>,
+    #[command(flatten)]
+    pub(crate) connect: Connect,
+    /// How to write the result
+    #[arg(long, short, value_enum, default_value_t, value_name = "FORMAT")]
+    pub(crate) output: Format,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Member N listens at 127.0.0.1 on --client-port + N - 1 for clients, 100 above that for the operator \
+                        and 200 above that for other members. Where everything is stands in DIR/dev.json."
+)]
+pub(crate) struct Dev {
+    /// How many members; a store of three or more goes on when one of them dies
+    #[arg(long, default_value_t = 3, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..=99))]
+    pub(crate) members: u16,
+    /// Where the data stays from one start to the next [default: in the user's data folder]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: Option<PathBuf>,
+    /// The first member's client port
+    #[arg(long, default_value_t = 7070, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..=65_000))]
+    pub(crate) client_port: u16,
+    /// Leave a member that died dead
+    #[arg(long)]
+    pub(crate) no_restart: bool,
+    /// The binary that members run [default: this one]
+    #[arg(long, hide = true, value_name = "FILE")]
+    pub(crate) program: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "A flag is stronger than an environment variable, and that than the configuration file.")]
+pub(crate) struct Node {
+    /// Configuration file (YAML)
+    #[arg(long, env = "ANNULUS_CONFIG", value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// The node's name: unique in its store
+    #[arg(long, env = "ANNULUS_NAME")]
+    pub(crate) name: Option<String>,
+    /// Where its data is
+    #[arg(long, env = "ANNULUS_DATA", value_name = "DIR")]
+    pub(crate) data: Option<PathBuf>,
+    /// Where it listens for clients
+    #[arg(long, env = "ANNULUS_CLIENT_LISTEN", value_name = "ADDRESS:PORT")]
+    pub(crate) client_listen: Option<String>,
+    /// Where it listens for the operator
+    #[arg(long, env = "ANNULUS_ADMIN_LISTEN", value_name = "ADDRESS:PORT")]
+    pub(crate) admin_listen: Option<String>,
+    /// Where it listens for other members
+    #[arg(long, env = "ANNULUS_PEER_LISTEN", value_name = "ADDRESS:PORT")]
+    pub(crate) peer_listen: Option<String>,
+    /// The zone it runs in
+    #[arg(long, env = "ANNULUS_ZONE")]
+    pub(crate) zone: Option<String>,
+    /// How to write the log
+    #[arg(long, env = "ANNULUS_LOG_FORMAT", value_enum, value_name = "FORMAT")]
+    pub(crate) log_format: Option<Format>,
+    /// End when stdin is closed: whoever started this node then takes it along when it dies
+    #[arg(long, hide = true)]
+    pub(crate) exit_with_stdin: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::error::ErrorKind;
+
+    use super::*;
+
+    fn parse(line: &str) -> Result<Command, clap::Error> {
+        let arguments = std::iter::once("annulus").chain(line.split_whitespace());
+        Cli::read(arguments.map(OsString::from)).map(|cli| cli.command)
+    }
+
+    #[test]
+    fn the_grammar_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_typo_is_a_usage_error_with_a_suggestion() {
+        for (typed, meant) in [("gte k", "'get'"), ("ptu k v", "'put'"), ("statsu", "'status'"), ("benhc", "'bench'")] {
+            let verb = parse(typed).unwrap_err();
+            assert_eq!((verb.exit_code(), verb.to_string().contains(meant)), (2, true), "{verb}");
+        }
+        let flag = parse("put k v --if-versoin 3").unwrap_err();
+        assert_eq!((flag.exit_code(), flag.to_string().contains("--if-version")), (2, true), "{flag}");
+    }
+
+    #[test]
+    fn a_put_takes_one_value_from_one_place() {
+        assert!(parse("put k v").is_ok());
+        assert!(parse("put k -").is_ok());
+        assert!(parse("put k -5").is_ok());
+        assert!(parse("put k --file f").is_ok());
+        assert_eq!(parse("put k").unwrap_err().kind(), ErrorKind::MissingRequiredArgument);
+        assert_eq!(parse("put k v --file f").unwrap_err().kind(), ErrorKind::ArgumentConflict);
+        assert_eq!(parse("put k v --if-absent --if-version 3").unwrap_err().kind(), ErrorKind::ArgumentConflict);
+        assert_eq!(parse("put k v --ttl 30").unwrap_err().kind(), ErrorKind::ValueValidation);
+    }
+
+    #[test]
+    fn endpoints_are_a_list_with_commas() {
+        let Ok(Command::Get(get)) = parse("get k --endpoint a:1,b:2") else { panic!() };
+        assert_eq!(get.connect.endpoint, ["a:1", "b:2"]);
+        assert!(get.connect.client().is_ok());
+    }
+}

@@ -1,0 +1,317 @@
+//! The members' processes: started, waited for, ended.
+//!
+//! Each process has a task that owns it, so that a signal is never sent to a process id that the system has given to
+//! somebody else meanwhile. A member gets a process group of its own, so that a Ctrl-C in the terminal reaches only `dev`,
+//! which then ends the members in order.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::process::{Child, Command};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::folder::{DevFile, DevMember};
+use super::layout::{Layout, Place};
+use crate::exit::Failure;
+
+/// How long a member may take to end by itself.
+const END_PATIENCE: Duration = Duration::from_secs(10);
+/// A member that ran this long before it died is started again at once.
+const HEALTHY: Duration = Duration::from_secs(10);
+/// The first wait before a member that died young is started again; each next one is twice as long.
+const FIRST_WAIT: Duration = Duration::from_millis(250);
+/// The longest such wait.
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
+/// A log that is longer than this when its member is started becomes `log.old`.
+const LOG_LIMIT: u64 = 16 * 1024 * 1024;
+
+/// How members are asked to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Asked {
+    Nothing,
+    Terminate,
+    Kill,
+}
+
+/// What happened to a member.
+#[derive(Debug)]
+pub(super) enum Event {
+    /// Its process ended.
+    Ended(Ended),
+    /// The wait before its next start is over.
+    Due(usize),
+}
+
+/// How a member's process ended.
+#[derive(Debug)]
+pub(super) struct Ended {
+    place: usize,
+    pid: u32,
+    status: io::Result<ExitStatus>,
+    lived: Duration,
+}
+
+/// All members.
+#[derive(Debug)]
+pub(super) struct Herd<'a> {
+    layout: &'a Layout,
+    program: PathBuf,
+    tasks: JoinSet<Event>,
+    asked: watch::Sender<Asked>,
+    ids: Vec<String>,
+    pids: Vec<Option<u32>>,
+    /// How often each died young in a row.
+    early_deaths: Vec<u32>,
+}
+
+impl<'a> Herd<'a> {
+    /// Members that do not run yet.
+    pub(super) fn new(layout: &'a Layout, program: PathBuf) -> Self {
+        let count = layout.members.len();
+        Self {
+            layout,
+            program,
+            tasks: JoinSet::new(),
+            asked: watch::channel(Asked::Nothing).0,
+            ids: vec![String::new(); count],
+            pids: vec![None; count],
+            early_deaths: vec![0; count],
+        }
+    }
+
+    /// Where the members are.
+    pub(super) fn layout(&self) -> &'a Layout {
+        self.layout
+    }
+
+    /// The members' processes; `None` for one that does not run.
+    pub(super) fn pids(&self) -> &[Option<u32>] {
+        &self.pids
+    }
+
+    /// Takes note of who the members are.
+    pub(super) fn set_ids(&mut self, ids: Vec<String>) {
+        self.ids = ids;
+    }
+
+    /// What `dev.json` should say now.
+    pub(super) fn dev_file(&self) -> DevFile {
+        let members = self.layout.members.iter().zip(&self.ids).zip(&self.pids).map(|((place, id), pid)| DevMember {
+            name: place.name.clone(),
+            id: id.clone(),
+            pid: *pid,
+            client_address: place.client_address.clone(),
+            admin_address: place.admin_address.clone(),
+            peer_address: place.peer_address.clone(),
+            data: place.data.clone(),
+        });
+        DevFile { members: members.collect() }
+    }
+
+    /// Starts a member.
+    pub(super) fn start(&mut self, place: usize) -> Result<(), Failure> {
+        let member = &self.layout.members[place];
+        let failed = |error: io::Error| Failure::system(format!("{} can't be started", member.name), &error);
+        let log = open_log(&member.log).map_err(failed)?;
+        fs::create_dir_all(&member.data).map_err(failed)?;
+        let child = command(&self.program, member, log).and_then(|mut command| command.spawn()).map_err(failed)?;
+        let pid = child.id().unwrap_or_default();
+        self.pids[place] = Some(pid);
+        let asked = self.asked.subscribe();
+        self.tasks.spawn(async move {
+            let born = Instant::now();
+            let status = live(child, asked).await;
+            Event::Ended(Ended { place, pid, status, lived: born.elapsed() })
+        });
+        Ok(())
+    }
+
+    /// Starts a member again: at once if it ran well before, later each time it dies young.
+    pub(super) fn start_later(&mut self, ended: &Ended) {
+        if ended.lived >= HEALTHY {
+            self.early_deaths[ended.place] = 0;
+        }
+        self.start_later_after_failure(ended.place);
+    }
+
+    /// Starts a member again that could not even be started.
+    pub(super) fn start_later_after_failure(&mut self, place: usize) {
+        let deaths = self.early_deaths[place];
+        self.early_deaths[place] += 1;
+        let doubled = FIRST_WAIT * 2_u32.pow(deaths.saturating_sub(1).min(10));
+        let wait = if deaths == 0 { Duration::ZERO } else { doubled.min(LONGEST_WAIT) };
+        self.tasks.spawn(async move {
+            sleep(wait).await;
+            Event::Due(place)
+        });
+    }
+
+    /// What happens next. Pending for ever when no member runs or will.
+    pub(super) async fn event(&mut self) -> Event {
+        loop {
+            match self.tasks.join_next().await {
+                Some(Ok(event)) => {
+                    if let Event::Ended(ended) = &event {
+                        self.pids[ended.place] = None;
+                    }
+                    return event;
+                }
+                Some(Err(_)) => {}
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    /// Waits for the first member to end, which in a start is an error; says why as far as its log tells.
+    pub(super) async fn ended_early(&mut self) -> Failure {
+        loop {
+            if let Event::Ended(ended) = self.event().await {
+                let log = &self.layout.members[ended.place].log;
+                let last = last_lines(log).map(|line| format!("\n  | {line}"));
+                return Failure::Refused(format!(
+                    "{} can't be started: it ended with {}. Its log is `{}`{}",
+                    self.layout.members[ended.place].name,
+                    status_text(&ended.status),
+                    log.display(),
+                    last.collect::<String>()
+                ));
+            }
+        }
+    }
+
+    /// What to say of a member that died.
+    pub(super) fn obituary(&self, ended: &Ended, no_restart: bool) -> String {
+        let member = &self.layout.members[ended.place];
+        let next = if no_restart { "it stays dead (--no-restart)" } else { "it is started again" };
+        format!(
+            "{} (pid {}) ended with {}; {next}. Its log: {}",
+            member.name,
+            ended.pid,
+            status_text(&ended.status),
+            member.log.display()
+        )
+    }
+
+    /// Ends all members: asks, waits up to ten seconds, kills; kills at once when `hurry` comes.
+    pub(super) async fn end(mut self, hurry: impl Future<Output = ()>) {
+        self.asked.send_replace(Asked::Terminate);
+        let asked = self.asked.clone();
+        let all_ended = async { while self.tasks.join_next().await.is_some() {} };
+        tokio::pin!(all_ended, hurry);
+        tokio::select! {
+            () = &mut all_ended => return,
+            () = &mut hurry => {}
+        }
+        asked.send_replace(Asked::Kill);
+        all_ended.await;
+    }
+}
+
+fn command(program: &Path, member: &Place, log: File) -> io::Result<Command> {
+    let mut command = Command::new(program);
+    // What configures a node in the environment is meant for a node that somebody starts by hand.
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("ANNULUS_")) {
+        command.env_remove(name);
+    }
+    command.arg("node").arg("--name").arg(&member.name).arg("--data").arg(&member.data);
+    command.arg("--client-listen").arg(&member.client_address).arg("--admin-listen").arg(&member.admin_address);
+    command.arg("--peer-listen").arg(&member.peer_address).arg("--log-format").arg("text").arg("--exit-with-stdin");
+    command.stdin(Stdio::piped()).stdout(log.try_clone()?).stderr(log);
+    command.process_group(0).kill_on_drop(true);
+    Ok(command)
+}
+
+/// Waits for a process to end, and ends it when asked to.
+async fn live(mut child: Child, mut asked: watch::Receiver<Asked>) -> io::Result<ExitStatus> {
+    // The member ends when this is closed; waiting for a child would close it if it were still in there.
+    let _stdin = child.stdin.take();
+    tokio::select! {
+        status = child.wait() => return status,
+        _ = asked.wait_for(|asked| *asked >= Asked::Terminate) => {}
+    }
+    // It has not been waited for, so the process id is still its own.
+    if let Some(pid) = child.id().and_then(|pid| Pid::from_raw(pid.cast_signed())) {
+        // It may just have ended by itself.
+        let _ = kill_process(pid, Signal::TERM);
+    }
+    tokio::select! {
+        ended = timeout(END_PATIENCE, child.wait()) => if let Ok(status) = ended { return status },
+        _ = asked.wait_for(|asked| *asked == Asked::Kill) => {}
+    }
+    child.start_kill()?;
+    child.wait().await
+}
+
+/// Opens a log for more; one that has grown long is put aside first.
+fn open_log(path: &Path) -> io::Result<File> {
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    if fs::metadata(path).is_ok_and(|metadata| metadata.len() > LOG_LIMIT) {
+        fs::rename(path, path.with_extension("old"))?;
+    }
+    File::options().append(true).create(true).open(path)
+}
+
+/// The last five lines of a log, as far as they can be read.
+fn last_lines(path: &Path) -> impl Iterator<Item = String> {
+    let read = || {
+        let mut file = File::open(path)?;
+        let length = file.metadata()?.len();
+        file.seek(SeekFrom::Start(length.saturating_sub(4096)))?;
+        let mut text = Vec::new();
+        file.read_to_end(&mut text)?;
+        io::Result::Ok(text)
+    };
+    let text = String::from_utf8_lossy(&read().unwrap_or_default()).into_owned();
+    let lines: Vec<String> = text.lines().map(str::to_owned).collect();
+    let skipped = lines.len().saturating_sub(5);
+    lines.into_iter().skip(skipped)
+}
+
+fn status_text(status: &io::Result<ExitStatus>) -> String {
+    match status {
+        Ok(status) => match (status.code(), status.signal()) {
+            (Some(code), _) => format!("exit code {code}"),
+            (None, Some(signal)) => format!("signal {signal}{}", signal_name(signal)),
+            (None, None) => status.to_string(),
+        },
+        Err(error) => format!("an unknown status ({error})"),
+    }
+}
+
+fn signal_name(signal: i32) -> &'static str {
+    match signal {
+        2 => " (SIGINT)",
+        6 => " (SIGABRT)",
+        9 => " (SIGKILL)",
+        11 => " (SIGSEGV)",
+        15 => " (SIGTERM)",
+        _ => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_log_is_put_aside_and_its_end_can_be_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("node-1").join("log");
+        open_log(&path).unwrap();
+        fs::write(&path, (0..9).map(|line| format!("line {line}\n")).collect::<String>()).unwrap();
+        assert_eq!(last_lines(&path).collect::<Vec<_>>(), ["line 4", "line 5", "line 6", "line 7", "line 8"]);
+        File::options().write(true).open(&path).unwrap().set_len(LOG_LIMIT + 1).unwrap();
+        assert_eq!(open_log(&path).unwrap().metadata().unwrap().len(), 0);
+        assert!(path.with_extension("old").exists());
+        assert_eq!(last_lines(&folder.path().join("none")).count(), 0);
+    }
+}

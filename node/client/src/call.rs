@@ -1,0 +1,224 @@
+//! One call: as many attempts as are safe, allowed and in time.
+
+use std::time::Duration;
+
+use http::uri::Authority;
+use rand::RngExt;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use crate::Error;
+use crate::directory::{Directory, Place, Table};
+use crate::transport::{Answer, Message, Transport};
+use crate::verdict::{Safety, Verdict, judge, settles};
+
+/// The first wait between two rounds of attempts; each next one is twice as long.
+const FIRST_WAIT: Duration = Duration::from_millis(10);
+/// The longest such wait, unless a node asks for a longer one.
+const LONGEST_WAIT: Duration = Duration::from_millis(500);
+/// How often the ring is looked at during a longer wait: a new leader ends it.
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+/// An attempt that may be repeated gets this part of the call's time, so that a member that hangs does not use up all.
+const ATTEMPT_SHARE: u32 = 4;
+
+/// What is called for.
+#[derive(Debug)]
+pub(crate) struct Call<'a> {
+    pub(crate) place: Place<'a>,
+    pub(crate) message: Message,
+    pub(crate) safety: Safety,
+    /// How long it may take, all in all.
+    pub(crate) time: Duration,
+    /// How many requests it may send.
+    pub(crate) max_attempts: u32,
+}
+
+/// How far a call has come.
+#[derive(Debug)]
+struct Course {
+    deadline: Instant,
+    attempts: u32,
+    waits: u32,
+    /// Who has been asked since the last wait.
+    asked: Vec<Authority>,
+    /// Why an earlier attempt may have happened.
+    doubt: Option<String>,
+    last: String,
+    overloaded: bool,
+}
+
+/// What to do between two attempts.
+enum Next {
+    Ask,
+    Wait(Option<Duration>),
+}
+
+impl Call<'_> {
+    /// Makes the call. An answer that comes back is one that says what happened.
+    pub(crate) async fn run(&self, transport: &Transport, directory: &Directory) -> Result<Answer, Error> {
+        let mut course = Course::new(Instant::now() + self.time);
+        loop {
+            let table = directory.table(course.deadline).await.map_err(|error| course.end(error))?;
+            let Some(address) = directory.pick(Some(&table), self.place, &course.asked) else {
+                self.wait(directory, &table, &mut course, None).await?;
+                continue;
+            };
+            course.attempts += 1;
+            let sent = transport.send(&address, &self.message, self.attempt_deadline(course.deadline)).await;
+            let next = match judge(self.safety, sent) {
+                Verdict::Answered(answer) => {
+                    directory.mark_up(&address);
+                    answer.epoch().into_iter().for_each(|epoch| directory.saw_epoch(epoch));
+                    return course.settle(self.safety, answer);
+                }
+                Verdict::Elsewhere(reason) => {
+                    directory.mark_down(&address);
+                    course.note(&address, &reason, false);
+                    self.after_loss(directory, &table, &mut course, address).await?
+                }
+                Verdict::Unknown(reason) => {
+                    directory.mark_down(&address);
+                    course.note(&address, &reason, false);
+                    course.doubt.get_or_insert_with(|| format!("{address}: {reason}"));
+                    let next = self.after_loss(directory, &table, &mut course, address).await?;
+                    if !self.safety.repeatable() {
+                        return Err(course.give_up());
+                    }
+                    next
+                }
+                Verdict::Later { reason, after, overloaded } => {
+                    directory.mark_up(&address);
+                    course.note(&address, &reason, overloaded);
+                    course.asked.push(address);
+                    if overloaded {
+                        Next::Wait(after)
+                    } else {
+                        self.after_refusal(directory, &table, &mut course, after).await?
+                    }
+                }
+            };
+            if course.attempts >= self.max_attempts || Instant::now() >= course.deadline {
+                return Err(course.give_up());
+            }
+            if let Next::Wait(after) = next {
+                self.wait(directory, &table, &mut course, after).await?;
+            }
+        }
+    }
+
+    /// A member was lost: the ring may have changed, and somebody else may know the way.
+    async fn after_loss(
+        &self,
+        directory: &Directory,
+        table: &Table,
+        course: &mut Course,
+        lost: Authority,
+    ) -> Result<Next, Error> {
+        course.asked.push(lost);
+        directory.refresh(table, course.deadline).await.map_err(|error| course.end(error))?;
+        Ok(Next::Ask)
+    }
+
+    /// A node did not do it now: if another one leads by now, that one is asked at once; otherwise the node's wish to be
+    /// left alone is respected, because whoever else is asked would only forward to the same leader.
+    async fn after_refusal(
+        &self,
+        directory: &Directory,
+        table: &Table,
+        course: &mut Course,
+        after: Option<Duration>,
+    ) -> Result<Next, Error> {
+        let new = self.new_leader(directory, table, course).await?;
+        let unasked = new.is_some_and(|leader| !course.asked.contains(&leader));
+        Ok(if unasked { Next::Ask } else { Next::Wait(after) })
+    }
+
+    /// Looks at the ring again; the key's leader, if it is not the one of `table` any more.
+    async fn new_leader(
+        &self,
+        directory: &Directory,
+        table: &Table,
+        course: &mut Course,
+    ) -> Result<Option<Authority>, Error> {
+        let refreshed = directory.refresh(table, course.deadline).await.map_err(|error| course.end(error))?;
+        let (Some(refreshed), Place::Leader(key)) = (refreshed, self.place) else { return Ok(None) };
+        let leader = refreshed.leader_address(key);
+        Ok(leader.filter(|leader| Some(*leader) != table.leader_address(key)).cloned())
+    }
+
+    /// Waits before the next round of attempts. A wait that a node asked for ends early when somebody else leads: it
+    /// was for the old leader that the node spoke.
+    async fn wait(
+        &self,
+        directory: &Directory,
+        table: &Table,
+        course: &mut Course,
+        after: Option<Duration>,
+    ) -> Result<(), Error> {
+        let until = course.next_round(after)?;
+        while until - Instant::now() > LOOK_INTERVAL {
+            sleep(LOOK_INTERVAL).await;
+            if !course.overloaded && self.new_leader(directory, table, course).await?.is_some() {
+                return Ok(());
+            }
+        }
+        sleep_until(until).await;
+        Ok(())
+    }
+
+    fn attempt_deadline(&self, deadline: Instant) -> Instant {
+        let share =
+            if self.safety.repeatable() && self.max_attempts > 1 { self.time / ATTEMPT_SHARE } else { self.time };
+        deadline.min(Instant::now() + share)
+    }
+}
+
+impl Course {
+    fn new(deadline: Instant) -> Self {
+        Self {
+            deadline,
+            attempts: 0,
+            waits: 0,
+            asked: Vec::new(),
+            doubt: None,
+            last: "no time was left to ask".to_owned(),
+            overloaded: false,
+        }
+    }
+
+    fn note(&mut self, address: &Authority, reason: &str, overloaded: bool) {
+        self.last = format!("{address}: {reason}");
+        self.overloaded = overloaded;
+    }
+
+    /// When the next round of attempts begins; gives up at once when that is past the deadline.
+    fn next_round(&mut self, after: Option<Duration>) -> Result<Instant, Error> {
+        let longest = (FIRST_WAIT * 2_u32.pow(self.waits.min(10))).min(LONGEST_WAIT);
+        let jittered = longest.mul_f64(rand::rng().random_range(0.5..1.0));
+        let begin = Instant::now() + jittered.max(after.unwrap_or_default());
+        if begin >= self.deadline {
+            return Err(self.give_up());
+        }
+        self.waits += 1;
+        self.asked.clear();
+        Ok(begin)
+    }
+
+    /// The answer, if it says what became of the call as a whole.
+    fn settle(mut self, safety: Safety, answer: Answer) -> Result<Answer, Error> {
+        if self.doubt.is_none() || settles(safety, answer.status) { Ok(answer) } else { Err(self.give_up()) }
+    }
+
+    /// The error that ends the call, unless an earlier attempt may have happened: then that is what there is to say.
+    fn end(&mut self, error: Error) -> Error {
+        match self.doubt.take() {
+            Some(reason) => Error::OutcomeUnknown { reason },
+            None => error,
+        }
+    }
+
+    fn give_up(&mut self) -> Error {
+        let reason = std::mem::take(&mut self.last);
+        let error = Error::Unavailable { reason, overloaded: self.overloaded, attempts: self.attempts };
+        self.end(error)
+    }
+}

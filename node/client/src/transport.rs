@@ -1,0 +1,130 @@
+//! One request over one connection, and how it ended. Knows HTTP; knows nothing of rings and retries.
+//!
+//! Connections are kept and used again. A kept connection may be closed by the other side just as a request is written
+//! to it, and then the fate of that request is unknown; so idle ones are dropped long before a node does it (10 s).
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::uri::{Authority, PathAndQuery, Scheme};
+use http::{HeaderMap, Method, Request, StatusCode, Uri, header};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper_util::client::legacy::Client as HyperClient;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use tokio::time::{Instant, timeout_at};
+
+use crate::Problem;
+
+/// How long a connection may take to come about.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long an unused connection is kept.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
+/// The longest answer that is read: a page of 1000 of the largest values, and then some.
+const MAX_ANSWER_BYTES: usize = 64 * 1024 * 1024;
+
+/// Sends requests.
+#[derive(Debug, Clone)]
+pub(crate) struct Transport {
+    http: HyperClient<HttpConnector, Full<Bytes>>,
+}
+
+/// What is sent, whoever it goes to.
+#[derive(Debug, Clone)]
+pub(crate) struct Message {
+    pub(crate) method: Method,
+    pub(crate) path: PathAndQuery,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
+}
+
+/// What came back.
+#[derive(Debug, Clone)]
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
+}
+
+/// Why nothing came back.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Failure {
+    /// There was no connection: nothing was sent.
+    #[error("no connection ({0})")]
+    Connect(String),
+    /// The connection broke, or time ran out, after bytes may have been sent.
+    #[error("{0}")]
+    Broken(String),
+}
+
+impl Transport {
+    pub(crate) fn new() -> Self {
+        let mut connector = HttpConnector::new();
+        connector.set_nodelay(true);
+        connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
+        let http = HyperClient::builder(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(IDLE_TIMEOUT)
+            .build(connector);
+        Self { http }
+    }
+
+    /// Sends a message and reads the whole answer, until `deadline`.
+    pub(crate) async fn send(&self, to: &Authority, message: &Message, deadline: Instant) -> Result<Answer, Failure> {
+        let request = request(to, message)?;
+        let response = match timeout_at(deadline, self.http.request(request)).await {
+            Ok(Ok(response)) => response,
+            Ok(Err(error)) if error.is_connect() => return Err(Failure::Connect(root_cause(&error))),
+            Ok(Err(error)) => return Err(Failure::Broken(format!("the connection broke ({})", root_cause(&error)))),
+            Err(_) => return Err(Failure::Broken("no answer in time".to_owned())),
+        };
+        let (parts, body) = response.into_parts();
+        let collected = timeout_at(deadline, Limited::new(body, MAX_ANSWER_BYTES).collect()).await;
+        let body = match collected {
+            Ok(Ok(body)) => body.to_bytes(),
+            // What became of a write is told by the status alone, so that a body that broke off does not matter.
+            _ if message.method != Method::GET => Bytes::new(),
+            Ok(Err(error)) => return Err(Failure::Broken(format!("the answer broke off ({error})"))),
+            Err(_) => return Err(Failure::Broken("the answer did not end in time".to_owned())),
+        };
+        Ok(Answer { status: parts.status, headers: parts.headers, body })
+    }
+}
+
+fn request(to: &Authority, message: &Message) -> Result<Request<Full<Bytes>>, Failure> {
+    let uri = Uri::builder().scheme(Scheme::HTTP).authority(to.clone()).path_and_query(message.path.clone());
+    let uri = uri.build().map_err(|error| Failure::Connect(error.to_string()))?;
+    let mut request = Request::new(Full::new(message.body.clone()));
+    *request.method_mut() = message.method.clone();
+    *request.uri_mut() = uri;
+    *request.headers_mut() = message.headers.clone();
+    Ok(request)
+}
+
+/// The innermost cause: `Connection refused (os error 111)` rather than `client error (Connect)`.
+fn root_cause(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string()
+}
+
+impl Answer {
+    /// The epoch of the answering node's map.
+    pub(crate) fn epoch(&self) -> Option<u64> {
+        self.headers.get("annulus-epoch")?.to_str().ok()?.parse().ok()
+    }
+
+    /// How long the node asks to be left alone. (The form with a date is not used by Annulus.)
+    pub(crate) fn retry_after(&self) -> Option<Duration> {
+        let seconds: u64 = self.headers.get(header::RETRY_AFTER)?.to_str().ok()?.parse().ok()?;
+        Some(Duration::from_secs(seconds))
+    }
+
+    /// The problem that this answer tells.
+    pub(crate) fn problem(&self) -> Problem {
+        Problem::read(self.status.as_u16(), &self.body)
+    }
+}

@@ -1,0 +1,150 @@
+//! What the end of one attempt means for the call. A pure function: this is where "retry only what is safe" lives.
+//!
+//! | the attempt ended with | a read | a write |
+//! | --- | --- | --- |
+//! | 2xx, 3xx, 4xx (but 429) | answered | answered |
+//! | 429, 503 | wait | wait: nothing was changed |
+//! | 507 | answered | answered: nothing was changed, and waiting a moment will not free the disk |
+//! | no connection | elsewhere | elsewhere: nothing was sent |
+//! | 504, other 5xx, broken connection, no answer in time | elsewhere | unknown |
+
+use std::time::Duration;
+
+use http::StatusCode;
+
+use crate::transport::{Answer, Failure};
+
+/// What a call does, as far as repeating it goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Safety {
+    /// Changes nothing: repeat at will.
+    Read,
+    /// Can't happen twice, because its condition names a version, which never comes back. But a repetition can't tell
+    /// its own first attempt from somebody else's write.
+    Guarded,
+    /// The store remembers it by its idempotency key: a repetition is answered like the first.
+    Named,
+    /// May happen twice when repeated.
+    Once,
+}
+
+impl Safety {
+    /// Whether it may be sent again when it may have happened already.
+    pub(crate) fn repeatable(self) -> bool {
+        self != Self::Once
+    }
+}
+
+/// What to do next.
+#[derive(Debug)]
+pub(crate) enum Verdict {
+    /// This is the answer.
+    Answered(Answer),
+    /// Nothing was changed; ask another member.
+    Elsewhere(String),
+    /// Nothing was changed; ask again later, at the earliest after what the node said.
+    Later {
+        /// What the node answered.
+        reason: String,
+        /// How long it asks to be left alone.
+        after: Option<Duration>,
+        /// Whether it has too much to do, rather than nobody to do it.
+        overloaded: bool,
+    },
+    /// It may have happened.
+    Unknown(String),
+}
+
+/// Judges how an attempt ended.
+pub(crate) fn judge(safety: Safety, ended: Result<Answer, Failure>) -> Verdict {
+    let doubtful = |reason| if safety == Safety::Read { Verdict::Elsewhere(reason) } else { Verdict::Unknown(reason) };
+    let answer = match ended {
+        Err(failure @ Failure::Connect(_)) => return Verdict::Elsewhere(failure.to_string()),
+        Err(failure @ Failure::Broken(_)) => return doubtful(failure.to_string()),
+        Ok(answer) => answer,
+    };
+    match answer.status {
+        status @ (StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) => Verdict::Later {
+            reason: answer.problem().to_string(),
+            after: answer.retry_after(),
+            overloaded: status == StatusCode::TOO_MANY_REQUESTS,
+        },
+        StatusCode::INSUFFICIENT_STORAGE => Verdict::Answered(answer),
+        status if status.is_server_error() => doubtful(answer.problem().to_string()),
+        _ => Verdict::Answered(answer),
+    }
+}
+
+/// What the last answer says of a call of which an earlier attempt may have happened.
+pub(crate) fn settles(safety: Safety, status: StatusCode) -> bool {
+    let remembered = [StatusCode::NOT_FOUND, StatusCode::CONFLICT, StatusCode::PRECONDITION_FAILED];
+    match safety {
+        Safety::Read => true,
+        // The store remembers what came of the first attempt, and would have answered that.
+        Safety::Named => status.is_success() || remembered.contains(&status),
+        // A condition that no longer holds may have been ended by the first attempt itself.
+        Safety::Guarded | Safety::Once => status.is_success(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use http::HeaderMap;
+
+    use super::*;
+
+    const ALL: [Safety; 4] = [Safety::Read, Safety::Guarded, Safety::Named, Safety::Once];
+
+    fn verdict(safety: Safety, status: u16) -> &'static str {
+        let status = StatusCode::from_u16(status).unwrap();
+        name(&judge(safety, Ok(Answer { status, headers: HeaderMap::new(), body: Bytes::new() })))
+    }
+
+    fn name(verdict: &Verdict) -> &'static str {
+        match verdict {
+            Verdict::Answered(_) => "answered",
+            Verdict::Elsewhere(_) => "elsewhere",
+            Verdict::Later { overloaded: false, .. } => "later",
+            Verdict::Later { overloaded: true, .. } => "overloaded",
+            Verdict::Unknown(_) => "unknown",
+        }
+    }
+
+    #[test]
+    fn every_status_class_is_judged_the_same_whatever_is_asked_but_for_the_doubtful_ones() {
+        for safety in ALL {
+            for status in [200, 201, 204, 304, 400, 403, 404, 409, 412, 413, 422, 423, 507] {
+                assert_eq!(verdict(safety, status), "answered", "{safety:?} {status}");
+            }
+            assert_eq!(verdict(safety, 429), "overloaded");
+            assert_eq!(verdict(safety, 503), "later");
+            let doubtful = if safety == Safety::Read { "elsewhere" } else { "unknown" };
+            for status in [500, 502, 504, 599] {
+                assert_eq!(verdict(safety, status), doubtful, "{safety:?} {status}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_was_never_sent_may_go_elsewhere_and_what_may_have_been_sent_is_unknown() {
+        for safety in ALL {
+            assert_eq!(name(&judge(safety, Err(Failure::Connect(String::new())))), "elsewhere");
+        }
+        assert_eq!(name(&judge(Safety::Read, Err(Failure::Broken(String::new())))), "elsewhere");
+        for safety in [Safety::Guarded, Safety::Named, Safety::Once] {
+            assert_eq!(name(&judge(safety, Err(Failure::Broken(String::new())))), "unknown");
+        }
+    }
+
+    #[test]
+    fn after_a_doubtful_attempt_only_a_named_write_trusts_a_refusal() {
+        for (safety, refusal, success) in
+            [(Safety::Named, true, true), (Safety::Guarded, false, true), (Safety::Read, true, true)]
+        {
+            assert_eq!(settles(safety, StatusCode::PRECONDITION_FAILED), refusal, "{safety:?}");
+            assert_eq!(settles(safety, StatusCode::NOT_FOUND), refusal, "{safety:?}");
+            assert_eq!(settles(safety, StatusCode::CREATED), success, "{safety:?}");
+        }
+    }
+}
