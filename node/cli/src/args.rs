@@ -341,26 +341,29 @@ pub(crate) struct Node {
     #[arg(long, env = "ANNULUS_CONFIG", value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
     /// The node's name: unique in its store
-    #[arg(long, env = "ANNULUS_NAME")]
+    #[arg(long)]
     pub(crate) name: Option<String>,
     /// Where its data is
-    #[arg(long, env = "ANNULUS_DATA", value_name = "DIR")]
+    #[arg(long, value_name = "DIR")]
     pub(crate) data: Option<PathBuf>,
     /// Where it listens for clients
-    #[arg(long, env = "ANNULUS_CLIENT_LISTEN", value_name = "ADDRESS:PORT")]
+    #[arg(long, value_name = "ADDRESS:PORT")]
     pub(crate) client_listen: Option<String>,
     /// Where it listens for the operator
-    #[arg(long, env = "ANNULUS_ADMIN_LISTEN", value_name = "ADDRESS:PORT")]
+    #[arg(long, value_name = "ADDRESS:PORT")]
     pub(crate) admin_listen: Option<String>,
     /// Where it listens for other members
-    #[arg(long, env = "ANNULUS_PEER_LISTEN", value_name = "ADDRESS:PORT")]
+    #[arg(long, value_name = "ADDRESS:PORT")]
     pub(crate) peer_listen: Option<String>,
     /// The zone it runs in
-    #[arg(long, env = "ANNULUS_ZONE")]
+    #[arg(long)]
     pub(crate) zone: Option<String>,
     /// How to write the log
-    #[arg(long, env = "ANNULUS_LOG_FORMAT", value_enum, value_name = "FORMAT")]
+    #[arg(long, value_enum, value_name = "FORMAT")]
     pub(crate) log_format: Option<Format>,
+    /// Print the configuration as it would be used, and end
+    #[arg(long)]
+    pub(crate) print_config: bool,
     /// End when stdin is closed: whoever started this node then takes it along when it dies
     #[arg(long, hide = true)]
     pub(crate) exit_with_stdin: bool,

@@ -76,6 +76,8 @@ pub struct Lane<S> {
     is_dirty: Vec<bool>,
     groups: usize,
     last_tick: Instant,
+    /// Counts the ticks.
+    ticks: u64,
     round: Round,
     number: u64,
     /// Rounds whose writes are not durable yet.
@@ -119,6 +121,7 @@ impl<S: State> Lane<S> {
             is_dirty: Vec::new(),
             groups: 0,
             last_tick: now,
+            ticks: 0,
             round: Round::default(),
             number: 0,
             in_flight: VecDeque::new(),
@@ -241,9 +244,11 @@ impl<S: State> Lane<S> {
         if ticks == 0 {
             return;
         }
+        let first = self.ticks + 1;
+        self.ticks += u64::from(ticks);
         let Self { replicas, round, dirty, is_dirty, .. } = self;
         for replica in replicas.iter_mut().flatten() {
-            replica.tick(now, ticks, round);
+            replica.tick(now, first, ticks, round);
             if replica.has_ready() {
                 mark(dirty, is_dirty, replica.group());
             }

@@ -6,7 +6,7 @@ use raft::eraftpb::{Message, MessageType};
 use raft::{CAMPAIGN_TRANSFER, StateRole};
 use sha2::{Digest, Sha256};
 
-use super::{FIRST_CANDIDACY_TICK, LAST_CANDIDACY_TICK, Life, Replica, Settings};
+use super::{FIRST_CANDIDACY_TICK, HEARTBEAT_TICKS, LAST_CANDIDACY_TICK, Life, Replica, Settings};
 use crate::bugs::{Bug, planted};
 use crate::id::MemberId;
 use crate::ring::first_eight;
@@ -28,6 +28,8 @@ pub struct Election {
     timeout_ticks: usize,
     /// Who should lead, if the map says so.
     preferred: Option<MemberId>,
+    /// The last term in which this replica led and brought its heartbeats into line.
+    aligned_in: u64,
     /// Since when this replica leads, or when it last tried to hand over.
     settled_since: Instant,
 }
@@ -46,6 +48,7 @@ impl Election {
             draws: 0,
             timeout_ticks: FIRST_CANDIDACY_TICK,
             preferred: None,
+            aligned_in: 0,
             settled_since: now,
         }
     }
@@ -144,6 +147,19 @@ impl Replica {
         self.expiring = 0;
         self.election.settled_since = now;
         self.clock = (now, self.machine.clock_ms());
+    }
+
+    /// All leaders of a lane send their heartbeats in the same tick, so that they share a frame: a new leader's first
+    /// interval is a tick shorter if it must be. `number` is that of the tick in the lane's count.
+    pub(super) fn align_heartbeats(&mut self, number: u64) {
+        if !self.leads() || self.election.aligned_in == self.term() {
+            return;
+        }
+        self.election.aligned_in = self.term();
+        // A leader's interval began when it was elected, and ends after two ticks: in this one if it gets another.
+        if number.is_multiple_of(HEARTBEAT_TICKS as u64) {
+            self.node.tick();
+        }
     }
 
     /// A leader that the map does not prefer hands over, once things are quiet and the preferred one has everything.

@@ -295,11 +295,12 @@ impl Replica {
         }
     }
 
-    /// Time has passed: this many ticks.
-    pub fn tick(&mut self, now: Instant, ticks: u32, round: &mut Round) {
-        for _ in 0..ticks {
+    /// Time has passed: this many ticks, of which `first` is the number of the first in its lane's count.
+    pub fn tick(&mut self, now: Instant, first: u64, ticks: u32, round: &mut Round) {
+        for number in first..first + u64::from(ticks) {
             if self.may_tick(now) {
                 self.node.tick();
+                self.align_heartbeats(number);
                 self.reseed();
             }
         }
