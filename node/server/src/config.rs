@@ -670,7 +670,7 @@ mod tests {
                 "name: \"n1\nzone: a\n",
                 "annulus.yaml:3:1: found unexpected end of stream, while scanning a quoted scalar at line 1 column 7",
             ),
-            ("name: n1\n\tzone: a\n", "annulus.yaml:2:1: found character"),
+            ("name: n1\n\tzone: a\n", "annulus.yaml:2:1: found a tab character that violates indentation"),
             ("- a\n", "annulus.yaml:1:1: invalid type: sequence"),
         ] {
             let error = read(yaml).unwrap_err();

@@ -5,7 +5,8 @@
 //! before the merge goes on: the next key could be there. If one partition can't answer, there is no page at all; a page
 //! that leaves keys out would look like a page without them.
 
-use std::collections::VecDeque;
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
 use std::time::{Duration, Instant};
 
 use annulus_core::id::PartitionId;
@@ -45,10 +46,12 @@ pub(super) async fn answer<R: Router>(edge: &Edge<R>, query: Option<&str>) -> Re
     // Twice its share and a few, so that a partition is seldom asked again for being a little ahead of the others.
     let share = limit.div_ceil(partitions as usize);
     let first = if values { share + 1 } else { 2 * share + 4 };
-    let room = edge.resources.reserve_bytes(0)?;
-    let mut merge = Merge { sources: Vec::new(), room };
-    let sources = (0..partitions).map(|partition| Source::new(PartitionId(partition), after.clone(), first.min(limit)));
-    listing.fill(&mut merge, sources.collect()).await?;
+    let mut merge = Merge {
+        sources: (0..partitions).map(|at| Source::new(PartitionId(at), after.clone(), first.min(limit))).collect(),
+        heads: BinaryHeap::new(),
+        dry: (0..partitions as usize).collect(),
+        room: edge.resources.reserve_bytes(0)?,
+    };
 
     let mut items = Vec::with_capacity(limit.min(128));
     let mut bytes = 0;
@@ -84,8 +87,13 @@ struct Source {
     limit: usize,
 }
 
+/// The partitions' keys on their way into one order. Each partition is in `heads`, or in `dry`, or has nothing left.
 struct Merge {
     sources: Vec<Source>,
+    /// The first key of each source that shows one, smallest on top.
+    heads: BinaryHeap<Reverse<(Bytes, usize)>>,
+    /// Sources that show none and have more. No key may be given while there is one: its next could be the smallest.
+    dry: Vec<usize>,
     /// Room for what has arrived; given back when the page is written.
     room: Reservation,
 }
@@ -116,54 +124,65 @@ impl Source {
 
 impl Merge {
     fn has_more(&self) -> bool {
-        self.sources.iter().any(|source| source.more || !source.items.is_empty())
+        !self.heads.is_empty() || !self.dry.is_empty()
+    }
+
+    fn pop(&mut self) -> Option<(Bytes, Item)> {
+        assert!(self.dry.is_empty(), "every source that has more shows its next key");
+        let Reverse((_, at)) = self.heads.pop()?;
+        let smallest = self.sources[at].items.pop_front();
+        self.rank(at);
+        smallest
+    }
+
+    fn rank(&mut self, at: usize) {
+        let source = &self.sources[at];
+        if let Some((key, _)) = source.items.front() {
+            self.heads.push(Reverse((key.clone(), at)));
+        } else if source.more {
+            self.dry.push(at);
+        }
     }
 }
 
 impl<R: Router> Listing<'_, R> {
     /// The next key of all partitions.
     async fn next(&self, merge: &mut Merge) -> Result<Option<(Bytes, Item)>, Problem> {
-        // No key may be given while a partition that has more shows none: its next key could be the smallest.
-        if let Some(at) = merge.sources.iter().position(|source| source.items.is_empty() && source.more) {
-            let source = merge.sources.swap_remove(at);
-            self.fill(merge, VecDeque::from([source])).await?;
+        while !merge.dry.is_empty() {
+            self.fill(merge).await?;
         }
-        let smallest = merge.sources.iter_mut().filter(|source| !source.items.is_empty());
-        let smallest = smallest.min_by(|a, b| a.items[0].0.cmp(&b.items[0].0));
-        Ok(smallest.and_then(|source| source.items.pop_front()))
+        Ok(merge.pop())
     }
 
-    /// Asks each source for its next page.
-    async fn fill(&self, merge: &mut Merge, mut waiting: VecDeque<Source>) -> Result<(), Problem> {
+    /// Asks each source that is dry for its next page.
+    async fn fill(&self, merge: &mut Merge) -> Result<(), Problem> {
+        let mut waiting = std::mem::take(&mut merge.dry).into_iter();
         let mut asked = FuturesUnordered::new();
         loop {
-            while asked.len() < CONCURRENCY {
-                let Some(source) = waiting.pop_front() else { break };
-                asked.push(self.page(source));
+            for at in waiting.by_ref().take(CONCURRENCY - asked.len()) {
+                let source = &merge.sources[at];
+                let scan = Scan {
+                    prefix: self.prefix.clone(),
+                    after: source.after.clone(),
+                    limit: u32::try_from(source.limit).unwrap_or(MAX_SCAN_KEYS),
+                    values: self.values,
+                };
+                asked.push(self.page(at, source.partition, scan));
             }
             let Some(answer) = asked.next().await else { return Ok(()) };
-            let (source, bytes) = answer?;
-            if !merge.room.grow(bytes) {
+            let (at, page) = answer?;
+            if !merge.room.grow(merge.sources[at].take(page)?) {
                 return Err(self.edge.resources.no_room());
             }
-            merge.sources.push(source);
+            merge.rank(at);
         }
     }
 
-    async fn page(&self, mut source: Source) -> Result<(Source, usize), Problem> {
-        let scan = Scan {
-            prefix: self.prefix.clone(),
-            after: source.after.clone(),
-            limit: u32::try_from(source.limit).unwrap_or(MAX_SCAN_KEYS),
-            values: self.values,
-        };
+    async fn page(&self, at: usize, partition: PartitionId, scan: Scan) -> Result<(usize, Page), Problem> {
         let left = self.deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
         let operation = Operation::Scan { scan, consistency: self.consistency };
-        match self.edge.router.submit(source.partition.group(), operation, left).await {
-            Reply::Scan(page) => {
-                let bytes = source.take(page)?;
-                Ok((source, bytes))
-            }
+        match self.edge.router.submit(partition.group(), operation, left).await {
+            Reply::Scan(page) => Ok((at, page)),
             reply => Err(kv::unanswered(&reply)),
         }
     }

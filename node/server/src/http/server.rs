@@ -1,7 +1,7 @@
 //! Accepts connections, tells HTTP/1.1 from HTTP/2, and sees each connection to its end.
 
 use std::future::Future;
-use std::io;
+use std::io::{self, Read, Write};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -58,7 +58,7 @@ pub async fn serve<R: Router + 'static>(
                         let connection = connection(Rc::clone(&edge), stream, slot, shutdown.clone());
                         connections.spawn_local(connection);
                     }
-                    None => turn_away(&stream, &resources, port),
+                    None => turn_away(stream, &resources, port),
                 },
                 Err(error) => {
                     tracing::warn!(%error, "a connection could not be accepted");
@@ -82,7 +82,7 @@ fn slots(resources: &Resources, port: Port) -> &Arc<Quota> {
 }
 
 /// Says why and closes. It costs no task and no wait, so a flood of connections is turned away at the same price each.
-fn turn_away(stream: &TcpStream, resources: &Resources, port: Port) {
+fn turn_away(stream: TcpStream, resources: &Resources, port: Port) {
     resources.metrics.http.connections_refused.inc();
     let limit = match port {
         Port::Client => resources.limits.max_connections,
@@ -95,11 +95,13 @@ fn turn_away(stream: &TcpStream, resources: &Resources, port: Port) {
          retry-after: 1\r\nconnection: close\r\n\r\n",
         body.len()
     );
+    // A new stream does not know yet that it is ready, so the socket itself is asked; it is in non-blocking mode.
+    let Ok(mut stream) = stream.into_std() else { return };
     // What the client has already sent is read, because closing over unread bytes would destroy the answer.
     let mut unread = [0; 4096];
-    while matches!(stream.try_read(&mut unread), Ok(1..)) {}
-    // Best effort: the answer fits into an empty send buffer or the client does without.
-    let _ = stream.try_write(&[head.as_bytes(), &body].concat());
+    while matches!(stream.read(&mut unread), Ok(1..)) {}
+    // Best effort: the answer fits into an empty send buffer, or the client does without.
+    let _ = stream.write(&[head.as_bytes(), &body].concat());
 }
 
 async fn connection<R: Router + 'static>(

@@ -24,8 +24,8 @@ async fn all_pages(server: &Server, query: &str) -> (Vec<String>, usize) {
 fn every_key_under_a_prefix_is_listed_once_and_in_order_however_small_the_pages() {
     client_port(async |server| {
         let keys: Vec<String> = (0..100).map(|n| format!("a/{n:03}")).collect();
-        keys.iter().for_each(|key| drop(server.fake.put(key.as_str(), "v")));
-        ["a", "a.", "a0", "b"].into_iter().for_each(|key| drop(server.fake.put(key, "outside")));
+        server.fake.fill(keys.iter().map(String::as_str), "v");
+        server.fake.fill(["a", "a.", "a0", "b"], "outside");
         for page_keys in [1, 2, 7, 1000] {
             server.fake.page_keys.set(page_keys);
             for (limit, pages) in [(1000, 1), (100, 1), (99, 2), (33, 4), (7, 15), (1, 100)] {
@@ -43,7 +43,7 @@ fn every_key_under_a_prefix_is_listed_once_and_in_order_however_small_the_pages(
 fn keys_that_are_there_throughout_are_listed_once_while_others_come_and_go() {
     client_port(async |server| {
         let keep: Vec<String> = (0..60).map(|n| format!("k{n:03}")).collect();
-        keep.iter().for_each(|key| drop(server.fake.put(key.as_str(), "v")));
+        server.fake.fill(keep.iter().map(String::as_str), "v");
         server.fake.page_keys.set(3);
         let (mut listed, mut cursor, mut round) = (Vec::new(), String::new(), 0);
         loop {
@@ -51,7 +51,7 @@ fn keys_that_are_there_throughout_are_listed_once_while_others_come_and_go() {
             let page = json["items"].as_array().unwrap().iter().map(|item| item["key"].as_str().unwrap().to_owned());
             listed.extend(page.filter(|key| !key.contains('-')));
             round += 1;
-            (0..60).for_each(|n| drop(server.fake.put(format!("k{n:03}-{round}"), "v")));
+            server.fake.fill((0..60).map(|n| format!("k{n:03}-{round}")), "v");
             server.fake.keys.borrow_mut().retain(|key, _| !key.ends_with(format!("-{}", round - 1).as_bytes()));
             match json["cursor"].as_str() {
                 Some(next) => cursor = format!("&cursor={next}"),
@@ -87,7 +87,7 @@ fn an_item_shows_text_as_text_and_other_bytes_in_base64() {
 fn a_page_ends_at_its_bytes_too_but_never_before_its_first_item() {
     let limits = Limits { max_page_bytes: 100, ..Limits::default() };
     with_limits(Port::Client, limits, async |server| {
-        (0..10).for_each(|n| drop(server.fake.put(format!("k{n}"), "x".repeat(48))));
+        server.fake.fill((0..10).map(|n| format!("k{n}")), &"x".repeat(48));
         let (keys, pages) = all_pages(&server, "values=true").await;
         assert_eq!((keys.len(), pages), (10, 5));
         server.fake.put("k", "x".repeat(500));
@@ -98,7 +98,7 @@ fn a_page_ends_at_its_bytes_too_but_never_before_its_first_item() {
 #[test]
 fn a_limit_or_a_cursor_that_cannot_be_is_400() {
     client_port(async |server| {
-        (0..9).for_each(|n| drop(server.fake.put(format!("a{n}"), "v")));
+        server.fake.fill((0..9).map(|n| format!("a{n}")), "v");
         for limit in ["-1", "0", "1001", "ten"] {
             let problem = server.get(&format!("/v1/kv?limit={limit}")).await.problem(400, "invalid-parameter");
             assert_eq!((&problem["parameter"], &problem["maximum"]), (&"limit".into(), &1000.into()));
@@ -138,7 +138,7 @@ fn a_partition_that_cannot_answer_leaves_no_page_at_all() {
 fn a_listing_that_would_take_too_much_memory_is_429() {
     let limits = Limits { max_bytes_in_flight: 1000, ..Limits::default() };
     with_limits(Port::Client, limits, async |server| {
-        (0..10).for_each(|n| drop(server.fake.put(format!("k{n}"), "x".repeat(400))));
+        server.fake.fill((0..10).map(|n| format!("k{n}")), &"x".repeat(400));
         server.get("/v1/kv?values=true").await.problem(429, "overloaded");
         assert_eq!(server.get("/v1/kv").await.status, 200);
         assert_eq!(server.resources.metrics.http.bytes_in_flight.get(), 0);

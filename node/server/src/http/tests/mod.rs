@@ -72,6 +72,12 @@ impl Fake {
         self.version.get()
     }
 
+    fn fill<K: Into<Vec<u8>>>(&self, keys: impl IntoIterator<Item = K>, value: &str) {
+        for key in keys {
+            self.put(key, value);
+        }
+    }
+
     fn script(&self, reply: Reply) {
         self.scripted.borrow_mut().push_back(reply);
     }
@@ -133,7 +139,7 @@ impl Router for Fake {
     }
 
     fn leader(&self, group: GroupId) -> Option<MemberId> {
-        (group.0 % 2 == 0).then(|| member(1))
+        group.0.is_multiple_of(2).then(|| member(1))
     }
 
     fn status(&self) -> NodeStatus {
