@@ -67,6 +67,11 @@ impl script::Player for Player {
     }
 }
 
+/// Three members with one partition.
+pub fn three_members() -> World {
+    members(&mut Arguments::new("members 3").1).expect("that can be")
+}
+
 /// Every member holds every partition; they lead in turn.
 fn members(arguments: &mut Arguments) -> Result<World> {
     let count: u64 = arguments.number("a number of members")?;
@@ -126,10 +131,7 @@ fn member(world: &mut World, number: u64, command: &str, arguments: &mut Argumen
         "restart" => world.restart(number),
         "checkpoint" => checkpoint(world, number, arguments.word())?,
         "prefer" => {
-            let preferred = MemberId::new(number).ok_or("members are counted from 1")?;
-            world.map.assignments.iter_mut().for_each(|assignment| assignment.leader = preferred);
-            let map = world.map.clone();
-            world.members.values_mut().filter_map(|m| m.lane.as_mut()).for_each(|lane| lane.prefer_leaders(&map));
+            world.prefer(MemberId::new(number).ok_or("members are counted from 1")?);
         }
         "unreachable" => {
             let other = MemberId::new(arguments.number("a member")?).ok_or("members are counted from 1")?;
@@ -224,11 +226,7 @@ fn links(world: &mut World, command: &str, arguments: &mut Arguments) -> Result<
     }
     let word = arguments.need("a link")?;
     if let ("cut", Ok(alone)) = (command, word.parse::<u64>()) {
-        for other in world.numbers().into_iter().filter(|other| *other != alone) {
-            world.cut.extend([(alone, other), (other, alone)]);
-        }
-        let cut = world.cut.clone();
-        world.links.retain(|link, _| !cut.contains(link));
+        world.isolate(alone);
         return Ok(());
     }
     let (from, to) = link(word)?;

@@ -16,6 +16,7 @@ mod disk;
 mod lane;
 mod map;
 mod partition;
+mod random;
 mod script;
 mod trace;
 mod world;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use annulus_core::codec::frame::{FrameWriter, HEADER_BYTES, Item, read_header, read_payload};
 use annulus_core::codec::message::PeerMessage;
 use annulus_core::id::{GroupId, MemberId, RequestId};
-use annulus_core::lane::{Input, Lane, Operation, Output, Request};
+use annulus_core::lane::{Input, Lane, Operation, Output, Reply, Request};
 use annulus_core::map::Map;
 use annulus_core::replica::Settings;
 use annulus_core::state::MemoryState;
@@ -39,6 +39,8 @@ pub struct World {
     pub cut: BTreeSet<(u64, u64)>,
     /// Whether only replies and changes of leaders are told.
     pub quiet: bool,
+    /// Answers since they were last taken, by request.
+    pub replies: Vec<(u64, Reply)>,
     requests: u64,
     trace: Vec<String>,
 }
@@ -61,6 +63,7 @@ impl World {
             links: BTreeMap::new(),
             cut: BTreeSet::new(),
             quiet: false,
+            replies: Vec::new(),
             requests: 0,
             trace: Vec::new(),
         };
@@ -129,6 +132,7 @@ impl World {
         }
         for (request, reply) in replies {
             self.tell(false, || format!("{number} answers {}: {}", request.0, trace::reply(&reply)));
+            self.replies.push((request.0, reply));
         }
     }
 
@@ -187,12 +191,18 @@ impl World {
 
     /// Until nothing is left to deliver or to persist. No time passes.
     pub fn stabilize(&mut self) {
+        self.stabilize_without(None);
+    }
+
+    /// The same, but for what this member would get or persist.
+    pub fn stabilize_without(&mut self, left_out: Option<u64>) {
         for _ in 0..MOST_ROUNDS {
             let mut done = 0;
-            for number in self.numbers() {
+            for number in self.numbers().into_iter().filter(|number| Some(*number) != left_out) {
                 done += self.persist(number, usize::MAX);
             }
-            for (from, to) in self.links.keys().copied().collect::<Vec<_>>() {
+            let links = self.links.keys().copied().filter(|(_, to)| Some(*to) != left_out);
+            for (from, to) in links.collect::<Vec<_>>() {
                 done += self.deliver(from, to, usize::MAX);
             }
             if done == 0 {
@@ -232,6 +242,23 @@ impl World {
         lane.prefer_leaders(&self.map);
         member.lane = Some(lane);
         self.end_round(number);
+    }
+
+    /// Nothing gets to this member or comes from it.
+    pub fn isolate(&mut self, alone: u64) {
+        for other in self.numbers().into_iter().filter(|other| *other != alone) {
+            self.cut.extend([(alone, other), (other, alone)]);
+        }
+        let cut = &self.cut;
+        self.links.retain(|link, _| !cut.contains(link));
+    }
+
+    /// The map now says that this member should lead all partitions.
+    pub fn prefer(&mut self, preferred: MemberId) {
+        self.map.assignments.iter_mut().for_each(|assignment| assignment.leader = preferred);
+        for lane in self.members.values_mut().filter_map(|member| member.lane.as_mut()) {
+            lane.prefer_leaders(&self.map);
+        }
     }
 
     /// Begins a checkpoint.
