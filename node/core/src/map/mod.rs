@@ -215,8 +215,7 @@ impl Map {
                 .list(|reader| Ok(Assignment { replicas: reader.list(read_member)?, leader: read_member(reader)? }))?,
             map_voters: reader.list(read_member)?,
         };
-        let partitions = map.assignments.len();
-        if !partitions.is_power_of_two() || partitions > MAX_PARTITIONS as usize || map.map_voters.is_empty() {
+        if map.broken_rule().is_some() {
             return Err(reader.out_of_range());
         }
         reader.end()?;
@@ -225,13 +224,35 @@ impl Map {
 
     /// Panics when the map breaks one of its own rules.
     pub fn check(&self) {
-        assert!(self.members.is_sorted_by(|a, b| a.id < b.id), "members are sorted and distinct");
-        for assignment in &self.assignments {
-            let distinct: BTreeSet<_> = assignment.replicas.iter().collect();
-            assert_eq!(distinct.len(), self.replication_factor, "each partition has RF distinct members");
-            assert!(assignment.replicas.contains(&assignment.leader), "the leader holds a replica");
-            assert!(assignment.replicas.iter().all(|id| self.member(*id).is_some()), "replicas are members");
-        }
+        assert_eq!(self.broken_rule(), None);
+    }
+
+    /// The first of its own rules that the map breaks. A map from another member or from the disk that breaks one is
+    /// none: everything that looks at a map relies on them.
+    fn broken_rule(&self) -> Option<&'static str> {
+        let is_member = |id: &MemberId| self.member(*id).is_some();
+        let partitions = self.assignments.len();
+        let distinct = |ids: &[MemberId]| ids.iter().collect::<BTreeSet<_>>().len() == ids.len();
+        let rules = [
+            (!self.members.is_empty() && self.members.len() <= MAX_MEMBERS, "there are members, and not too many"),
+            (self.members.is_sorted_by(|a, b| a.id < b.id), "members are sorted and distinct"),
+            (check_members(&self.members).is_ok(), "each member has what a member must have"),
+            (partitions.is_power_of_two() && partitions <= MAX_PARTITIONS as usize, "partitions are a power of two"),
+            ((1..=MAX_REPLICATION_FACTOR).contains(&self.replication_factor), "the replication factor is in range"),
+            ((1..=MAX_MAP_VOTERS).contains(&self.map_voters.len()), "the map has voters, and not too many"),
+            (distinct(&self.map_voters) && self.map_voters.iter().all(is_member), "the map's voters are members"),
+        ];
+        let broken = rules.into_iter().find(|(holds, _)| !holds).map(|(_, rule)| rule);
+        broken.or_else(|| {
+            self.assignments.iter().find_map(|Assignment { replicas, leader }| match replicas {
+                _ if replicas.len() != self.replication_factor || !distinct(replicas) => {
+                    Some("each partition has as many distinct members as the replication factor says")
+                }
+                _ if !replicas.iter().all(is_member) => Some("replicas are on members"),
+                _ if !replicas.contains(leader) => Some("the leader holds a replica"),
+                _ => None,
+            })
+        })
     }
 }
 

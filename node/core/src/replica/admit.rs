@@ -36,10 +36,10 @@ impl Replica {
                 MessageType::MsgHeartbeat => message.term < raft.term || message.commit <= self.last_index(),
                 // An election is asked for and won only by a log that is durable: see `drain`.
                 MessageType::MsgRequestVoteResponse => {
-                    message.reject || raft.state != StateRole::Candidate || self.undurable.is_none()
+                    message.reject || raft.state != StateRole::Candidate || self.is_durable()
                 }
                 MessageType::MsgTimeoutNow => {
-                    message.term == raft.term && raft.leader_id == from.get() && self.undurable.is_none()
+                    message.term == raft.term && raft.leader_id == from.get() && self.is_durable()
                 }
                 _ => true,
             }

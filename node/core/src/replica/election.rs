@@ -93,7 +93,7 @@ impl Replica {
     pub(super) fn may_tick(&self, now: Instant) -> bool {
         let raft = &self.node.raft;
         let stands = raft.state != StateRole::Leader && raft.election_elapsed + 1 >= self.election.timeout_ticks;
-        !stands || (now >= self.election.no_vote_until && self.undurable.is_none())
+        !stands || (now >= self.election.no_vote_until && self.is_durable())
     }
 
     /// Takes a Raft message, unless taking it would break a promise.

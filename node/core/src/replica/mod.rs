@@ -326,6 +326,12 @@ impl Replica {
         self.node.has_ready() || !self.staged.is_empty() || self.reads.has_waiting()
     }
 
+    /// Whether everything that this replica's log holds is durable, what the round is still to write included.
+    fn is_durable(&self) -> bool {
+        let log = &self.node.raft.raft_log;
+        self.undurable.is_none() && log.unstable_entries().is_empty() && log.unstable_snapshot().is_none()
+    }
+
     fn not_leader(&self) -> Reply {
         let leader = self.leader().filter(|leader| *leader != self.settings.member);
         Reply::Refused(crate::lane::Refusal::NotLeader { leader })

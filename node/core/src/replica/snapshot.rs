@@ -55,9 +55,14 @@ impl Replica {
         let Some(sending) = self.sending.get_mut(&from).filter(|sending| sending.stream() == stream) else {
             return Ok(());
         };
-        if sending.acknowledged(next, now) == Progress::Finished {
+        let status = match sending.acknowledged(next, now) {
+            Progress::Finished => Some(SnapshotStatus::Finish),
+            Progress::GivenUp => Some(SnapshotStatus::Failure),
+            Progress::Underway => None,
+        };
+        if let Some(status) = status {
             self.sending.remove(&from);
-            self.node.report_snapshot(from.get(), SnapshotStatus::Finish);
+            self.node.report_snapshot(from.get(), status);
             return Ok(());
         }
         let chunks = sending.fill_window(now)?;

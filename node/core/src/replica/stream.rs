@@ -52,7 +52,7 @@ pub enum Progress {
     Underway,
     /// The follower has everything, durably.
     Finished,
-    /// The follower was not heard of for too long.
+    /// The follower was not heard of for too long, or has lost what it had.
     GivenUp,
 }
 
@@ -92,6 +92,10 @@ impl Sending {
 
     /// The follower wants chunk `next`; it has all before it.
     pub fn acknowledged(&mut self, next: u32, now: Instant) -> Progress {
+        if next == 0 && self.unacknowledged.front().is_some_and(|chunk| chunk.number > 0) {
+            // It has started again and knows nothing of this stream. What it had is not kept here: only a new one helps.
+            return Progress::GivenUp;
+        }
         while self.unacknowledged.pop_front_if(|chunk| chunk.number < next).is_some() {
             self.last_heard = now;
         }

@@ -1,0 +1,247 @@
+//! A lane among peers that say anything: nothing that comes over a link may make it panic, or contradict itself.
+//!
+//! Messages are drawn from small numbers, so that many of them fit what the lane has. Peers that lie can make a group
+//! lose what it holds, and an entry or a snapshot that is not one stops the lane (with an error); neither is judged
+//! here. `ANNULUS_HOSTILE_CASES` is how many runs there are (default 256).
+
+mod values;
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use annulus_core::codec::message::{Body, Chunk, PeerMessage, Stream};
+use annulus_core::id::{ClusterId, GroupId, MemberId, RequestId};
+use annulus_core::lane::{Input, Lane, LogPosition, Operation, Request, Writes};
+use annulus_core::map::{Map, Member, MemberState};
+use annulus_core::partition::{Command, Consistency, Entry, Key};
+use annulus_core::replica::{Error, Settings};
+use annulus_core::state::MemoryState;
+use annulus_core::time::Instant;
+use bytes::Bytes;
+use proptest::collection::vec;
+use proptest::option;
+use proptest::prelude::*;
+use proptest::test_runner::Config;
+use raft::eraftpb::{ConfState, Entry as LogEntry, Message};
+
+#[allow(clippy::disallowed_methods, reason = "a test asks how long it is to run; the core does not")]
+fn cases() -> Config {
+    let cases = std::env::var("ANNULUS_HOSTILE_CASES").ok().and_then(|cases| cases.parse().ok());
+    Config::with_cases(cases.unwrap_or(256))
+}
+
+/// One thing that happens to the lane.
+#[derive(Debug, Clone)]
+enum Event {
+    Peer(u64, PeerMessage),
+    Ticks(u64),
+    Persist(usize),
+    Write(u8),
+    Read(Consistency),
+    Checkpoint,
+    EndRound,
+    Restart,
+}
+
+/// Mostly small, sometimes as large as can be.
+fn number() -> impl Strategy<Value = u64> {
+    prop_oneof![20 => 0u64..7, 1 => Just(u64::MAX), 1 => Just(1 << 61), 1 => any::<u64>()]
+}
+
+fn log_entries() -> impl Strategy<Value = Vec<LogEntry>> {
+    let data = prop_oneof![Just(Bytes::new()), Just(Entry { clock_ms: 5, command: Command::Expire }.encode())];
+    let follow_on = (number(), number(), vec(data.clone(), 0..4)).prop_map(|(index, term, data)| {
+        let entries = data.into_iter().zip(0..).map(|(data, offset)| LogEntry {
+            index: index.wrapping_add(offset),
+            term,
+            data,
+            ..LogEntry::default()
+        });
+        entries.collect()
+    });
+    let any = vec((number(), number(), data), 0..3).prop_map(|entries| {
+        let entries = entries.into_iter();
+        entries.map(|(index, term, data)| LogEntry { index, term, data, ..LogEntry::default() }).collect()
+    });
+    prop_oneof![3 => follow_on, 1 => any]
+}
+
+fn raft_message() -> impl Strategy<Value = Message> {
+    let context = prop_oneof![
+        Just(Bytes::new()),
+        Just(Bytes::from_static(raft::CAMPAIGN_TRANSFER)),
+        (1u64..3).prop_map(|number| Bytes::copy_from_slice(&number.to_be_bytes()))
+    ];
+    let numbers = (number(), number(), number(), number(), number(), number());
+    let request = prop_oneof![9 => Just(0), 1 => number()];
+    (values::kind(), numbers, request, any::<bool>(), log_entries(), context).prop_map(
+        |(kind, (term, log_term, index, commit, commit_term, hint), request, reject, mut entries, context)| {
+            // Often the entries are those after the index.
+            if log_term % 2 == 0 {
+                entries.iter_mut().zip(1..).for_each(|(entry, offset)| entry.index = index.wrapping_add(offset));
+            }
+            let mut message = Message { term, log_term, index, commit, commit_term, ..Message::default() };
+            message.set_msg_type(kind);
+            message.reject_hint = hint;
+            message.request_snapshot = request;
+            message.reject = reject;
+            message.entries = entries.into();
+            message.context = context;
+            message
+        },
+    )
+}
+
+fn peer_message() -> impl Strategy<Value = PeerMessage> {
+    let stream = || {
+        (number(), number(), number(), 0u32..2).prop_map(|(term, index, at, attempt)| Stream {
+            term,
+            position: LogPosition { index, term: at },
+            attempt,
+        })
+    };
+    let ids = || prop_oneof![3 => Just(vec![1, 2, 3]), 1 => vec(0u64..5, 0..4)];
+    let conf_state = (ids(), vec(0u64..5, 0..2), vec(0u64..5, 0..2)).prop_map(|(voters, learners, outgoing)| {
+        ConfState { voters, learners, voters_outgoing: outgoing, ..ConfState::default() }
+    });
+    let chunk = (stream(), 0u32..3, option::of(conf_state)).prop_map(|(stream, number, last)| Chunk {
+        stream,
+        number,
+        records: Vec::new(),
+        last,
+    });
+    let body = prop_oneof![
+        8 => (raft_message(), number()).prop_map(|(message, stamp)| Body::Raft { message, stamp }),
+        2 => chunk.prop_map(Body::Chunk),
+        1 => (stream(), 0u32..4).prop_map(|(stream, next)| Body::ChunkAck { stream, next }),
+    ];
+    (0u32..3, body).prop_map(|(group, body)| PeerMessage { group: GroupId(group), body })
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        12 => (1u64..5, peer_message()).prop_map(|(from, message)| Event::Peer(from, message)),
+        2 => (1u64..25).prop_map(Event::Ticks),
+        2 => (1usize..4).prop_map(Event::Persist),
+        2 => any::<u8>().prop_map(Event::Write),
+        1 => Just(Event::Read(Consistency::Linearizable)),
+        1 => Just(Event::Read(Consistency::Quorum)),
+        1 => Just(Event::Checkpoint),
+        6 => Just(Event::EndRound),
+        1 => Just(Event::Restart),
+    ]
+}
+
+fn map(members: u64) -> Map {
+    let members = (1..=members).map(|number| Member {
+        id: MemberId::new(number).expect("not 0"),
+        name: format!("m{number}"),
+        zone: String::new(),
+        weight: 100,
+        state: MemberState::Active,
+        client_address: format!("m{number}:1"),
+        peer_address: format!("m{number}:2"),
+        admin_address: format!("m{number}:3"),
+    });
+    let members: Vec<_> = members.collect();
+    Map::bootstrap(ClusterId([7; 16]), 1, members.len(), members).expect("members that can be")
+}
+
+struct Victim {
+    lane: Lane<MemoryState>,
+    settings: Settings,
+    now: Instant,
+    waiting: VecDeque<Writes>,
+    wal: Vec<Vec<annulus_core::lane::GroupWrite>>,
+    requests: u64,
+}
+
+impl Victim {
+    fn new(members: u64) -> Self {
+        let settings = Settings {
+            member: MemberId::new(1).expect("not 0"),
+            seed: 1,
+            election_timeout: Duration::from_millis(1000),
+            max_uncommitted_bytes: 1 << 20,
+        };
+        let now = Instant(1_000_000);
+        let mut lane = Lane::recover(settings.clone(), MemoryState::default(), [], now).expect("an empty disk");
+        lane.bootstrap(&map(members), |_| true, now).expect("a first map can be used");
+        Self { lane, settings, now, waiting: VecDeque::new(), wal: Vec::new(), requests: 0 }
+    }
+
+    fn end_round(&mut self) -> Result<(), Error> {
+        let output = self.lane.take_output(self.now)?;
+        self.waiting.extend(output.writes);
+        self.lane.check()
+    }
+
+    fn request(&mut self, operation: Operation) -> Result<(), Error> {
+        self.requests += 1;
+        let deadline = self.now + Duration::from_secs(1);
+        let request = Request { id: RequestId(self.requests), group: GroupId(1), deadline, operation };
+        self.lane.step(self.now, Input::Request(request))
+    }
+
+    fn happen(&mut self, event: Event) -> Result<(), Error> {
+        match event {
+            Event::Peer(from, message) => {
+                let from = MemberId::new(from).expect("not 0");
+                self.lane.step(self.now, Input::Peer { from, message })
+            }
+            Event::Ticks(ticks) => {
+                self.now = self.now + self.settings.tick() * u32::try_from(ticks).expect("few");
+                self.lane.step(self.now, Input::Tick)
+            }
+            Event::Persist(count) => {
+                for _ in 0..count {
+                    let Some(writes) = self.waiting.pop_front() else { break };
+                    self.wal.push(writes.groups().to_vec());
+                    self.lane.step(self.now, Input::Persisted(writes.into_durable()))?;
+                }
+                Ok(())
+            }
+            Event::Write(byte) => {
+                let line = [byte, 1];
+                let key = Key::new(Bytes::copy_from_slice(&line)).expect("two bytes");
+                let write = annulus_core::partition::Write {
+                    key,
+                    condition: annulus_core::partition::Condition::Always,
+                    change: annulus_core::partition::Change::Put { value: Bytes::new(), ttl_ms: Some(100) },
+                    idempotency_key: None,
+                };
+                self.request(Operation::Write(write))
+            }
+            Event::Read(consistency) => {
+                let key = Key::new(Bytes::from_static(b"k")).expect("one byte");
+                self.request(Operation::Get { key, consistency })
+            }
+            Event::Checkpoint => {
+                self.end_round()?;
+                let _ = self.lane.begin_checkpoint();
+                Ok(())
+            }
+            Event::EndRound => self.end_round(),
+            Event::Restart => {
+                self.waiting.clear();
+                let wal = self.wal.clone();
+                self.lane = Lane::recover(self.settings.clone(), MemoryState::default(), wal, self.now)?;
+                self.end_round()
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(cases())]
+
+    #[test]
+    fn nothing_that_a_peer_says_makes_a_lane_panic(members in 1u64..5, events in vec(event(), 0..120)) {
+        let mut victim = Victim::new(members);
+        for event in events {
+            if victim.happen(event).is_err() {
+                break;
+            }
+        }
+    }
+}

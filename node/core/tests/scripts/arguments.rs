@@ -1,0 +1,119 @@
+//! The words of a command.
+
+use std::time::Duration;
+
+use annulus_core::partition::{Change, Condition, Key, Scan, Write};
+use bytes::Bytes;
+
+/// The words of a command after the first, and its `name=value` options.
+pub struct Arguments<'a> {
+    words: std::vec::IntoIter<&'a str>,
+    options: Vec<(&'a str, &'a str)>,
+}
+
+pub type Result<T> = std::result::Result<T, String>;
+
+impl<'a> Arguments<'a> {
+    /// Takes a line apart.
+    pub fn new(line: &'a str) -> (&'a str, Self) {
+        let mut words = line.split_whitespace();
+        let command = words.next().unwrap_or_default();
+        let (options, words): (Vec<_>, Vec<_>) = words.partition(|word| word.contains('='));
+        let options = options.into_iter().filter_map(|option| option.split_once('=')).collect();
+        (command, Self { words: words.into_iter(), options })
+    }
+
+    /// The next word, if there is one.
+    pub fn word(&mut self) -> Option<&'a str> {
+        self.words.next()
+    }
+
+    /// The next word, which must be there.
+    pub fn need(&mut self, what: &str) -> Result<&'a str> {
+        self.word().ok_or_else(|| format!("{what} is missing"))
+    }
+
+    /// The next word as a number.
+    pub fn number<T: std::str::FromStr>(&mut self, what: &str) -> Result<T> {
+        let word = self.need(what)?;
+        word.parse().map_err(|_| format!("`{word}` is not {what}"))
+    }
+
+    /// The next word as a duration (`200ms`, `3s`).
+    pub fn duration(&mut self) -> Result<Duration> {
+        duration(self.need("a duration")?)
+    }
+
+    /// The value of an option.
+    pub fn option(&mut self, name: &str) -> Option<&'a str> {
+        let at = self.options.iter().position(|(known, _)| *known == name)?;
+        Some(self.options.remove(at).1)
+    }
+
+    /// Nothing may be left.
+    pub fn end(mut self) -> Result<()> {
+        match (self.words.next(), self.options.first()) {
+            (None, None) => Ok(()),
+            (Some(word), _) => Err(format!("`{word}` is left over")),
+            (_, Some((option, _))) => Err(format!("there is no option `{option}` here")),
+        }
+    }
+
+    /// `KEY VALUE [if=absent|exists|VERSION] [ttl=D] [name=N]`.
+    pub fn put(&mut self) -> Result<Write> {
+        let key = self.key()?;
+        let value = bytes(self.need("a value")?)?;
+        let ttl_ms = self.option("ttl").map(duration).transpose()?.map(|ttl| ttl.as_millis() as u64);
+        self.write(key, Change::Put { value, ttl_ms })
+    }
+
+    /// `KEY [if=absent|exists|VERSION] [name=N]`.
+    pub fn delete(&mut self) -> Result<Write> {
+        let key = self.key()?;
+        self.write(key, Change::Delete)
+    }
+
+    fn write(&mut self, key: Key, change: Change) -> Result<Write> {
+        let condition = match self.option("if") {
+            None => Condition::Always,
+            Some("absent") => Condition::Absent,
+            Some("exists") => Condition::Exists,
+            Some(version) => Condition::Version(version.parse().map_err(|_| format!("`{version}` is no version"))?),
+        };
+        let idempotency_key = self.option("name").map(|name| Bytes::copy_from_slice(name.as_bytes()));
+        Ok(Write { key, condition, change, idempotency_key })
+    }
+
+    /// The next word as a key.
+    pub fn key(&mut self) -> Result<Key> {
+        Key::new(bytes(self.need("a key")?)?).map_err(|error| error.to_string())
+    }
+
+    /// `[PREFIX] [after=KEY] [limit=N] [values=no]`.
+    pub fn scan(&mut self) -> Result<Scan> {
+        let limit = self.option("limit").map_or(Ok(100), str::parse).map_err(|_| "limit is not a number".to_owned())?;
+        Ok(Scan {
+            prefix: self.word().map(bytes).transpose()?.unwrap_or_default(),
+            after: self.option("after").map(bytes).transpose()?,
+            limit,
+            values: self.option("values") != Some("no"),
+        })
+    }
+}
+
+/// `200ms` or `3s`.
+pub fn duration(text: &str) -> Result<Duration> {
+    let number = |text: &str| text.parse().map_err(|_| format!("`{text}` is not a number"));
+    match (text.strip_suffix("ms"), text.strip_suffix('s')) {
+        (Some(milliseconds), _) => Ok(Duration::from_millis(number(milliseconds)?)),
+        (None, Some(seconds)) => Ok(Duration::from_secs(number(seconds)?)),
+        _ => Err(format!("`{text}` is not a duration such as 200ms or 3s")),
+    }
+}
+
+/// A text as it stands, or `x*300`: as often as the number says.
+fn bytes(text: &str) -> Result<Bytes> {
+    let Some((unit, times)) = text.split_once('*') else { return Ok(Bytes::copy_from_slice(text.as_bytes())) };
+    let times = times.parse().map_err(|_| format!("`{times}` is not a number"))?;
+    Ok(unit.repeat(times).into())
+}

@@ -1,0 +1,339 @@
+//! Some members, each with one lane, a disk that is told when to sync, and a network that is told what to deliver. No
+//! time passes but what a script says, and each member has a clock of its own.
+//!
+//! ```text
+//! members 3 partitions=1 [map=yes] [timeout=1s]      a store that was never started; member 1 should lead p0, 2 p1, …
+//! bootstrap [N…]                     makes the replicas of the first map
+//! put N KEY VALUE [if=…] [ttl=D] [name=N] [within=D]     delete N KEY …       a request to member N
+//! get N KEY [linearizable|quorum|stale] [within=D]       scan N [PREFIX] …    read-map N [linearizable|…]
+//! put-map N                          a write to the map group
+//! fill N COUNT BYTES                 puts keys fill-0, fill-1, … of so many bytes, each its own round, and stabilizes
+//! deliver 1->2 [COUNT]               up to COUNT messages of a link, in one round
+//! drop 1->2 [COUNT]    copy 1->2     loses messages; sends the first one once more, last
+//! network                            what is on its way
+//! persist N [COUNT]                  up to COUNT writes become durable
+//! stabilize                          delivers and persists until nothing is left
+//! cut N | cut 1->2     heal          links that lose everything
+//! tick N|all D                       the clock moves on by D, tick by tick
+//! pause N D                          the clock moves on by D, and nothing hears of it
+//! wake N                             one tick that makes up for a pause
+//! run D                              ticks of all members, each followed by a stabilize
+//! campaign N                         ticks until the member stands for election
+//! crash N              restart N     loses what is not durable; starts from the rest
+//! checkpoint N [begin|finish|drop]   all of it, or one step
+//! pressure N none|writes|entries     disk-full N yes|no       unreachable N M
+//! prefer N                           the map now says that N should lead all partitions
+//! status                             each replica
+//! quiet                loud          only replies and leaders are told; or messages and writes, too
+//! ```
+
+use std::time::Duration;
+
+use annulus_core::id::{ClusterId, GroupId, MemberId};
+use annulus_core::lane::{Input, Operation, Pressure};
+use annulus_core::map::{Assignment, Map};
+use annulus_core::partition::Consistency;
+
+use crate::arguments::{Arguments, Result, duration};
+use crate::world::World;
+use crate::{map, script};
+
+#[derive(Default)]
+pub struct Player {
+    world: Option<World>,
+}
+
+impl script::Player for Player {
+    fn play(&mut self, line: &str) -> Result<Vec<String>> {
+        let (command, mut arguments) = Arguments::new(line);
+        if command == "members" {
+            self.world = Some(members(&mut arguments)?);
+            arguments.end()?;
+            return Ok(Vec::new());
+        }
+        let world = self.world.as_mut().ok_or("there are no members yet")?;
+        let output = match command {
+            "status" => status(world),
+            "network" => network(world),
+            _ => {
+                play(world, command, &mut arguments)?;
+                Vec::new()
+            }
+        };
+        arguments.end()?;
+        let mut trace = world.take_trace();
+        trace.extend(output);
+        Ok(trace)
+    }
+}
+
+/// Three members with one partition.
+pub fn three_members() -> World {
+    members(&mut Arguments::new("members 3").1).expect("that can be")
+}
+
+/// Every member holds every partition; they lead in turn.
+fn members(arguments: &mut Arguments) -> Result<World> {
+    let count: u64 = arguments.number("a number of members")?;
+    let partitions: u64 = arguments.option("partitions").unwrap_or("1").parse().map_err(|_| "not a number")?;
+    let timeout = arguments.option("timeout").map_or(Ok(Duration::from_secs(1)), duration)?;
+    let with_map = arguments.option("map") == Some("yes");
+    let members: Vec<_> = (1..=count).map(|number| map::member(number, 0)).collect();
+    let ids: Vec<MemberId> = members.iter().map(|member| member.id).collect();
+    let assignments = (0..partitions).map(|partition| {
+        let leader = MemberId::new(partition % count + 1).expect("not 0");
+        Assignment { replicas: ids.clone(), leader }
+    });
+    let map = Map {
+        cluster: ClusterId(*b"a script's store"),
+        epoch: 1,
+        replication_factor: ids.len(),
+        members,
+        assignments: assignments.collect(),
+        map_voters: ids,
+    };
+    map.check();
+    Ok(World::new(map, with_map, timeout))
+}
+
+fn play(world: &mut World, command: &str, arguments: &mut Arguments) -> Result<()> {
+    match command {
+        "put" | "delete" | "get" | "scan" | "read-map" | "put-map" => return request(world, command, arguments),
+        "deliver" | "drop" | "copy" | "cut" | "heal" => return links(world, command, arguments),
+        "tick" | "pause" | "wake" | "run" | "campaign" => return time(world, command, arguments),
+        "stabilize" => world.stabilize(),
+        "quiet" | "loud" => world.quiet = command == "quiet",
+        "bootstrap" => {
+            let mut numbers = Vec::new();
+            while let Some(word) = arguments.word() {
+                numbers.push(word.parse().map_err(|_| format!("`{word}` is no member"))?);
+            }
+            for number in if numbers.is_empty() { world.numbers() } else { numbers } {
+                world.bootstrap(number);
+            }
+        }
+        _ => {
+            let number: u64 = arguments.number("a member")?;
+            return member(world, number, command, arguments);
+        }
+    }
+    Ok(())
+}
+
+fn member(world: &mut World, number: u64, command: &str, arguments: &mut Arguments) -> Result<()> {
+    match command {
+        "fill" => fill(world, number, arguments)?,
+        "persist" => {
+            let most = count(arguments)?;
+            world.persist(number, most);
+        }
+        "crash" => world.crash(number),
+        "restart" => world.restart(number),
+        "checkpoint" => checkpoint(world, number, arguments.word())?,
+        "prefer" => {
+            world.prefer(MemberId::new(number).ok_or("members are counted from 1")?);
+        }
+        "unreachable" => {
+            let other = MemberId::new(arguments.number("a member")?).ok_or("members are counted from 1")?;
+            world.step(number, Input::Unreachable(other)).ok_or("it is down")?;
+            world.end_round(number);
+        }
+        "pressure" | "disk-full" => {
+            let how = arguments.need("how much")?;
+            let lane = world.members.get_mut(&number).and_then(|member| member.lane.as_mut()).ok_or("it is down")?;
+            match (command, how) {
+                ("disk-full", _) => lane.set_disk_full(how == "yes"),
+                (_, "none") => lane.set_pressure(Pressure::None),
+                (_, "writes") => lane.set_pressure(Pressure::RefuseWrites),
+                (_, "entries") => lane.set_pressure(Pressure::RefuseEntries),
+                _ => return Err(format!("there is no pressure `{how}`")),
+            }
+        }
+        _ => return Err(format!("there is no command `{command}`")),
+    }
+    Ok(())
+}
+
+fn request(world: &mut World, command: &str, arguments: &mut Arguments) -> Result<()> {
+    let number: u64 = arguments.number("a member")?;
+    let patience = arguments.option("within").map_or(Ok(Duration::from_secs(5)), duration)?;
+    let (group, operation) = match command {
+        "put" | "delete" | "put-map" => {
+            let write = if command == "delete" { arguments.delete()? } else { arguments.put()? };
+            let group = world.map.partition_of(write.key.bytes()).group();
+            (if command == "put-map" { GroupId::MAP } else { group }, Operation::Write(write))
+        }
+        "get" => {
+            let key = arguments.key()?;
+            let group = world.map.partition_of(key.bytes()).group();
+            (group, Operation::Get { key, consistency: consistency(arguments.word())? })
+        }
+        "scan" => (GroupId(1), Operation::Scan { scan: arguments.scan()?, consistency: Consistency::Linearizable }),
+        _ => (GroupId::MAP, Operation::ReadMap { consistency: consistency(arguments.word())? }),
+    };
+    world.request(number, group, operation, patience).ok_or_else(|| "it is down".to_owned())
+}
+
+fn consistency(word: Option<&str>) -> Result<Consistency> {
+    match word {
+        None | Some("linearizable") => Ok(Consistency::Linearizable),
+        Some("quorum") => Ok(Consistency::Quorum),
+        Some("stale") => Ok(Consistency::Stale),
+        Some(other) => Err(format!("there is no consistency `{other}`")),
+    }
+}
+
+fn fill(world: &mut World, number: u64, arguments: &mut Arguments) -> Result<()> {
+    let count: u32 = arguments.number("a count")?;
+    let bytes: u32 = arguments.number("a number of bytes")?;
+    for key in 0..count {
+        request(world, "put", &mut Arguments::new(&format!("put {number} fill-{key} x*{bytes}")).1)?;
+        world.stabilize();
+    }
+    Ok(())
+}
+
+fn checkpoint(world: &mut World, number: u64, step: Option<&str>) -> Result<()> {
+    if matches!(step, None | Some("begin")) {
+        world.begin_checkpoint(number);
+    }
+    if step.is_none() {
+        world.persist(number, usize::MAX);
+    }
+    let disk = &mut world.members.get_mut(&number).ok_or("there is no such member")?.disk;
+    match step {
+        None => disk.finish_checkpoint().and_then(|()| disk.drop_wal()),
+        Some("begin") => Ok(()),
+        Some("finish") => disk.finish_checkpoint(),
+        Some("drop") => disk.drop_wal(),
+        Some(other) => Err(format!("a checkpoint has no step `{other}`")),
+    }
+}
+
+fn count(arguments: &mut Arguments) -> Result<usize> {
+    arguments.word().map_or(Ok(usize::MAX), |word| word.parse().map_err(|_| format!("`{word}` is not a number")))
+}
+
+fn link(word: &str) -> Result<(u64, u64)> {
+    let ends = word.split_once("->").and_then(|(from, to)| Some((from.parse().ok()?, to.parse().ok()?)));
+    ends.ok_or_else(|| format!("`{word}` is not a link such as 1->2"))
+}
+
+fn links(world: &mut World, command: &str, arguments: &mut Arguments) -> Result<()> {
+    if command == "heal" {
+        world.cut.clear();
+        return Ok(());
+    }
+    let word = arguments.need("a link")?;
+    if let ("cut", Ok(alone)) = (command, word.parse::<u64>()) {
+        world.isolate(alone);
+        return Ok(());
+    }
+    let (from, to) = link(word)?;
+    let queue = world.links.entry((from, to)).or_default();
+    match command {
+        "deliver" => {
+            let most = count(arguments)?;
+            world.deliver(from, to, most);
+        }
+        "drop" => {
+            let most = count(arguments)?.min(queue.len());
+            queue.drain(..most);
+        }
+        "copy" => {
+            let first = queue.front().cloned().ok_or("nothing is on its way there")?;
+            queue.push_back(first);
+        }
+        _ => {
+            queue.clear();
+            world.cut.insert((from, to));
+        }
+    }
+    Ok(())
+}
+
+fn time(world: &mut World, command: &str, arguments: &mut Arguments) -> Result<()> {
+    let tick = world.tick();
+    let who = if command == "run" { "all" } else { arguments.need("a member")? };
+    let numbers = match who {
+        "all" => world.numbers(),
+        number => vec![number.parse().map_err(|_| format!("`{number}` is no member"))?],
+    };
+    match command {
+        "wake" => numbers.into_iter().for_each(|number| world.pass(number, Duration::ZERO, true)),
+        "pause" => {
+            let time = arguments.duration()?;
+            numbers.into_iter().for_each(|number| world.pass(number, time, false));
+        }
+        "campaign" => {
+            for number in numbers {
+                campaign(world, number)?;
+            }
+        }
+        _ => {
+            let mut left = arguments.duration()?;
+            while !left.is_zero() {
+                let step = left.min(tick);
+                left -= step;
+                for number in &numbers {
+                    world.pass(*number, step, true);
+                }
+                if command == "run" {
+                    world.stabilize();
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn campaign(world: &mut World, number: u64) -> Result<()> {
+    let tick = world.tick();
+    let quiet = std::mem::replace(&mut world.quiet, false);
+    let mut told = Vec::new();
+    for _ in 0..40 {
+        world.pass(number, tick, true);
+        let lines = world.take_trace();
+        let stands = lines.iter().any(|line| line.contains("pre-vote "));
+        told.extend(lines.into_iter().filter(|line| !quiet || line.contains(" is led by ")));
+        if stands {
+            break;
+        }
+    }
+    world.quiet = quiet;
+    if told.is_empty() && !quiet { Err("it does not stand for election".to_owned()) } else { world.retell(told) }
+}
+
+fn status(world: &World) -> Vec<String> {
+    let mut lines = Vec::new();
+    for (number, member) in &world.members {
+        let Some(lane) = &member.lane else {
+            lines.push(format!("{number}: down"));
+            continue;
+        };
+        for replica in lane.replicas() {
+            let role = match replica.leader() {
+                _ if replica.leads() => "leads".to_owned(),
+                Some(leader) => format!("follows {}", leader.get()),
+                None => "follows nobody".to_owned(),
+            };
+            lines.push(format!(
+                "{number}: {} {role} in t{}, generation {}, log to {}, committed {}, applied {}",
+                replica.group(),
+                replica.term(),
+                replica.table().generation,
+                replica.last_index(),
+                replica.committed(),
+                crate::trace::position(replica.applied())
+            ));
+        }
+    }
+    lines
+}
+
+fn network(world: &World) -> Vec<String> {
+    let links = world.links.iter();
+    links
+        .flat_map(|((from, to), queue)| queue.iter().map(move |m| format!("{from}->{to} {}", crate::trace::message(m))))
+        .collect()
+}

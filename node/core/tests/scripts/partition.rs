@@ -1,0 +1,129 @@
+//! One partition's machine over a state in memory. Every command becomes an entry, goes through its byte form, and is
+//! applied at the next index.
+//!
+//! ```text
+//! put KEY VALUE [if=absent|exists|VERSION] [ttl=D] [name=N]      delete KEY [if=…] [name=N]      expire
+//! clock D              the clock that the entries carry from here on (it may go back, as a new leader's does)
+//! get KEY              scan [PREFIX] [after=KEY] [limit=N] [values=no]
+//! many N [ttl=D] [name=yes]      puts keys many-0, many-1, …
+//! records              how many records there are of each kind, and what the machine knows
+//! reload               the machine anew from its records
+//! ```
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+
+use annulus_core::id::PartitionId;
+use annulus_core::partition::{Command, Entry, Outcome, Partition, Write};
+use annulus_core::state::{MemoryState, State, TableId};
+
+use crate::arguments::{Arguments, Result};
+use crate::script;
+use crate::trace::{outcome, page, show};
+
+const TABLE: TableId = TableId { group: annulus_core::id::GroupId(1), generation: 1 };
+
+pub struct Player {
+    state: MemoryState,
+    partition: Partition,
+    index: u64,
+    clock_ms: u64,
+}
+
+impl Default for Player {
+    fn default() -> Self {
+        assert_eq!(PartitionId(0).group(), TABLE.group);
+        let state = MemoryState::default();
+        let partition = Partition::load(&state, TABLE).expect("an empty state can be read");
+        Self { state, partition, index: 1, clock_ms: 0 }
+    }
+}
+
+impl Player {
+    fn apply(&mut self, command: Command) -> Option<Outcome> {
+        self.index += 1;
+        let entry = Entry { clock_ms: self.clock_ms, command }.encode();
+        self.partition.apply(&mut self.state, self.index, entry).expect("an entry can be applied")
+    }
+
+    fn write(&mut self, write: Write) -> Vec<String> {
+        let done = self.apply(Command::Write(write)).expect("a write has an outcome");
+        vec![format!("{}: {}", self.index, outcome(done))]
+    }
+
+    fn records(&self) -> Vec<String> {
+        let names = ["meta", "values", "idempotency", "value expiries", "idempotency expiries"];
+        let mut counts = BTreeMap::<u8, usize>::new();
+        let mut count = |key: &[u8], _: &[u8]| {
+            *counts.entry(key[0]).or_default() += 1;
+            ControlFlow::Continue(())
+        };
+        self.state.range(TABLE, &[], None, &mut count).expect("a state in memory can be read");
+        let counts = counts.iter().map(|(kind, count)| format!("{} {count}", names[usize::from(*kind)]));
+        let next = match self.partition.next_expiry_ms() {
+            u64::MAX => "never".to_owned(),
+            next => format!("{next}ms"),
+        };
+        vec![
+            counts.collect::<Vec<_>>().join(", "),
+            format!("clock {}ms, next expiry {next}", self.partition.clock_ms()),
+        ]
+    }
+
+    fn many(&mut self, arguments: &mut Arguments) -> Result<Vec<String>> {
+        let count: u32 = arguments.number("a count")?;
+        let options = ["ttl", "name"].map(|name| arguments.option(name).map(|value| (name, value)));
+        for number in 0..count {
+            let options = options.iter().flatten().map(|(name, value)| match *name {
+                "name" => format!(" name=n{number}"),
+                _ => format!(" {name}={value}"),
+            });
+            let line = format!("put many-{number} x{}", options.collect::<String>());
+            let write = Arguments::new(&line).1.put()?;
+            self.write(write);
+        }
+        Ok(vec![format!("{}: the last of {count}", self.index)])
+    }
+}
+
+impl script::Player for Player {
+    fn play(&mut self, line: &str) -> Result<Vec<String>> {
+        let (command, mut arguments) = Arguments::new(line);
+        let output = match command {
+            "put" => {
+                let write = arguments.put()?;
+                self.write(write)
+            }
+            "delete" => {
+                let write = arguments.delete()?;
+                self.write(write)
+            }
+            "many" => self.many(&mut arguments)?,
+            "expire" => {
+                assert_eq!(self.apply(Command::Expire), None);
+                vec![format!("{}: clock {}ms", self.index, self.partition.clock_ms())]
+            }
+            "clock" => {
+                self.clock_ms = arguments.duration()?.as_millis() as u64;
+                Vec::new()
+            }
+            "get" => match self.partition.get(&self.state, &arguments.key()?).map_err(|error| error.to_string())? {
+                None => vec!["absent".to_owned()],
+                Some(item) => vec![format!("{} version {}", show(&item.value), item.version)],
+            },
+            "scan" => {
+                let scan = arguments.scan()?;
+                page(&self.partition.scan(&self.state, &scan).map_err(|error| error.to_string())?)
+            }
+            "records" => self.records(),
+            "reload" => {
+                self.partition = Partition::load(&self.state, TABLE).map_err(|error| error.to_string())?;
+                Vec::new()
+            }
+            _ => return Err(format!("there is no command `{command}`")),
+        };
+        arguments.end()?;
+        self.partition.check(&self.state).map_err(|error| error.to_string())?;
+        Ok(output)
+    }
+}
