@@ -335,7 +335,10 @@ pub(crate) struct Dev {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "A flag is stronger than an environment variable, and that than the configuration file.")]
+#[command(
+    after_help = "A flag is stronger than a variable of the environment (ANNULUS_NAME, ANNULUS_CLIENT_LISTEN and so \
+                        on), and that than the configuration file."
+)]
 pub(crate) struct Node {
     /// Configuration file (YAML)
     #[arg(long, env = "ANNULUS_CONFIG", value_name = "FILE")]

@@ -71,9 +71,10 @@ fn paint(line: &[char], colour: bool) -> String {
 /// The picture: letters for led partitions, `·` for those without a leader.
 fn draw(ring: &Ring) -> Vec<Vec<char>> {
     let partitions = ring.assignments();
+    let members = by_name(ring);
     let leader_letter = |partition: usize| {
         let leader = partitions[partition].leader?;
-        ring.members.iter().position(|member| member.id == leader).map(letter)
+        members.iter().position(|member| member.id == leader).map(letter)
     };
     let centre = (HEIGHT as f64 / 2.0, WIDTH as f64 / 2.0);
     let cell = |row: usize, column: usize| {
@@ -93,7 +94,8 @@ fn draw(ring: &Ring) -> Vec<Vec<char>> {
 /// A head and a line for each member: name, zone, state, what it holds and leads, where it is.
 fn lines(ring: &Ring) -> Vec<String> {
     let partitions = ring.assignments().len();
-    let rows = ring.members.iter().map(|member| {
+    let members = by_name(ring);
+    let rows = members.iter().map(|member| {
         let replicas = ring.assignments().iter().filter(|at| at.replicas.contains(&member.id)).count();
         vec![
             member.name.clone(),
@@ -110,6 +112,14 @@ fn lines(ring: &Ring) -> Vec<String> {
     lines[0]
         .push_str(&format!("   ({partitions} partitions, {} copies, epoch {})", ring.replication_factor, ring.epoch));
     lines
+}
+
+/// The members in the order in which people look for them; the ring's own is by id.
+pub(crate) fn by_name(ring: &Ring) -> Vec<&Member> {
+    let mut members: Vec<&Member> = ring.members.iter().collect();
+    // Shorter first, so that node-2 comes before node-10.
+    members.sort_by_key(|member| (member.name.len(), &member.name));
+    members
 }
 
 /// Which part of all replicas these are, in percent.

@@ -37,10 +37,10 @@ pub(crate) async fn run(arguments: args::Status) -> Result<(), Failure> {
     }
 }
 
-/// Asks all members at once; one that does not answer is not alive.
+/// Asks all members at once, and lists the answers by name; one that does not answer is not alive.
 async fn ask(nodes: &Nodes, ring: &Ring) -> Vec<Health> {
     let mut asked = JoinSet::new();
-    for (place, member) in ring.members.iter().enumerate() {
+    for (place, member) in ring::by_name(ring).into_iter().enumerate() {
         let (nodes, address) = (nodes.clone(), member.client_address.clone());
         asked.spawn(async move {
             let alive = nodes.healthy(&address).await.unwrap_or(false);
@@ -62,7 +62,7 @@ fn write_text(out: &mut dyn Write, ring: &Ring, health: &[Health], leaderless: u
     let led = partitions as usize - leaderless;
     writeln!(out, "cluster {}, epoch {}, {led} of {partitions} partitions led", ring.cluster, ring.epoch)?;
     let yes = |is: bool| if is { "yes" } else { "NO" }.to_owned();
-    let rows = ring.members.iter().zip(health).map(|(member, health)| {
+    let rows = ring::by_name(ring).into_iter().zip(health).map(|(member, health)| {
         let leads = ring::led(ring, member).to_string();
         let state = ring::state(member).to_owned();
         vec![member.name.clone(), state, yes(health.alive), yes(health.ready), leads, member.client_address.clone()]
@@ -75,7 +75,7 @@ fn write_text(out: &mut dyn Write, ring: &Ring, health: &[Health], leaderless: u
 }
 
 fn write_json(out: &mut dyn Write, ring: &Ring, health: &[Health], leaderless: usize) -> io::Result<()> {
-    let members = ring.members.iter().zip(health).map(|(member, health)| {
+    let members = ring::by_name(ring).into_iter().zip(health).map(|(member, health)| {
         json!({
             "id": member.id.to_string(), "name": member.name, "zone": member.zone, "state": ring::state(member),
             "alive": health.alive, "ready": health.ready, "leads": ring::led(ring, member),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use annulus_client::{Client, Error};
+use annulus_client::{Client, Error, GetOptions, PutOptions};
 use hdrhistogram::Histogram;
 use rand::RngExt;
 use tokio::task::{JoinError, JoinSet};
@@ -16,6 +16,8 @@ use crate::exit::Failure;
 
 /// How long a loop pauses after a failure, so that a store in trouble is not asked as fast as a machine can.
 const PAUSE: Duration = Duration::from_millis(5);
+/// How long after the end of the measurement the last requests may still be answered.
+const LAST_WAIT: Duration = Duration::from_secs(1);
 /// Latencies above this are counted as this: an hour.
 const LONGEST_US: u64 = 3_600_000_000;
 
@@ -30,6 +32,8 @@ pub(super) struct Tally {
     pub(super) absent: u64,
     /// Failures by kind (see [`Error::kind`]).
     pub(super) errors: BTreeMap<&'static str, u64>,
+    /// When the last request was answered.
+    pub(super) last_answer: Option<Instant>,
     /// The last failure's words.
     pub(super) last_error: Option<String>,
 }
@@ -37,7 +41,14 @@ pub(super) struct Tally {
 impl Tally {
     pub(super) fn new() -> Self {
         let histogram = Histogram::new_with_bounds(1, LONGEST_US, 3).expect("sound bounds");
-        Self { puts: histogram.clone(), gets: histogram, absent: 0, errors: BTreeMap::new(), last_error: None }
+        Self {
+            puts: histogram.clone(),
+            gets: histogram,
+            absent: 0,
+            errors: BTreeMap::new(),
+            last_answer: None,
+            last_error: None,
+        }
     }
 
     /// How many requests were answered well.
@@ -53,6 +64,7 @@ impl Tally {
         for (kind, count) in &other.errors {
             *self.errors.entry(kind).or_default() += count;
         }
+        self.last_answer = self.last_answer.max(other.last_answer);
         self.last_error = other.last_error.clone().or(self.last_error.take());
     }
 
@@ -100,10 +112,14 @@ impl Load {
             };
             turn = turn.wrapping_add(1);
             let began = Instant::now();
+            // Whatever hangs when the time is over is not waited for much longer.
+            let deadline = Some(self.arguments.connect.timeout.min(until + LAST_WAIT - began));
             let ended = if put {
-                client.put(&key, self.value.clone()).await.map(|_| true)
+                let options = PutOptions { deadline, ..PutOptions::default() };
+                client.put_with(&key, self.value.clone(), &options).await.map(|_| true)
             } else {
-                client.get(&key).await.map(|item| item.is_some())
+                let options = GetOptions { deadline, ..GetOptions::default() };
+                client.get_with(&key, &options).await.map(|item| item.is_some())
             };
             let latency = u64::try_from(began.elapsed().as_micros()).unwrap_or(LONGEST_US).max(1);
             match ended {
@@ -111,6 +127,7 @@ impl Load {
                     let histogram = if put { &mut tally.puts } else { &mut tally.gets };
                     histogram.saturating_record(latency);
                     tally.absent += u64::from(!present);
+                    tally.last_answer = Some(Instant::now());
                     self.done.fetch_add(1, Ordering::Relaxed);
                 }
                 Err(error) => {

@@ -67,7 +67,10 @@ pub(crate) fn run(arguments: args::Bench) -> Result<(), Failure> {
     for tally in tallies {
         sum.add(&tally?);
     }
-    let report = report::Report::new(&arguments, ring.members.len(), &sum, began.elapsed());
+    // The time that was asked for, unless it was cut short, and however long the last answer took.
+    let stopped = began.elapsed().min(Duration::from_secs(arguments.secs));
+    let took = sum.last_answer.map_or(stopped, |last| stopped.max(last - began));
+    let report = report::Report::new(&arguments, ring.members.len(), &sum, took);
     report.write(arguments.output)?;
     match sum.answered() {
         0 => Err(Failure::Unavailable("not one request was answered well".into())),

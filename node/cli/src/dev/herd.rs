@@ -216,13 +216,15 @@ impl<'a> Herd<'a> {
 
 fn command(program: &Path, member: &Place, log: File) -> io::Result<Command> {
     let mut command = Command::new(program);
-    // What configures a node in the environment is meant for a node that somebody starts by hand.
-    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("ANNULUS_")) {
-        command.env_remove(name);
+    // Settings that suit all members, such as ANNULUS_LOG_LEVEL, are passed on; those of one member can't be meant.
+    for setting in ["CONFIG", "ZONE", "CLIENT_ADVERTISE", "ADMIN_ADVERTISE", "PEER_ADVERTISE"] {
+        command.env_remove(format!("ANNULUS_{setting}"));
     }
     command.arg("node").arg("--name").arg(&member.name).arg("--data").arg(&member.data);
     command.arg("--client-listen").arg(&member.client_address).arg("--admin-listen").arg(&member.admin_address);
     command.arg("--peer-listen").arg(&member.peer_address).arg("--log-format").arg("text").arg("--exit-with-stdin");
+    // The log is a file, whatever this terminal can do.
+    command.env("NO_COLOR", "1");
     command.stdin(Stdio::piped()).stdout(log.try_clone()?).stderr(log);
     command.process_group(0).kill_on_drop(true);
     Ok(command)
