@@ -160,7 +160,7 @@ impl<S: State> Lane<S> {
             let round = self.number + 1;
             self.replica_mut(group).expect("just added").begins_in(round);
             if leader == self.settings.member {
-                self.replica_mut(group).expect("just added").campaign();
+                self.replica_mut(group).expect("just added").be_eager(now);
             }
         }
         self.prefer_leaders(map);

@@ -15,6 +15,9 @@ use crate::time::Instant;
 /// A leader that is not the preferred one hands over when it has led for this long without a change.
 const SETTLED_AFTER: Duration = Duration::from_secs(3);
 
+/// How long the preferred leader of a new group stands for election without waiting for its timeout.
+const EAGER_FOR: Duration = Duration::from_secs(1);
+
 /// What a replica remembers of elections beside what Raft does.
 #[derive(Debug)]
 pub struct Election {
@@ -28,6 +31,8 @@ pub struct Election {
     timeout_ticks: usize,
     /// Who should lead, if the map says so.
     preferred: Option<MemberId>,
+    /// Until when this replica stands for election without waiting for its timeout.
+    eager_until: Option<Instant>,
     /// The last term in which this replica led and brought its heartbeats into line.
     aligned_in: u64,
     /// Since when this replica leads, or when it last tried to hand over.
@@ -48,6 +53,7 @@ impl Election {
             draws: 0,
             timeout_ticks: FIRST_CANDIDACY_TICK,
             preferred: None,
+            eager_until: None,
             aligned_in: 0,
             settled_since: now,
         }
@@ -58,6 +64,22 @@ impl Replica {
     /// Who should lead the group, by the map.
     pub fn set_preferred_leader(&mut self, preferred: Option<MemberId>) {
         self.election.preferred = preferred;
+    }
+
+    /// Stands for election at each heartbeat's tick until somebody leads or the time is over: for the preferred leader of a
+    /// group that has just been made, whose other replicas may take a moment longer to be there.
+    pub(super) fn campaign_eagerly(&mut self, now: Instant, number: u64) {
+        let Some(until) = self.election.eager_until else { return };
+        if now >= until || self.leader().is_some() {
+            self.election.eager_until = None;
+        } else if number.is_multiple_of(HEARTBEAT_TICKS as u64) && self.may_stand(now) {
+            self.campaign();
+        }
+    }
+
+    /// Makes the replica stand for election again and again for a while.
+    pub fn be_eager(&mut self, now: Instant) {
+        self.election.eager_until = Some(now + EAGER_FOR);
     }
 
     /// Stands for election now: for the preferred leader of a group that has just been made.
@@ -80,9 +102,16 @@ impl Replica {
             {
                 hash.update(number.to_be_bytes());
             }
-            let span = (LAST_CANDIDACY_TICK - FIRST_CANDIDACY_TICK + 1) as u64;
+            // Whoever the map prefers stands a little earlier than the others: then leadership need not be handed on later.
+            let (first, last) = match self.election.preferred {
+                Some(preferred) if preferred == self.settings.member => {
+                    (FIRST_CANDIDACY_TICK, FIRST_CANDIDACY_TICK + 1)
+                }
+                _ => (FIRST_CANDIDACY_TICK + 1, LAST_CANDIDACY_TICK),
+            };
+            let span = (last - first + 1) as u64;
             self.election.timeout_ticks =
-                FIRST_CANDIDACY_TICK + usize::try_from(first_eight(&hash.finalize()) % span).expect("a small number");
+                first + usize::try_from(first_eight(&hash.finalize()) % span).expect("a small number");
         }
         raft.set_randomized_election_timeout(self.election.timeout_ticks);
     }
@@ -93,7 +122,11 @@ impl Replica {
     pub(super) fn may_tick(&self, now: Instant) -> bool {
         let raft = &self.node.raft;
         let stands = raft.state != StateRole::Leader && raft.election_elapsed + 1 >= self.election.timeout_ticks;
-        !stands || (now >= self.election.no_vote_until && self.is_durable())
+        !stands || self.may_stand(now)
+    }
+
+    fn may_stand(&self, now: Instant) -> bool {
+        now >= self.election.no_vote_until && self.is_durable()
     }
 
     /// Takes a Raft message, unless taking it would break a promise.

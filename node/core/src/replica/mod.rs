@@ -71,7 +71,7 @@ const HEARTBEAT_TICKS: usize = 2;
 /// Followers stand for election after this many ticks at the earliest: one more than the timeout, so that the others'
 /// promise not to vote has surely ended (a tick may be short of a whole one by the time it is counted).
 const FIRST_CANDIDACY_TICK: usize = ELECTION_TICKS as usize + 1;
-const LAST_CANDIDACY_TICK: usize = 19;
+const LAST_CANDIDACY_TICK: usize = 17;
 
 /// Why a replica can't go on. The lane that meets this stops.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -301,6 +301,7 @@ impl Replica {
             if self.may_tick(now) {
                 self.node.tick();
                 self.align_heartbeats(number);
+                self.campaign_eagerly(now, number);
                 self.reseed();
             }
         }
