@@ -44,6 +44,8 @@ enum Event {
     Cut(u64),
     Heal,
     Prefer(u64),
+    /// This member stands still while the others go on without it and write; then it gets so many messages, and is read.
+    Overtake(u64, u8, usize),
 }
 
 fn event() -> impl Strategy<Value = Event> {
@@ -66,6 +68,7 @@ fn event() -> impl Strategy<Value = Event> {
         1 => one().prop_map(Event::Cut),
         2 => Just(Event::Heal),
         1 => one().prop_map(Event::Prefer),
+        3 => (one(), 1u8..25, 0usize..3).prop_map(|(member, tenths, most)| Event::Overtake(member, tenths, most)),
     ]
 }
 
@@ -177,12 +180,29 @@ impl Run {
             }
             Event::Cut(member) => world.isolate(member),
             Event::Heal => world.cut.clear(),
+            Event::Overtake(member, tenths, most) => self.overtake(member, tenths, most),
             Event::Prefer(member) => world.prefer(MemberId::new(member).expect("not 0")),
         }
         for (request, reply) in std::mem::take(&mut self.world.replies) {
             self.history.answered(request, &reply);
         }
         self.world.take_trace();
+    }
+
+    fn overtake(&mut self, member: u64, tenths: u8, most: usize) {
+        for _ in 0..tenths {
+            self.happen(Event::Time(1, !(1 << member), false));
+            self.happen(Event::SettleWithout(member));
+        }
+        let others: Vec<u64> = self.world.numbers().into_iter().filter(|other| *other != member).collect();
+        for other in &others {
+            self.happen(Event::Put(*other));
+            self.happen(Event::SettleWithout(member));
+        }
+        for other in others {
+            self.happen(Event::Deliver(other, member, most));
+        }
+        self.happen(Event::Get(member, Consistency::Linearizable));
     }
 
     fn pass(&mut self, tenths: u8, who: u8, at_once: bool) {
