@@ -174,7 +174,8 @@ impl<S: State> Lane<S> {
         }
     }
 
-    /// Takes one input.
+    /// Takes one input. `now` must have been read after the input had arrived: a read is judged by it. After an error the
+    /// lane is not to be used again: what it holds of the round is incomplete.
     pub fn step(&mut self, now: Instant, input: Input) -> Result<(), Error> {
         match input {
             Input::Request(request) => self.request(now, request),
@@ -293,6 +294,9 @@ impl<S: State> Lane<S> {
 
     /// Brings the state up to date for a checkpoint, and returns what the WAL segment that begins with it must hold
     /// first. Call it right after `take_output`, then freeze the state, before anything else is stepped.
+    ///
+    /// The base must be durable before the frozen state is: a snapshot may be installed in the state whose round is not
+    /// durable yet, and a state that is ahead of its WAL can't be told from a WAL that has lost its end.
     pub fn begin_checkpoint(&mut self) -> Vec<GroupWrite> {
         assert!(self.dirty.is_empty() && self.round.writes.is_empty(), "a checkpoint begins between two rounds");
         let budget = LOG_BUDGET_BYTES / self.groups.max(1);

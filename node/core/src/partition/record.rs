@@ -145,3 +145,66 @@ fn versioned(bytes: Bytes, what: &'static str) -> Result<Reader> {
         id => Err(reader.unknown(id)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn outcome() -> impl Strategy<Value = Outcome> {
+        prop_oneof![
+            any::<(u64, bool)>().prop_map(|(version, created)| Outcome::Written { version, created }),
+            any::<Option<u64>>().prop_map(|current| Outcome::ConditionFailed { current }),
+            Just(Outcome::Deleted),
+            Just(Outcome::NotFound),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn records_are_read_back_as_they_were_written(
+            numbers: [u64; 3],
+            deadline_ms: Option<u64>,
+            value in vec(any::<u8>(), 0..40),
+            digest: [u8; 32],
+            outcome in outcome(),
+        ) {
+            let [version, clock_ms, idempotency_records] = numbers;
+            let meta = Meta { clock_ms, idempotency_records };
+            prop_assert_eq!(Meta::decode(meta.encode()), Ok(meta));
+            let item = Item { version, value: value.into() };
+            let bytes = Value::encode(version, deadline_ms, &item.value);
+            prop_assert_eq!(Value::decode(bytes), Ok(Value { item, deadline_ms }));
+            let known = Idempotency { deadline_ms: clock_ms, digest, outcome };
+            prop_assert_eq!(Idempotency::decode(known.encode()), Ok(known));
+        }
+
+        #[test]
+        fn no_bytes_make_reading_a_record_panic(bytes in vec(prop_oneof![Just(1u8), any::<u8>()], 0..80)) {
+            let bytes = Bytes::from(bytes);
+            let _ = (Meta::decode(bytes.clone()), Value::decode(bytes.clone()), Idempotency::decode(bytes.clone()));
+            let _ = split_expiry_key(&bytes);
+        }
+
+        #[test]
+        fn expiries_are_in_order_of_their_deadlines(a: u64, b: u64, key in vec(any::<u8>(), 0..9), other in vec(any::<u8>(), 0..9)) {
+            let (first, second) = (expiry_key(VALUE_EXPIRY, a, &key), expiry_key(VALUE_EXPIRY, b, &other));
+            prop_assert_eq!(split_expiry_key(&first), Some((a, Bytes::from(key))));
+            prop_assert!(a == b || (a < b) == (first < second));
+        }
+
+        /// A key and a name never make the record of another key and name.
+        #[test]
+        fn an_idempotency_record_belongs_to_one_key_and_name(
+            key in vec(0u8..3, 1..4),
+            name in vec(0u8..3, 1..4),
+            other_key in vec(0u8..3, 1..4),
+            other_name in vec(0u8..3, 1..4),
+        ) {
+            let same = key == other_key && name == other_name;
+            prop_assert_eq!(idempotency_key(&key, &name) == idempotency_key(&other_key, &other_name), same);
+        }
+    }
+}
