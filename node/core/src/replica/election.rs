@@ -15,6 +15,9 @@ use crate::time::Instant;
 /// A leader that is not the preferred one hands over when it has led for this long without a change.
 const SETTLED_AFTER: Duration = Duration::from_secs(3);
 
+/// How many entries the preferred leader may lack when leadership is handed to it.
+const HAND_OVER_LAG: u64 = 256;
+
 /// How long the preferred leader of a new group stands for election without waiting for its timeout.
 const EAGER_FOR: Duration = Duration::from_secs(1);
 
@@ -195,18 +198,17 @@ impl Replica {
         }
     }
 
-    /// A leader that the map does not prefer hands over, once things are quiet and the preferred one has everything.
+    /// A leader that the map does not prefer hands over, once it has settled and the preferred one has nearly everything.
     pub(super) fn rebalance(&mut self, now: Instant) {
         let Some(preferred) = self.election.preferred else { return };
-        if !self.leads()
-            || preferred == self.settings.member
-            || now.since(self.election.settled_since) < SETTLED_AFTER
-            || self.proposals.len() > 0
+        if !self.leads() || preferred == self.settings.member || now.since(self.election.settled_since) < SETTLED_AFTER
         {
             return;
         }
+        // Under load it never has everything; what little it lacks Raft sends before it hands over.
         let last = self.last_index();
-        let caught_up = self.node.raft.prs().get(preferred.get()).is_some_and(|p| p.recent_active && p.matched == last);
+        let progress = self.node.raft.prs().get(preferred.get());
+        let caught_up = progress.is_some_and(|peer| peer.recent_active && peer.matched + HAND_OVER_LAG >= last);
         if caught_up {
             self.election.settled_since = now;
             self.transfer(preferred);
