@@ -22,7 +22,7 @@ use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 use proptest::test_runner::Config;
-use raft::eraftpb::{ConfState, Entry as LogEntry, Message};
+use raft::eraftpb::{ConfState, Entry as LogEntry, Message, MessageType};
 
 #[allow(clippy::disallowed_methods, reason = "a test asks how long it is to run; the core does not")]
 fn cases() -> Config {
@@ -101,8 +101,13 @@ fn peer_message() -> impl Strategy<Value = PeerMessage> {
         })
     };
     let ids = || prop_oneof![3 => Just(vec![1, 2, 3]), 1 => vec(0u64..5, 0..4)];
-    let conf_state = (ids(), vec(0u64..5, 0..2), vec(0u64..5, 0..2)).prop_map(|(voters, learners, outgoing)| {
-        ConfState { voters, learners, voters_outgoing: outgoing, ..ConfState::default() }
+    let conf_state = (ids(), vec(0u64..5, 0..2), vec(0u64..5, 0..2), any::<bool>());
+    let conf_state = conf_state.prop_map(|(voters, learners, outgoing, auto_leave)| ConfState {
+        voters,
+        learners,
+        voters_outgoing: outgoing,
+        auto_leave,
+        ..ConfState::default()
     });
     let chunk = (stream(), 0u32..3, option::of(conf_state)).prop_map(|(stream, number, last)| Chunk {
         stream,
@@ -244,4 +249,15 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn a_member_that_has_less_than_it_acknowledged_stops_and_says_so() {
+    let mut victim = Victim::new(3);
+    let mut heartbeat = Message { term: 7, commit: 40, ..Message::default() };
+    heartbeat.set_msg_type(MessageType::MsgHeartbeat);
+    let group = GroupId(1);
+    let message = PeerMessage { group, body: Body::Raft { message: heartbeat, stamp: 1 } };
+    let stopped = victim.happen(Event::Peer(2, message));
+    assert_eq!(stopped, Err(Error::Forgotten { group, acknowledged: 40, last: 1 }));
 }

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use raft::StateRole;
 use raft::eraftpb::{ConfState, Entry, Message, MessageType};
 
-use super::Replica;
+use super::{Error, Replica};
 use crate::codec::message::{Chunk, is_sendable};
 use crate::id::MemberId;
 use crate::lane::LogPosition;
@@ -33,7 +33,6 @@ impl Replica {
                     follow_on(before, &message.entries, message.term)
                 }
                 MessageType::MsgAppendResponse => message.reject || message.index <= self.last_index(),
-                MessageType::MsgHeartbeat => message.term < raft.term || message.commit <= self.last_index(),
                 // An election is asked for and won only by a log that is durable: see `drain`.
                 MessageType::MsgRequestVoteResponse => {
                     message.reject || raft.state != StateRole::Candidate || self.is_durable()
@@ -43,6 +42,18 @@ impl Replica {
                 }
                 _ => true,
             }
+    }
+
+    /// Whether this replica still has all that it has acknowledged. A leader's heartbeat says how far that is: it names
+    /// what is committed, as far as this replica has said to have it. Only a volume that went back in time (an older copy
+    /// put in its place, a disk that dropped what it had synced) has less, and it must not vote.
+    pub(super) fn check_memory(&self, message: &Message) -> Result<(), Error> {
+        let is_leaders = message.get_msg_type() == MessageType::MsgHeartbeat && message.term >= self.term();
+        let (acknowledged, last) = (message.commit, self.last_index());
+        if is_leaders && acknowledged > last {
+            return Err(Error::Forgotten { group: self.group, acknowledged, last });
+        }
+        Ok(())
     }
 
     /// Whether this can be a piece of a snapshot for this replica.
@@ -84,7 +95,8 @@ pub(super) fn is_sound(conf_state: &ConfState, member: Option<MemberId>) -> bool
         && learners.is_disjoint(&outgoing)
         && next.is_disjoint(&voters)
         && next.is_subset(&outgoing)
-        && (!outgoing.is_empty() || !auto_leave)
+        // Raft would leave such a configuration by an entry of a kind that no log here may hold.
+        && !auto_leave
         && member.is_none_or(|member| named(member.get()))
 }
 
@@ -137,5 +149,6 @@ mod tests {
         let joint = ConfState { voters_outgoing: vec![1, 2], learners_next: vec![2], ..conf_state(&[1, 3], &[]) };
         assert!(is_sound(&joint, member));
         assert!(!is_sound(&ConfState { auto_leave: true, ..conf_state(&[1], &[]) }, member));
+        assert!(!is_sound(&ConfState { auto_leave: true, ..joint }, member));
     }
 }

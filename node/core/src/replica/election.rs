@@ -6,7 +6,7 @@ use raft::eraftpb::{Message, MessageType};
 use raft::{CAMPAIGN_TRANSFER, StateRole};
 use sha2::{Digest, Sha256};
 
-use super::{FIRST_CANDIDACY_TICK, HEARTBEAT_TICKS, LAST_CANDIDACY_TICK, Life, Replica, Settings};
+use super::{Error, FIRST_CANDIDACY_TICK, HEARTBEAT_TICKS, LAST_CANDIDACY_TICK, Life, Replica, Settings};
 use crate::bugs::{Bug, planted};
 use crate::id::MemberId;
 use crate::ring::first_eight;
@@ -133,16 +133,23 @@ impl Replica {
     }
 
     /// Takes a Raft message, unless taking it would break a promise.
-    pub(super) fn step_raft(&mut self, now: Instant, from: MemberId, mut message: Message, stamp: u64) {
+    pub(super) fn step_raft(
+        &mut self,
+        now: Instant,
+        from: MemberId,
+        mut message: Message,
+        stamp: u64,
+    ) -> Result<(), Error> {
         message.from = from.get();
         message.to = self.settings.member.get();
         if !self.admits(from, &message) {
-            return;
+            return Ok(());
         }
+        self.check_memory(&message)?;
         let (kind, term) = (message.get_msg_type(), message.term);
         let asks_for_vote = matches!(kind, MessageType::MsgRequestVote | MessageType::MsgRequestPreVote);
         if asks_for_vote && now < self.election.no_vote_until && message.context[..] != CAMPAIGN_TRANSFER[..] {
-            return;
+            return Ok(());
         }
         // Raft refuses what it cannot use (a peer that it does not know, a message to itself): nothing to be done.
         let _ = self.node.step(message);
@@ -159,6 +166,7 @@ impl Replica {
             }
             _ => {}
         }
+        Ok(())
     }
 
     /// The stamp that goes out with a message: see [`crate::codec::message::Body::Raft`].

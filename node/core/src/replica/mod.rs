@@ -98,6 +98,20 @@ pub enum Error {
         /// Where it is.
         gap: Gap,
     },
+    /// The leader knows of entries that this replica acknowledged and does not have.
+    #[error(
+        "{group}: this member acknowledged entries up to {acknowledged}, and has them only up to {last}: its volume is \
+         older than what it said (an old copy was put back, or the disk lost what was synced). It must not vote: let it \
+         rejoin with an empty volume"
+    )]
+    Forgotten {
+        /// The group.
+        group: GroupId,
+        /// The last entry that it is known to have acknowledged.
+        acknowledged: u64,
+        /// The last entry that it has.
+        last: u64,
+    },
     /// A record about the group is not what it should be.
     #[error("{group}: the record of the group is damaged")]
     Damaged {
@@ -283,10 +297,7 @@ impl Replica {
         round: &mut Round,
     ) -> Result<(), Error> {
         match body {
-            Body::Raft { message, stamp } => {
-                self.step_raft(now, from, message, stamp);
-                Ok(())
-            }
+            Body::Raft { message, stamp } => self.step_raft(now, from, message, stamp),
             Body::Chunk(chunk) => {
                 self.receive_chunk(from, chunk, state, round);
                 Ok(())

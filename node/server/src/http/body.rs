@@ -42,7 +42,9 @@ async fn collect(
     let (mut total, mut reserved) = (0_usize, declared);
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| {
-            Problem::new(Kind::MalformedRequest, format!("the body can't be read: {error}")).closing()
+            // hyper says what was wrong only in the error behind its own.
+            let cause = std::error::Error::source(&error).map_or_else(String::new, |cause| format!(": {cause}"));
+            Problem::new(Kind::MalformedRequest, format!("the body can't be read: {error}{cause}")).closing()
         })?;
         // Trailers say nothing that is understood here.
         let Ok(data) = frame.into_data() else { continue };

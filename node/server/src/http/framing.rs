@@ -24,6 +24,8 @@ pub(super) enum Fault {
     LengthAndEncoding,
     /// `Content-Length` more than once.
     RepeatedLength,
+    /// `Transfer-Encoding` more than once.
+    RepeatedEncoding,
 }
 
 /// No head line that hyper accepts is longer: its heads are limited to less.
@@ -149,6 +151,7 @@ impl Framing {
         let fault = match head {
             Head { lengths: 1.., encodings: 1.., .. } => Some(Fault::LengthAndEncoding),
             Head { lengths: 2.., .. } => Some(Fault::RepeatedLength),
+            Head { encodings: 2.., .. } => Some(Fault::RepeatedEncoding),
             _ => None,
         };
         self.fault = self.fault.or(fault.map(|fault| (self.heads, fault)));
@@ -216,12 +219,13 @@ mod tests {
     }
 
     #[test]
-    fn a_length_with_an_encoding_and_a_repeated_length_are_faults_of_their_request() {
+    fn what_says_twice_where_a_body_ends_is_a_fault_of_its_request() {
         let get = "GET /b HTTP/1.1\r\nhost: a\r\n\r\n";
         for (headers, fault) in [
             ("Content-Length: 1\r\nTransfer-Encoding: chunked\r\n", Fault::LengthAndEncoding),
             ("transfer-encoding: chunked\r\nCONTENT-LENGTH: x\r\n", Fault::LengthAndEncoding),
             ("Content-Length: 1\r\nContent-Length: 1\r\n", Fault::RepeatedLength),
+            ("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n", Fault::RepeatedEncoding),
         ] {
             let framing = after(format!("{get}PUT /a HTTP/1.1\r\n{headers}\r\n").as_bytes());
             assert_eq!((framing.fault(1), framing.fault(2)), (None, Some(fault)), "{headers}");

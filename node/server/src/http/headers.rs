@@ -25,6 +25,7 @@ impl<'a> Headers<'a> {
             return Err(malformed(match fault {
                 Fault::LengthAndEncoding => "it has both `Content-Length` and `Transfer-Encoding`",
                 Fault::RepeatedLength => "it has `Content-Length` more than once",
+                Fault::RepeatedEncoding => "it has `Transfer-Encoding` more than once",
             }));
         }
         let mut headers = Self::default();

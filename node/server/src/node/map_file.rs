@@ -19,7 +19,7 @@ const HEADER_BYTES: usize = 12;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The file can't be read or written.
-    #[error("cannot {operation} `{file}`: {source}")]
+    #[error("cannot {operation} `{file}`")]
     Io {
         /// What was tried.
         operation: &'static str,
@@ -29,7 +29,7 @@ pub enum Error {
         source: std::io::Error,
     },
     /// The file is not what was written.
-    #[error("`{file}` is damaged: {source}")]
+    #[error("`{file}` is damaged. Do not edit it: keep a copy, and let this member rejoin with an empty volume")]
     Damaged {
         /// The file.
         file: String,

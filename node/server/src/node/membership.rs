@@ -78,7 +78,7 @@ impl Membership {
         if map.member(inner.shared.member).is_none() {
             return Err(BootstrapError::NotAMember { member: inner.shared.member });
         }
-        let failed = |error: &dyn std::error::Error| BootstrapError::Unreachable { reason: error.to_string() };
+        let failed = |error: &dyn std::error::Error| BootstrapError::Unreachable { reason: told(error) };
         match map_file::read(&*inner.disk).map_err(|error| failed(&error))? {
             Some(begun) if begun != map => return Err(conflict(&begun)),
             Some(_) => {}
@@ -146,4 +146,10 @@ async fn make_replicas(lane: &LaneHandle, map: &Arc<Map>) -> Result<(), Bootstra
     let busy = || BootstrapError::Unreachable { reason: "a lane is too busy to make its replicas".to_owned() };
     lane.send(LaneInput::Bootstrap(Arc::clone(map), done)).map_err(|_| busy())?;
     durable.await.map_err(|_| busy())
+}
+
+/// An error with what lies behind it.
+fn told(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }

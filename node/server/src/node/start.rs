@@ -56,6 +56,24 @@ pub enum Error {
         /// The cluster.
         cluster: annulus_core::id::ClusterId,
     },
+    /// The copy of the map is of another cluster, or of a time when this member was not in it.
+    #[error(
+        "the volume in `{path}` is of member {member} of cluster {cluster}, but its copy of the map is of cluster {found} \
+         and {}; files of two volumes were mixed: put the right ones back, or let this member rejoin with an empty volume",
+        if *.named { "names this member" } else { "does not name this member" }
+    )]
+    OtherMap {
+        /// The directory.
+        path: String,
+        /// The member, as the identity says.
+        member: MemberId,
+        /// The cluster, as the identity says.
+        cluster: annulus_core::id::ClusterId,
+        /// The cluster, as the map says.
+        found: annulus_core::id::ClusterId,
+        /// Whether the map names the member.
+        named: bool,
+    },
     /// The volume is another member's.
     #[error(
         "the volume in `{path}` is of member `{found}` (id {id}), and this is `{name}`; give each member its own volume"
@@ -148,7 +166,14 @@ impl Volume {
         // A map without a cluster in the identity is of a bootstrap that was cut short: it will be asked for again.
         let map = match known.cluster {
             None => None,
-            Some(cluster) => Some(map_file::read(&*disk)?.ok_or(Error::MapGone { path, cluster })?),
+            Some(cluster) => {
+                let map = map_file::read(&*disk)?.ok_or_else(|| Error::MapGone { path: path.clone(), cluster })?;
+                let (member, named) = (known.member, map.member(known.member).is_some());
+                if map.cluster != cluster || !named {
+                    return Err(Error::OtherMap { path, member, cluster, found: map.cluster, named });
+                }
+                Some(map)
+            }
         };
         Ok(Self { disk, identity: Arc::new(identity), map: map.map(Arc::new) })
     }

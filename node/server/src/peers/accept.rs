@@ -33,6 +33,8 @@ enum LinkError {
     NoHello,
     #[error("it is of another cluster: {theirs}; this member belongs to {ours}")]
     OtherCluster { ours: annulus_core::id::ClusterId, theirs: annulus_core::id::ClusterId },
+    #[error("it says that it is this very member, {here}: two processes run with copies of one volume")]
+    Oneself { here: annulus_core::id::MemberId },
     #[error("it means member {meant}; this is member {here}")]
     OtherMember { meant: annulus_core::id::MemberId, here: annulus_core::id::MemberId },
 }
@@ -84,6 +86,9 @@ async fn listen(mut stream: TcpStream, peers: &Peers) -> Result<(), LinkError> {
 fn check(hello: &Hello, peers: &Peers) -> Result<(), LinkError> {
     if hello.to != peers.shared.member {
         return Err(LinkError::OtherMember { meant: hello.to, here: peers.shared.member });
+    }
+    if hello.from == peers.shared.member {
+        return Err(LinkError::Oneself { here: hello.from });
     }
     match peers.cluster() {
         Some(ours) if ours != hello.cluster => Err(LinkError::OtherCluster { ours, theirs: hello.cluster }),

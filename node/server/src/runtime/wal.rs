@@ -74,7 +74,7 @@ impl WalThread {
             }
         }
         for writes in &rounds {
-            self.wal.append(writes.groups())?;
+            self.retry_while_full(|wal| wal.append(writes.groups()))?;
         }
         self.retry_while_full(Wal::sync)?;
         let proofs: Vec<Durable> = rounds.into_iter().map(Writes::into_durable).collect();

@@ -93,6 +93,10 @@ impl Error {
     pub(super) fn store(operation: &'static str, file: impl Into<String>, source: impl Into<redb::Error>) -> Self {
         let file = file.into();
         match source.into() {
+            // What redb says of a file that is not one of its own.
+            redb::Error::Io(source) if source.kind() == io::ErrorKind::InvalidData => {
+                Self::Corrupt { file, offset: 0, reason: source.to_string() }
+            }
             redb::Error::Io(source) => Self::io(operation, file, source),
             redb::Error::Corrupted(reason) => Self::Corrupt { file, offset: 0, reason },
             source => Self::Store { operation, file, source: Box::new(source) },
