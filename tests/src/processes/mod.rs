@@ -1,0 +1,50 @@
+//! What the tests of real processes are made of: a store started by the real binary, clients that write down everything
+//! they were told, and the judge of what they wrote down.
+//!
+//! ```text
+//!  Dev ─ starts, kills, stops, ends ─▶ annulus dev ─▶ members
+//!                                                       ▲ │
+//!  Load ─ puts and gets, all the time ──────────────────┘ │
+//!   └─▶ History ◀── what was asked, when, and what came back
+//!          └─▶ check: can one register per key explain it?
+//! ```
+//!
+//! It never waits for a time to pass where it can wait for something to be so, never waits without an end, and leaves no
+//! process behind, however a test ends.
+
+mod dev;
+mod history;
+mod http;
+mod load;
+
+use std::fmt::Display;
+use std::io::{self, Write};
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, timeout_at};
+
+pub use self::http::{Answer, Failure, Http};
+pub use dev::{Dev, Member};
+pub use history::{Fate, History, Seen, Violation};
+pub use load::Load;
+
+/// How often something is looked at that is waited for.
+const POLL: Duration = Duration::from_millis(5);
+
+/// Waits until `attempt` gives something. Panics when that takes longer than `patience`.
+pub async fn until<T>(what: &str, patience: Duration, mut attempt: impl AsyncFnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + patience;
+    loop {
+        if let Ok(Some(there)) = timeout_at(deadline, attempt()).await {
+            return there;
+        }
+        assert!(Instant::now() < deadline, "waited {patience:?} in vain: {what}");
+        sleep(POLL).await;
+    }
+}
+
+/// Tells a figure to whoever reads the tests' output, also of tests that pass: those lose only what they print by macro.
+pub fn tell(figure: impl Display) {
+    // Nobody may be listening.
+    let _ = writeln!(io::stderr().lock(), "{figure}");
+}
