@@ -1,3 +1,4 @@
-//! Whole-system tests.
+//! Whole-system tests: whole stores on virtual time, and real processes under faults.
 
 pub mod processes;
+pub mod simulator;

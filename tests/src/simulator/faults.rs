@@ -1,0 +1,132 @@
+//! What can go wrong, and how often it has: a run in which nothing went wrong has shown nothing.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// A class of faults.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fault {
+    /// A process died at some moment.
+    Crash,
+    /// A process died in the middle of a disk operation.
+    CrashInDiskOperation,
+    /// All processes died at once.
+    CrashOfAll,
+    /// A write that was not synced was lost.
+    WriteLost,
+    /// A write that was not synced was there in part.
+    WriteTorn,
+    /// A new, changed or removed name that was not synced was lost.
+    NameLost,
+    /// A message was lost.
+    MessageLost,
+    /// A message came much later than others.
+    MessageDelayed,
+    /// A message overtook an earlier one.
+    MessageReordered,
+    /// A message came twice.
+    MessageDuplicated,
+    /// Members could not reach each other.
+    Cut,
+    /// A member could reach another and not be reached by it.
+    CutOneWay,
+    /// A process stood still while its clock went on.
+    Pause,
+    /// A clock ran faster or slower.
+    ClockRate,
+    /// A disk took long.
+    SlowDisk,
+    /// A file could not grow.
+    DiskFull,
+}
+
+/// All of them.
+pub const ALL: [Fault; 16] = [
+    Fault::Crash,
+    Fault::CrashInDiskOperation,
+    Fault::CrashOfAll,
+    Fault::WriteLost,
+    Fault::WriteTorn,
+    Fault::NameLost,
+    Fault::MessageLost,
+    Fault::MessageDelayed,
+    Fault::MessageReordered,
+    Fault::MessageDuplicated,
+    Fault::Cut,
+    Fault::CutOneWay,
+    Fault::Pause,
+    Fault::ClockRate,
+    Fault::SlowDisk,
+    Fault::DiskFull,
+];
+
+/// How often each fault has happened.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Counters(BTreeMap<Fault, u64>);
+
+impl Counters {
+    /// It has happened so many times more.
+    pub fn add(&mut self, fault: Fault, times: u64) {
+        if times > 0 {
+            *self.0.entry(fault).or_default() += times;
+        }
+    }
+
+    /// Adds all that another run has counted.
+    pub fn merge(&mut self, other: &Self) {
+        for (fault, times) in &other.0 {
+            self.add(*fault, *times);
+        }
+    }
+
+    /// How often it has happened.
+    pub fn of(&self, fault: Fault) -> u64 {
+        self.0.get(&fault).copied().unwrap_or_default()
+    }
+}
+
+impl fmt::Display for Counters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (place, fault) in ALL.iter().enumerate() {
+            let separator = if place == 0 { "" } else { ", " };
+            write!(f, "{separator}{fault:?} {}", self.of(*fault))?;
+        }
+        Ok(())
+    }
+}
+
+/// A fault that begins or ends.
+#[derive(Debug, Clone)]
+pub enum FaultEvent {
+    /// The next fault is drawn.
+    Draw,
+    /// A member is cut off from all others.
+    Isolate {
+        /// The member.
+        member: usize,
+    },
+    /// A cut ends.
+    Mend {
+        /// The cut's name.
+        number: u64,
+    },
+    /// A process is started again.
+    Start {
+        /// The member.
+        member: usize,
+    },
+    /// A process dies, unless it has died already.
+    Crash {
+        /// The member.
+        member: usize,
+        /// Which of its processes.
+        life: u64,
+    },
+    /// The weather is fine again.
+    CalmNetwork,
+    /// A member's disk is fast and has room again.
+    CalmDisk {
+        /// The member.
+        member: usize,
+    },
+}

@@ -1,0 +1,38 @@
+//! Whole nodes in one thread, on virtual time: everything that is decided by chance is decided by the seed.
+//!
+//! ```text
+//!   scenario ─ what the run is made of          trace ─ what happened, the same bytes for the same seed
+//!      │
+//!   world ── events (virtual time) ── nemesis ─────────────────────────────┐
+//!      │                                                                    ▼
+//!   client ──requests──▶ node ── lane (its threads) ── core Lane      crashes, cuts, pauses, clocks,
+//!      │   ◀─replies──    │ ▲            │                             slow and full disks, bad weather
+//!      ▼                  │ └─frames─ network                               │
+//!   history               └────────── storage: WAL, overlay, redb, identity │
+//!      │                                 └── disk (loses what is not synced)┘
+//!      ▼
+//!   checks, linearizability
+//! ```
+//!
+//! The core and the storage are the very code of the node, redb included. Only the shell is a model: where the node has
+//! threads, sockets and timers, here are steps that the event queue puts in order. Nothing here reads a clock or draws
+//! from anything but the seed's [`dice::Dice`].
+
+pub mod checks;
+pub mod client;
+pub mod dice;
+pub mod disk;
+pub mod events;
+pub mod faults;
+pub mod history;
+pub mod lane;
+pub mod linearizability;
+mod nemesis;
+pub mod network;
+pub mod node;
+pub mod scenario;
+pub mod trace;
+pub mod world;
+
+pub use scenario::Profile;
+pub use world::{Report, run};

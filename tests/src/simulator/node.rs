@@ -1,0 +1,471 @@
+//! A member: a disk that stays, and a process on it that comes and goes.
+//!
+//! ```text
+//!  Request, Frame, Tick ─▶ LaneThreads::push ─▶ Round ─▶ frames, replies to clients, forwarded replies
+//!                                                 │
+//!                                        WalDone, CheckpointDone  (each takes virtual time)
+//! ```
+//!
+//! The process does what the node does: it sends a request on to the leader it knows, puts all of a round's messages to
+//! a peer into one frame, and answers what it was asked. Everything it works with is dropped with it.
+
+use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+use std::time::Duration;
+
+use annulus_core::codec::frame::{self, Forward, FrameWriter, HEADER_BYTES, Item};
+use annulus_core::codec::message::{Body, PeerMessage};
+use annulus_core::id::{ClusterId, GroupId, MemberId, RequestId};
+use annulus_core::lane::{Input, Lane, Operation, Output, Refusal, Reply, Request};
+use annulus_core::map::Map;
+use annulus_core::partition::Consistency;
+use annulus_core::replica::{Replica, Settings};
+use annulus_core::time::Instant;
+use annulus_node::storage::{self, Identity, IdentityFile, LaneState, Options};
+use bytes::Bytes;
+
+use super::client::{member_id, scan_all};
+use super::disk::SimulatedDisk;
+use super::events::{ClientEvent, ClientRequest, Event, NodeEvent};
+use super::lane::{Error, LaneThreads, WalDone};
+use super::network::Fate;
+use super::scenario::Scenario;
+use super::world::{Environment, Probed, members_index};
+
+/// How long after a full disk the WAL thread tries again, in microseconds.
+const FULL_DISK_PAUSE_US: u64 = 200_000;
+
+/// Longest time that the disk takes for one piece of work, however slow it is, in microseconds.
+const LONGEST_DISK_WORK_US: u64 = 2_000_000;
+
+/// The clock of a member: begins anywhere and runs at a rate of its own.
+#[derive(Debug, Clone, Copy)]
+pub struct Clock {
+    /// What it shows at `since`.
+    base_us: u64,
+    since: u64,
+    /// Its microseconds per 1000 of the real ones.
+    rate_per_mille: u64,
+}
+
+impl Clock {
+    /// What it shows.
+    pub fn at(&self, now: u64) -> Instant {
+        Instant(self.base_us + (now - self.since) * self.rate_per_mille / 1000)
+    }
+
+    /// How long it takes in real time until this much has passed on it.
+    fn real_us(&self, passed: Duration) -> u64 {
+        u64::try_from(passed.as_micros()).expect("short") * 1000 / self.rate_per_mille + 1
+    }
+}
+
+/// A member.
+pub struct Member {
+    /// Its number.
+    pub index: usize,
+    /// Its disk.
+    pub disk: SimulatedDisk,
+    /// Its process, while there is one.
+    pub process: Option<Process>,
+    /// Counts its processes.
+    pub life: u64,
+    /// It stands still until then.
+    pub paused_until: u64,
+    /// After a pause, how much later what came from each source is looked at.
+    pub source_lag_us: Vec<u64>,
+    /// How many times longer its disk takes.
+    pub disk_factor: u64,
+    clock: Clock,
+}
+
+/// What a member is while it runs.
+pub struct Process {
+    /// Its lanes.
+    pub lanes: Vec<LaneThreads>,
+    requests: u64,
+    waiting: BTreeMap<RequestId, ReplyTo>,
+    forwards: u64,
+    /// Requests sent on to other members: the client that waits, and its attempt.
+    forwarded: BTreeMap<u64, (usize, u64)>,
+    /// By group.
+    leaders: Vec<Option<MemberId>>,
+    /// By group: the last index that was applied when last looked.
+    applied: Vec<u64>,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum ReplyTo {
+    Client { client: usize, attempt: u64 },
+    Member { peer: usize, life: u64, number: u64 },
+    Probe { group: GroupId },
+}
+
+impl Member {
+    /// A member with an empty disk.
+    pub fn new(index: usize, scenario: &Scenario) -> Self {
+        Self {
+            index,
+            disk: SimulatedDisk::default(),
+            process: None,
+            life: 0,
+            paused_until: 0,
+            source_lag_us: vec![0; scenario.members + 1],
+            disk_factor: 1,
+            clock: Clock { base_us: 0, since: 0, rate_per_mille: 1000 },
+        }
+    }
+
+    /// Its id.
+    pub fn id(&self) -> MemberId {
+        member_id(self.index)
+    }
+
+    /// Lets its clock run at another rate from now on.
+    pub fn set_rate(&mut self, now: u64, rate_per_mille: u64) {
+        self.clock = Clock { base_us: self.clock.at(now).0, since: now, rate_per_mille };
+    }
+
+    /// Starts a process.
+    pub fn start(&mut self, scenario: &Scenario, map: &Map, env: &mut Environment) -> Result<(), Error> {
+        self.life += 1;
+        self.clock = Clock { base_us: env.dice.below(1 << 40), since: env.events.now(), ..self.clock };
+        let disk = self.disk.begin_session();
+        let identity = match IdentityFile::open(Arc::clone(&disk))? {
+            Some(identity) => identity,
+            None => {
+                let identity = Identity::new(self.id(), format!("member-{}", self.index), scenario.lanes);
+                IdentityFile::create(Arc::clone(&disk), identity)?
+            }
+        };
+        let identity = Arc::new(identity);
+        let settings = Settings {
+            member: self.id(),
+            seed: env.dice.number(),
+            election_timeout: scenario.election_timeout,
+            max_uncommitted_bytes: 4 << 20,
+        };
+        let now = self.clock.at(env.events.now());
+        let options = Options { cache_bytes: 256 << 10, wal_step_bytes: 16 << 10, wal_spares: 2 };
+        let mut lanes = Vec::new();
+        for number in 0..scenario.lanes {
+            let mark = identity.get().marks[number as usize];
+            let opened = storage::open_lane(&disk, number, mark, &options)?;
+            identity.set_mark(number, opened.mark)?;
+            let mut lane = Lane::recover(settings.clone(), opened.state, opened.replay, now)?;
+            lane.bootstrap(map, |group| group.0 % scenario.lanes == number, now)?;
+            let threads = (opened.wal, opened.checkpointer);
+            lanes.push(LaneThreads::new(number, lane, threads, Arc::clone(&identity), scenario.limits, now));
+        }
+        let groups = map.partitions() as usize + 1;
+        self.process = Some(Process {
+            lanes,
+            requests: 0,
+            waiting: BTreeMap::new(),
+            forwards: 0,
+            forwarded: BTreeMap::new(),
+            leaders: vec![None; groups],
+            applied: vec![0; groups],
+        });
+        let (member, life) = (self.index, self.life);
+        env.trace.record(env.events.now(), format_args!("member {member} starts its life {life}"));
+        for number in 0..self.lanes().len() {
+            let output = self.lanes()[number].end_round(now)?;
+            self.put_out(number, output, env);
+            self.set_going(number, scenario, env);
+        }
+        self.tick_later(&settings, env);
+        Ok(())
+    }
+
+    /// The lane that a group is in, while there is a process.
+    pub fn lane(&self, group: GroupId) -> Option<&Lane<LaneState>> {
+        let lanes = &self.process.as_ref()?.lanes;
+        Some(&lanes[group.0 as usize % lanes.len()].lane)
+    }
+
+    /// Its replica of a group, while there is a process.
+    pub fn replica(&self, group: GroupId) -> Option<&Replica> {
+        self.lane(group)?.replica(group)
+    }
+
+    fn lanes(&mut self) -> &mut Vec<LaneThreads> {
+        &mut self.process.as_mut().expect("it runs").lanes
+    }
+
+    fn tick_later(&self, settings: &Settings, env: &mut Environment) {
+        env.events.after(self.clock.real_us(settings.tick()), self.event(NodeEvent::Tick));
+    }
+
+    fn event(&self, what: NodeEvent) -> Event {
+        Event::Node { member: self.index, life: Some(self.life), what }
+    }
+
+    /// Something happens to its process.
+    pub fn handle(
+        &mut self,
+        what: NodeEvent,
+        scenario: &Scenario,
+        map: &Map,
+        env: &mut Environment,
+    ) -> Result<(), Error> {
+        let now = self.clock.at(env.events.now());
+        match what {
+            NodeEvent::Tick => {
+                let tick = scenario.election_timeout / 10;
+                env.events.after(self.clock.real_us(tick), self.event(NodeEvent::Tick));
+                self.lanes().iter_mut().for_each(|lane| lane.push(Input::Tick));
+            }
+            NodeEvent::Round { lane } => {
+                let output = self.lanes()[lane].round(now)?;
+                self.put_out(lane, output, env);
+                self.check(lane)?;
+            }
+            NodeEvent::WalDone { lane } => self.wal_done(lane, scenario, env)?,
+            NodeEvent::CheckpointDone { lane } => {
+                self.lanes()[lane].checkpoint_done()?;
+                let disk = self.disk.fingerprint();
+                let member = self.index;
+                env.trace
+                    .record(env.events.now(), format_args!("member {member} lane {lane}: checkpoint, disk {disk:x?}"));
+            }
+            NodeEvent::Unreachable { peer } => {
+                let peer = member_id(peer);
+                self.lanes().iter_mut().for_each(|lane| lane.push(Input::Unreachable(peer)));
+            }
+            NodeEvent::Frame { from, from_life, bytes } => self.frame(now, (from, from_life), bytes, env),
+            NodeEvent::Request(request) => self.request(now, request, map, env),
+        }
+        for lane in 0..self.lanes().len() {
+            self.set_going(lane, scenario, env);
+        }
+        Ok(())
+    }
+
+    /// Lets the lane's threads do what there is to do.
+    fn set_going(&mut self, number: usize, scenario: &Scenario, env: &mut Environment) {
+        let lane = &mut self.lanes()[number];
+        if lane.ask_for_round() {
+            let delay = env.dice.within(10..=80);
+            env.events.after(delay, self.event(NodeEvent::Round { lane: number }));
+        }
+        let lane = &mut self.lanes()[number];
+        if lane.begin_wal_work() {
+            let delay = self.disk_time(scenario.sync_us.clone(), env);
+            env.events.after(delay, self.event(NodeEvent::WalDone { lane: number }));
+        }
+    }
+
+    /// How long work of the disk takes that ordinarily takes as long as this.
+    fn disk_time(&self, ordinary_us: RangeInclusive<u64>, env: &mut Environment) -> u64 {
+        (env.dice.within(ordinary_us) * self.disk_factor).min(LONGEST_DISK_WORK_US)
+    }
+
+    fn wal_done(&mut self, number: usize, scenario: &Scenario, env: &mut Environment) -> Result<(), Error> {
+        let done = self.lanes()[number].wal_done()?;
+        let disk = self.disk.fingerprint();
+        let member = self.index;
+        env.trace.record(env.events.now(), format_args!("member {member} lane {number}: {done:?}, disk {disk:x?}"));
+        match done {
+            WalDone::Rotated => {
+                let delay = self.disk_time(scenario.checkpoint_us.clone(), env);
+                env.events.after(delay, self.event(NodeEvent::CheckpointDone { lane: number }));
+            }
+            WalDone::Full => {
+                env.events.after(FULL_DISK_PAUSE_US, self.event(NodeEvent::WalDone { lane: number }));
+            }
+            WalDone::Persisted | WalDone::Checkpointed => {}
+        }
+        Ok(())
+    }
+
+    /// Panics when the lane contradicts itself or a replica has gone back.
+    fn check(&mut self, number: usize) -> Result<(), Error> {
+        let process = self.process.as_mut().expect("it runs");
+        let lane = &process.lanes[number];
+        for replica in lane.lane.replicas() {
+            let last = &mut process.applied[replica.group().0 as usize];
+            assert!(*last <= replica.applied().index, "{}: what was applied stays applied", replica.group());
+            *last = replica.applied().index;
+        }
+        Ok(lane.lane.check()?)
+    }
+
+    /// Asks every replica for all that it has, past the network.
+    pub fn probe(&mut self, scenario: &Scenario, env: &mut Environment) {
+        let now = self.clock.at(env.events.now());
+        let process = self.process.as_mut().expect("it runs");
+        let groups: Vec<GroupId> = process.applied.iter().enumerate().skip(1).map(|(at, _)| group_id(at)).collect();
+        for group in groups {
+            let operation = Operation::Scan { scan: scan_all(), consistency: Consistency::Stale };
+            process.ask_lane(now, group, 1000, operation, ReplyTo::Probe { group });
+        }
+        for number in 0..self.lanes().len() {
+            self.set_going(number, scenario, env);
+        }
+    }
+
+    fn frame(&mut self, now: Instant, (from, from_life): (usize, u64), bytes: Bytes, env: &mut Environment) {
+        let header = bytes[..HEADER_BYTES].try_into().expect("a frame has a header");
+        let (length, checksum) = frame::read_header(header).expect("frames are sent whole");
+        assert_eq!(length, bytes.len() - HEADER_BYTES, "frames are sent whole");
+        let items = frame::read_payload(bytes.slice(HEADER_BYTES..), checksum).expect("frames can be read");
+        for item in items {
+            let process = self.process.as_mut().expect("it runs");
+            match item {
+                Item::Group(message) => {
+                    let lane = process.lane_of(message.group);
+                    lane.push(Input::Peer { from: member_id(from), message });
+                }
+                Item::Forward(Forward { number, group, timeout_ms, operation }) => {
+                    let reply_to = ReplyTo::Member { peer: from, life: from_life, number };
+                    process.ask_lane(now, group, timeout_ms, operation, reply_to);
+                }
+                Item::Forwarded { number, reply } => {
+                    if let Some((client, attempt)) = process.forwarded.remove(&number) {
+                        answer(client, attempt, reply, env);
+                    }
+                }
+                Item::Hello(_) | Item::Map(_) => unreachable!("nobody sends these yet"),
+            }
+        }
+    }
+
+    fn request(&mut self, now: Instant, request: ClientRequest, map: &Map, env: &mut Environment) {
+        let own = self.id();
+        let process = self.process.as_mut().expect("it runs");
+        let ClientRequest { client, attempt, group, timeout_ms, forward, operation } = request;
+        let (replicas, _) = map.group(group).expect("clients ask for groups of the map");
+        let is_stale = matches!(operation, Operation::Get { consistency: Consistency::Stale, .. });
+        let leader = process.leaders[group.0 as usize];
+        let to = match leader {
+            _ if !replicas.contains(&own) => Some(leader.unwrap_or(*env.dice.pick(replicas))),
+            Some(leader) if leader != own && forward && !is_stale => Some(leader),
+            _ => None,
+        };
+        let Some(to) = to else {
+            process.ask_lane(now, group, timeout_ms, operation, ReplyTo::Client { client, attempt });
+            return;
+        };
+        process.forwards += 1;
+        let number = process.forwards;
+        process.forwarded.insert(number, (client, attempt));
+        let mut writer = FrameWriter::default();
+        writer.push(&Item::Forward(Forward { number, group, timeout_ms, operation }));
+        self.send(members_index(to), writer, None, env);
+    }
+
+    fn put_out(&mut self, number: usize, output: Output, env: &mut Environment) {
+        let mut frames: BTreeMap<usize, FrameWriter> = BTreeMap::new();
+        for (to, message) in output.sends {
+            let (now, from, to) = (env.events.now(), self.index, members_index(to));
+            env.trace.record(now, format_args!("member {from} to {to}: {}", show(&message)));
+            frames.entry(to).or_default().push(&Item::Group(message));
+        }
+        for (to, writer) in frames {
+            self.send(to, writer, None, env);
+        }
+        let process = self.process.as_mut().expect("it runs");
+        for change in output.leaders {
+            process.leaders[change.group.0 as usize] = change.leader;
+            env.elected |= change.leader == Some(member_id(self.index));
+            let member = self.index;
+            env.trace.record(env.events.now(), format_args!("member {member} lane {number}: {change:?}"));
+        }
+        for (id, reply) in output.replies {
+            self.reply(id, reply, env);
+        }
+    }
+
+    fn reply(&mut self, id: RequestId, reply: Reply, env: &mut Environment) {
+        let process = self.process.as_mut().expect("it runs");
+        let reply_to = process.waiting.remove(&id).expect("a lane answers each request once");
+        match reply_to {
+            ReplyTo::Client { client, attempt } => answer(client, attempt, reply, env),
+            ReplyTo::Member { peer, life, number } => {
+                let mut writer = FrameWriter::default();
+                writer.push(&Item::Forwarded { number, reply });
+                self.send(peer, writer, Some(life), env);
+            }
+            ReplyTo::Probe { group } => {
+                let (member, life) = (self.index, self.life);
+                match reply {
+                    Reply::Scan(page) => env.probed.push(Probed { member, life, group, page }),
+                    Reply::Refused(Refusal::NoReplica) => {}
+                    other => unreachable!("a stale scan was answered with {other:?}"),
+                }
+            }
+        }
+    }
+
+    /// Puts a frame on its way. What belongs to one process of the receiver, as on a connection, ends with it.
+    fn send(&mut self, to: usize, writer: FrameWriter, life: Option<u64>, env: &mut Environment) {
+        let bytes = writer.finish();
+        let link = (self.index, to);
+        let is_forward = matches!(bytes[HEADER_BYTES + 1], 3 | 4);
+        let now = env.events.now();
+        match env.network.send(now, link, !is_forward, &mut env.dice, &mut env.counters) {
+            Fate::Arrives(delays) => {
+                for delay in delays {
+                    let what = NodeEvent::Frame { from: self.index, from_life: self.life, bytes: bytes.clone() };
+                    env.events.after(delay, Event::Node { member: to, life, what });
+                }
+            }
+            Fate::Lost => {}
+            Fate::NoWay => {
+                if env.dice.chance(50) {
+                    env.events.after(1000, self.event(NodeEvent::Unreachable { peer: to }));
+                }
+            }
+        }
+    }
+}
+
+impl Process {
+    fn lane_of(&mut self, group: GroupId) -> &mut LaneThreads {
+        let lanes = self.lanes.len();
+        &mut self.lanes[group.0 as usize % lanes]
+    }
+
+    fn ask_lane(&mut self, now: Instant, group: GroupId, timeout_ms: u32, operation: Operation, reply_to: ReplyTo) {
+        self.requests += 1;
+        let id = RequestId(self.requests);
+        self.waiting.insert(id, reply_to);
+        let deadline = now + Duration::from_millis(u64::from(timeout_ms));
+        self.lane_of(group).push(Input::Request(Request { id, group, deadline, operation }));
+    }
+}
+
+fn answer(client: usize, attempt: u64, reply: Reply, env: &mut Environment) {
+    if let Fate::Arrives(delays) = env.network.send_client(&mut env.dice, &mut env.counters) {
+        env.events.after(delays[0], Event::Client { client, what: ClientEvent::Answer { attempt, reply } });
+    }
+}
+
+fn show(message: &PeerMessage) -> String {
+    let group = message.group;
+    match &message.body {
+        Body::Raft { message, stamp } => format!(
+            "{group} {:?} term {} index {} log term {} entries {} commit {} reject {} stamp {stamp}",
+            message.get_msg_type(),
+            message.term,
+            message.index,
+            message.log_term,
+            message.entries.len(),
+            message.commit,
+            message.reject,
+        ),
+        Body::Chunk(chunk) => {
+            format!("{group} chunk {} of {:?}, {} records", chunk.number, chunk.stream, chunk.records.len())
+        }
+        Body::ChunkAck { stream, next } => format!("{group} chunk {next} of {stream:?} is wanted"),
+    }
+}
+
+fn group_id(number: usize) -> GroupId {
+    GroupId(u32::try_from(number).expect("few groups"))
+}
+
+/// The cluster that all runs are of.
+pub const CLUSTER: ClusterId = ClusterId(*b"annulus, in test");

@@ -1,0 +1,309 @@
+//! What a run is made of: how large the store is, what clients do, what goes wrong how often. Drawn from the seed.
+//!
+//! Each run leaves some kinds of faults out: a fault that happens all the time can keep others from mattering.
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use super::dice::Dice;
+use super::lane::Limits;
+
+/// What a run is to bring out. All are the same simulator and the same checks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Profile {
+    /// Everything, as the seed says.
+    General,
+    /// Members die often, with power, and come back at once.
+    Crashes,
+    /// Members stand still and are cut off for about as long as a lease lasts.
+    Leases,
+    /// Members are cut off in pairs while those that both can reach are restarted.
+    Bounces,
+    /// Checkpoints are frequent and slow, and members die during them.
+    Checkpoints,
+    /// All members die right after elections.
+    Elections,
+    /// Disks are slow, and leaders come and go.
+    SlowDisks,
+}
+
+/// A kind of fault that is drawn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A member dies now.
+    Crash,
+    /// A member dies after so many disk operations.
+    CrashInDiskOperation,
+    /// All members die.
+    CrashOfAll,
+    /// A member stands still.
+    Pause,
+    /// Some members are cut off from the others.
+    Cut,
+    /// Two members are cut off from each other.
+    CutPair,
+    /// One member is not reached by some of the others.
+    CutOneWay,
+    /// Two members are cut off from each other, and later all others restart.
+    Bounce,
+    /// Messages are lost, late, doubled or out of order.
+    Weather,
+    /// A disk takes long.
+    SlowDisk,
+    /// A disk is full.
+    DiskFull,
+    /// A clock changes its rate.
+    ClockRate,
+}
+
+/// How often clients do what, by weight.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Mix {
+    /// Linearizable reads.
+    pub read: u32,
+    /// Quorum reads.
+    pub quorum: u32,
+    /// Stale reads.
+    pub stale: u32,
+    /// Scans of one partition.
+    pub scan: u32,
+    /// Unconditional puts.
+    pub put: u32,
+    /// Puts that expire.
+    pub put_ttl: u32,
+    /// Puts if a version is as last seen.
+    pub put_version: u32,
+    /// Puts if the key is not there.
+    pub put_absent: u32,
+    /// Puts if the key is there.
+    pub put_exists: u32,
+    /// Deletes.
+    pub delete: u32,
+    /// Deletes if a version is as last seen.
+    pub delete_version: u32,
+}
+
+/// What a run is made of.
+#[derive(Debug, Clone)]
+pub struct Scenario {
+    /// Members of the store.
+    pub members: usize,
+    /// Copies of each partition.
+    pub replication: usize,
+    /// Partitions.
+    pub partitions: u32,
+    /// Lanes of each member.
+    pub lanes: u32,
+    /// Keys that clients use.
+    pub keys: usize,
+    /// Clients.
+    pub clients: usize,
+    /// How long clients wait between two operations, in microseconds.
+    pub think_us: RangeInclusive<u64>,
+    /// How often they do what.
+    pub mix: Mix,
+    /// Requests that a member may send on to another, in 1000.
+    pub forward: u32,
+    /// Writes that carry an idempotency key, in 1000.
+    pub idempotent: u32,
+    /// Bytes of a value.
+    pub value_bytes: RangeInclusive<u64>,
+    /// How long there are faults, in microseconds.
+    pub faulty_us: u64,
+    /// Kinds of faults by weight.
+    pub faults: Vec<(u32, Kind)>,
+    /// Elections after which all members die, in 1000.
+    pub crash_after_election: u32,
+    /// Time between two faults, in microseconds.
+    pub fault_gap_us: RangeInclusive<u64>,
+    /// How long a member that died stays down, in microseconds.
+    pub down_us: RangeInclusive<u64>,
+    /// How long a member stands still, in microseconds.
+    pub pause_us: RangeInclusive<u64>,
+    /// How long a cut lasts, in microseconds.
+    pub cut_us: RangeInclusive<u64>,
+    /// See [`annulus_core::replica::Settings`].
+    pub election_timeout: Duration,
+    /// How long a message takes, in microseconds.
+    pub latency_us: (u64, u64),
+    /// How long a sync of the WAL takes, in microseconds.
+    pub sync_us: RangeInclusive<u64>,
+    /// How long a checkpoint takes, in microseconds.
+    pub checkpoint_us: RangeInclusive<u64>,
+    /// When lanes write their overlays down.
+    pub limits: Limits,
+}
+
+const MILLI: u64 = 1000;
+const SECOND: u64 = 1_000_000;
+
+impl Scenario {
+    /// What this seed gives.
+    pub fn draw(dice: &mut Dice, profile: Profile) -> Self {
+        let members = dice.weighted(&[(8, 3), (1, 1), (2, 5)]).expect("weights");
+        let replication = if members == 5 && dice.chance(500) { 5 } else { members.min(3) };
+        let partitions = *dice.pick(&[1, 2, 4]);
+        let overlay = *dice.pick(&[4 << 10, 16 << 10, 64 << 10]);
+        let mut scenario = Self {
+            members,
+            replication,
+            partitions,
+            lanes: *dice.pick(&[1, 1, 2]),
+            keys: *dice.pick(&[4, 8, 12]),
+            clients: *dice.pick(&[3, 5, 8]),
+            think_us: MILLI..=*dice.pick(&[10, 40, 150]) * MILLI,
+            mix: Mix::draw(dice),
+            forward: *dice.pick(&[0, 700, 1000]),
+            idempotent: *dice.pick(&[0, 100, 300]),
+            value_bytes: 0..=*dice.pick(&[32, 256, 2048]),
+            faulty_us: dice.within(10 * SECOND..=40 * SECOND),
+            faults: Kind::draw(dice),
+            crash_after_election: *dice.pick(&[0, 0, 0, 50]),
+            fault_gap_us: 50 * MILLI..=*dice.pick(&[500, 1500, 5000]) * MILLI,
+            down_us: 20 * MILLI..=*dice.pick(&[200, 2000, 5000]) * MILLI,
+            pause_us: 50 * MILLI..=*dice.pick(&[500, 2000]) * MILLI,
+            cut_us: 100 * MILLI..=*dice.pick(&[1000, 4000]) * MILLI,
+            election_timeout: Duration::from_millis(500),
+            latency_us: *dice.pick(&[(50, 300), (200, 2000), (1000, 20_000)]),
+            sync_us: *dice.pick(&[200, 1000])..=*dice.pick(&[1000, 10_000]),
+            checkpoint_us: 2 * MILLI..=*dice.pick(&[20, 200, 1000]) * MILLI,
+            limits: Limits {
+                overlay_bytes: overlay,
+                overlay_age: Duration::from_millis(*dice.pick(&[300, 1000, 5000])),
+            },
+        };
+        scenario.suit(profile);
+        scenario
+    }
+
+    fn suit(&mut self, profile: Profile) {
+        if profile != Profile::General {
+            self.members = 3;
+            self.replication = 3;
+            self.latency_us = (50, 500);
+            self.forward = 0;
+            self.crash_after_election = 0;
+            self.faulty_us = 20 * SECOND;
+        }
+        match profile {
+            Profile::General => {}
+            Profile::Crashes => {
+                self.faults = vec![(3, Kind::Crash), (1, Kind::CrashOfAll), (2, Kind::CutPair), (1, Kind::Cut)];
+                self.fault_gap_us = 20 * MILLI..=400 * MILLI;
+                self.down_us = MILLI..=300 * MILLI;
+                self.sync_us = 2 * MILLI..=20 * MILLI;
+                self.think_us = MILLI..=20 * MILLI;
+            }
+            Profile::Leases => {
+                self.faults = vec![(6, Kind::Pause), (2, Kind::CutOneWay), (1, Kind::Weather), (1, Kind::Cut)];
+                self.fault_gap_us = 200 * MILLI..=1500 * MILLI;
+                self.faulty_us = 60 * SECOND;
+                self.pause_us = 500 * MILLI..=1200 * MILLI;
+                self.think_us = MILLI..=20 * MILLI;
+                self.clients = 8;
+                self.keys = 4;
+            }
+            Profile::Bounces => {
+                self.faults = vec![(1, Kind::Bounce)];
+                self.faulty_us = 60 * SECOND;
+                self.fault_gap_us = 1600 * MILLI..=2200 * MILLI;
+                self.down_us = MILLI..=20 * MILLI;
+                self.think_us = MILLI..=10 * MILLI;
+                self.partitions = 4;
+                self.clients = 8;
+                self.keys = 12;
+                // Few writes: whoever is cut off must not fall behind, or it can't be elected.
+                self.mix = Mix { read: 300, put: 2, ..Mix::default() };
+            }
+            _ => self.suit_disks(profile),
+        }
+    }
+
+    fn suit_disks(&mut self, profile: Profile) {
+        match profile {
+            Profile::Elections => {
+                self.faulty_us = 60 * SECOND;
+                self.faults = vec![(1, Kind::CrashOfAll), (1, Kind::CutPair), (1, Kind::SlowDisk)];
+                self.fault_gap_us = 1000 * MILLI..=3000 * MILLI;
+                self.crash_after_election = 800;
+                self.down_us = MILLI..=30 * MILLI;
+                self.sync_us = MILLI..=20 * MILLI;
+                self.think_us = MILLI..=5 * MILLI;
+                self.clients = 8;
+                self.keys = 4;
+                self.mix.put = 100;
+            }
+            Profile::SlowDisks => {
+                self.faulty_us = 60 * SECOND;
+                self.faults = vec![(3, Kind::SlowDisk), (2, Kind::Crash), (2, Kind::Cut), (1, Kind::Pause)];
+                self.fault_gap_us = 50 * MILLI..=800 * MILLI;
+                self.down_us = 1000 * MILLI..=2000 * MILLI;
+                self.sync_us = MILLI..=5 * MILLI;
+                self.think_us = MILLI..=10 * MILLI;
+                self.clients = 8;
+                self.keys = 4;
+            }
+            Profile::Checkpoints => {
+                self.faults = vec![(3, Kind::Crash), (1, Kind::CrashInDiskOperation), (2, Kind::CrashOfAll)];
+                self.fault_gap_us = 50 * MILLI..=800 * MILLI;
+                self.down_us = MILLI..=200 * MILLI;
+                self.checkpoint_us = 100 * MILLI..=600 * MILLI;
+                self.limits = Limits { overlay_bytes: 64 << 10, overlay_age: Duration::from_millis(100) };
+                self.think_us = MILLI..=20 * MILLI;
+            }
+            _ => {}
+        }
+    }
+}
+
+impl Mix {
+    fn draw(dice: &mut Dice) -> Self {
+        let mut weight = |most: u64| u32::try_from(dice.within(0..=most)).expect("small");
+        Self {
+            read: 20 + weight(20),
+            quorum: weight(10),
+            stale: weight(8),
+            scan: weight(4),
+            put: 10 + weight(20),
+            put_ttl: weight(6),
+            put_version: weight(15),
+            put_absent: weight(6),
+            put_exists: weight(4),
+            delete: weight(8),
+            delete_version: weight(4),
+        }
+    }
+}
+
+impl Kind {
+    fn draw(dice: &mut Dice) -> Vec<(u32, Self)> {
+        let all = [
+            (4, Self::Crash),
+            (3, Self::CrashInDiskOperation),
+            (1, Self::CrashOfAll),
+            (3, Self::Pause),
+            (3, Self::Cut),
+            (2, Self::CutPair),
+            (3, Self::CutOneWay),
+            (1, Self::Bounce),
+            (4, Self::Weather),
+            (2, Self::SlowDisk),
+            (1, Self::DiskFull),
+            (2, Self::ClockRate),
+        ];
+        all.into_iter().filter(|_| dice.chance(650)).collect()
+    }
+}
+
+impl Profile {
+    /// All of them.
+    pub const ALL: [Self; 7] = [
+        Self::General,
+        Self::Crashes,
+        Self::Leases,
+        Self::Bounces,
+        Self::Checkpoints,
+        Self::Elections,
+        Self::SlowDisks,
+    ];
+}

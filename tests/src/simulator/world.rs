@@ -1,0 +1,456 @@
+//! One run: the store, its clients, its network and what goes wrong, from the first start to the last comparison.
+//!
+//! ```text
+//!  Faulty ──no more faults, all healed──▶ Settling ──every key read and written, clients done──▶ Reading
+//!                                           │ too long: not live                                   │
+//!                                           ▼                                                      ▼
+//!                                         broken ◀──too long: replicas differ── Converging ◀── every key read again,
+//!                                                   or keep what has expired       │              and put to expire
+//!                                                                                  ▼
+//!                                                                        the history is judged
+//! ```
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use annulus_core::id::{GroupId, MemberId};
+use annulus_core::map::{Map, Member as MapMember, MemberState};
+use annulus_core::partition::{Consistency, Outcome, Page};
+use annulus_core::state::State;
+use sha2::{Digest, Sha256};
+
+use super::checks::{self, Monotone, Violation};
+use super::client::{Client, Order, page_contents};
+use super::dice::Dice;
+use super::disk::Kindness;
+use super::events::{ClientEvent, Event, Events, NodeEvent};
+use super::faults::{Counters, Fault, FaultEvent};
+use super::history::{History, StaleRead, WriteId};
+use super::lane;
+use super::network::Network;
+use super::node::{CLUSTER, Member};
+use super::scenario::{Profile, Scenario};
+use super::trace::Trace;
+
+/// How long after everything is healed every key must have been read and written, and how long after that all replicas
+/// must be the same, in microseconds.
+const SETTLED_WITHIN_US: u64 = 10_000_000;
+/// The last write of every key lets it expire after this long.
+const LAST_TTL_MS: u64 = 200;
+/// What the keys of a partition's value records begin with (see `docs/storage.md`).
+const VALUE_RECORD: u8 = 1;
+/// How often all replicas are looked at, in microseconds.
+const PROBE_EVERY_US: u64 = 150_000;
+/// How often it is looked whether the next phase is due, in microseconds.
+const PHASE_EVERY_US: u64 = 50_000;
+
+/// What all parts of a run share.
+pub struct Environment {
+    /// The clock and what is still to happen.
+    pub events: Events,
+    /// Chance.
+    pub dice: Dice,
+    /// What has happened.
+    pub trace: Trace,
+    /// What carries messages.
+    pub network: Network,
+    /// What has gone wrong.
+    pub counters: Counters,
+    /// What replicas have shown and nobody has judged yet.
+    pub probed: Vec<Probed>,
+    /// Whether a leader has been elected and nobody has taken note yet.
+    pub elected: bool,
+}
+
+/// What one replica has.
+#[derive(Debug)]
+pub struct Probed {
+    /// Its member.
+    pub member: usize,
+    /// Which of its processes.
+    pub life: u64,
+    /// Its group.
+    pub group: GroupId,
+    /// All its keys.
+    pub page: Page,
+}
+
+/// What a run has shown to be broken.
+#[derive(Debug, thiserror::Error)]
+pub enum Broken {
+    /// A check found it.
+    #[error(transparent)]
+    Check(#[from] Violation),
+    /// A member could not go on.
+    #[error("member {member} stopped: {}", chain(source))]
+    Stopped {
+        /// The member.
+        member: usize,
+        /// Why.
+        source: lane::Error,
+    },
+    /// An assertion failed.
+    #[error("panicked: {0}")]
+    Panicked(String),
+    /// Something cannot be what it is.
+    #[error("{0}")]
+    Nonsense(&'static str),
+    /// An idempotent write was answered in two ways.
+    #[error("write {write} was answered with {first:?}, and with {second:?} when it was repeated")]
+    RepeatedOtherwise {
+        /// The write.
+        write: WriteId,
+        /// The first answer.
+        first: Outcome,
+        /// The second answer.
+        second: Outcome,
+    },
+    /// Keys could not be read or written although nothing was wrong any more.
+    #[error("{0} s after everything was healed some keys could not be read or written")]
+    NotLive(u64),
+    /// Replicas of one group stayed different, or kept keys that should have expired.
+    #[error("the replicas of {group} stay different, or keep what has expired: {replicas}")]
+    Different {
+        /// The group.
+        group: GroupId,
+        /// What each has.
+        replicas: String,
+    },
+}
+
+fn chain(error: &lane::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(error) = source {
+        text = format!("{text}: {error}");
+        source = error.source();
+    }
+    text
+}
+
+/// What a run has given.
+#[derive(Debug)]
+pub struct Report {
+    /// Everything that happened.
+    pub trace: Trace,
+    /// What went wrong on purpose.
+    pub counters: Counters,
+    /// How many reads and writes were answered.
+    pub answered: usize,
+    /// What was broken, if anything was.
+    pub broken: Option<Broken>,
+}
+
+/// Where a run is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    Faulty,
+    Settling,
+    Reading,
+    Converging,
+}
+
+/// One run.
+pub(super) struct World {
+    pub(super) scenario: Scenario,
+    map: Map,
+    pub(super) env: Environment,
+    pub(super) members: Vec<Member>,
+    clients: Vec<Client>,
+    history: History,
+    monotone: Monotone,
+    pub(super) phase: Phase,
+    pub(super) phase_ends: u64,
+}
+
+/// Runs one seed to its end.
+pub fn run(seed: u64, profile: Profile) -> Report {
+    let mut world = World::new(seed, profile);
+    let result = catch_unwind(AssertUnwindSafe(|| world.run()));
+    let broken = match result {
+        Ok(result) => result.err(),
+        Err(panic) => {
+            let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
+            Some(Broken::Panicked(text.unwrap_or("with something that is no text").to_owned()))
+        }
+    };
+    if let Some(broken) = &broken {
+        let now = world.env.events.now();
+        world.env.trace.record(now, format_args!("BROKEN: {broken}"));
+    }
+    let answered = world.history.reads.len() + world.history.writes.iter().filter(|w| w.answer.is_some()).count();
+    Report { trace: world.env.trace, counters: world.env.counters, answered, broken }
+}
+
+/// The number of a member in the simulator.
+pub fn members_index(member: MemberId) -> usize {
+    usize::try_from(member.get() - 1).expect("few members")
+}
+
+impl World {
+    fn new(seed: u64, profile: Profile) -> Self {
+        let mut dice = Dice::new(seed);
+        let scenario = Scenario::draw(&mut dice, profile);
+        let members: Vec<Member> = (0..scenario.members).map(|index| Member::new(index, &scenario)).collect();
+        let named = members.iter().map(|member| MapMember {
+            id: member.id(),
+            name: format!("member-{}", member.index),
+            zone: String::new(),
+            weight: 100,
+            state: MemberState::Active,
+            client_address: format!("client-{}", member.index),
+            peer_address: format!("peer-{}", member.index),
+            admin_address: format!("admin-{}", member.index),
+        });
+        let map = Map::bootstrap(CLUSTER, scenario.partitions, scenario.replication, named.collect());
+        let map = map.expect("the scenario makes sense");
+        map.check();
+        // The last client does only as it is told.
+        let clients = (0..=scenario.clients).map(|number| Client::new(number, scenario.keys, dice.fork())).collect();
+        let mut env = Environment {
+            events: Events::default(),
+            network: Network::new(scenario.latency_us),
+            dice,
+            trace: Trace::default(),
+            counters: Counters::default(),
+            probed: Vec::new(),
+            elected: false,
+        };
+        env.trace.record(0, format_args!("seed {seed}, {profile:?}: {scenario:?}"));
+        Self {
+            phase_ends: scenario.faulty_us,
+            scenario,
+            map,
+            env,
+            members,
+            clients,
+            history: History::default(),
+            monotone: Monotone::default(),
+            phase: Phase::Faulty,
+        }
+    }
+
+    fn run(&mut self) -> Result<(), Broken> {
+        for member in 0..self.members.len() {
+            self.start(member)?;
+        }
+        let orders = self.clients.len() - 1;
+        self.clients[orders].free = false;
+        for client in 0..orders {
+            self.env.events.after(300_000, Event::Client { client, what: ClientEvent::Next });
+        }
+        self.env.events.after(500_000, Event::Fault(FaultEvent::Draw));
+        self.env.events.after(PROBE_EVERY_US, Event::Probe);
+        self.env.events.after(PHASE_EVERY_US, Event::Phase);
+        while let Some(event) = self.env.events.pop() {
+            if self.handle(event)? {
+                return Ok(checks::check_history(&self.history, self.scenario.keys)?);
+            }
+        }
+        unreachable!("ticks never end")
+    }
+
+    /// Lets one thing happen. Returns whether it was the last.
+    fn handle(&mut self, event: Event) -> Result<bool, Broken> {
+        match event {
+            Event::Node { member, life, what } => self.node_event(member, life, what)?,
+            Event::Client { client, what } => {
+                let world = (&self.scenario, &self.map);
+                self.clients[client].handle(what, world, &mut self.env, &mut self.history)?;
+            }
+            Event::Fault(fault) => self.fault_event(fault)?,
+            Event::Probe => {
+                self.env.events.after(PROBE_EVERY_US, Event::Probe);
+                let now = self.env.events.now();
+                for member in self.members.iter_mut().filter(|m| m.process.is_some() && m.paused_until <= now) {
+                    member.probe(&self.scenario, &mut self.env);
+                }
+            }
+            Event::Phase => {
+                self.env.events.after(PHASE_EVERY_US, Event::Phase);
+                return self.next_phase();
+            }
+        }
+        Ok(false)
+    }
+
+    fn node_event(&mut self, index: usize, life: Option<u64>, what: NodeEvent) -> Result<(), Broken> {
+        let now = self.env.events.now();
+        let member = &mut self.members[index];
+        if member.process.is_none() || life.is_some_and(|life| life != member.life) {
+            return Ok(());
+        }
+        if member.paused_until > now {
+            let source = match &what {
+                NodeEvent::Frame { from, .. } => *from,
+                NodeEvent::Request(_) => self.scenario.members,
+                _ => index,
+            };
+            // What waits is read one after the other, from each source at its own pace.
+            member.source_lag_us[source] += self.env.dice.below(300);
+            let delay = member.paused_until - now + member.source_lag_us[source];
+            self.env.events.after(delay, Event::Node { member: index, life, what });
+            return Ok(());
+        }
+        let result = member.handle(what, &self.scenario, &self.map, &mut self.env);
+        self.after_disk_work(index, result)?;
+        if std::mem::take(&mut self.env.elected) && self.phase == Phase::Faulty {
+            self.crash_after_election();
+        }
+        self.judge_probed()
+    }
+
+    /// A process that has lost power is gone; one that has stopped for another reason is broken.
+    fn after_disk_work(&mut self, index: usize, result: Result<(), lane::Error>) -> Result<(), Broken> {
+        if self.members[index].disk.is_off() {
+            self.env.counters.add(Fault::CrashInDiskOperation, 1);
+            self.crash(index);
+            return Ok(());
+        }
+        match result {
+            Ok(()) => Ok(()),
+            // redb can't go on after a full disk: the process ends and starts again when there is room.
+            Err(lane::Error::Storage(error)) if error.is_disk_full() => {
+                self.env.trace.record(self.env.events.now(), format_args!("member {index} stops: {error}"));
+                self.crash(index);
+                Ok(())
+            }
+            Err(source) => Err(Broken::Stopped { member: index, source }),
+        }
+    }
+
+    fn judge_probed(&mut self) -> Result<(), Broken> {
+        let now = self.env.events.now();
+        for Probed { member, life, group, page } in std::mem::take(&mut self.env.probed) {
+            for (key, seen) in page_contents(&page, &self.scenario, &self.map, group)? {
+                self.monotone.observe(member, life, key, seen.map(|seen| seen.version))?;
+                self.history.stale.push(StaleRead { key, returned: now, seen });
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn start(&mut self, index: usize) -> Result<(), Broken> {
+        let member = &mut self.members[index];
+        if member.process.is_some() {
+            return Ok(());
+        }
+        let result = member.start(&self.scenario, &self.map, &mut self.env);
+        self.after_disk_work(index, result)
+    }
+
+    /// The process is gone, and with it the power or not.
+    pub(super) fn crash(&mut self, index: usize) {
+        let kindness = *self.env.dice.pick(&[Kindness::KeepsAll, Kindness::LosesAll, Kindness::Mixed, Kindness::Mixed]);
+        let member = &mut self.members[index];
+        if let Some(process) = member.process.take() {
+            let (disk, dice) = (&member.disk, &mut self.env.dice);
+            for lane in process.lanes {
+                lane.die_at_work(|| disk.lose_power_after(dice.below(8) * dice.below(8)));
+            }
+        }
+        member.disk.cut_power();
+        member.paused_until = 0;
+        let losses = member.disk.settle(kindness, &mut self.env.dice);
+        let now = self.env.events.now();
+        self.env.trace.record(now, format_args!("member {index} dies, its disk {kindness:?}: {losses:?}"));
+        self.env.counters.add(Fault::WriteLost, losses.lost);
+        self.env.counters.add(Fault::WriteTorn, losses.torn);
+        self.env.counters.add(Fault::NameLost, losses.names);
+        let down = self.env.dice.within(self.scenario.down_us.clone());
+        self.env.events.after(down, Event::Fault(FaultEvent::Start { member: index }));
+    }
+
+    /// Goes on to the next phase if it is due. Returns whether there is none any more.
+    fn next_phase(&mut self) -> Result<bool, Broken> {
+        let now = self.env.events.now();
+        match self.phase {
+            Phase::Faulty if now >= self.phase_ends => {
+                self.heal()?;
+                self.clients.iter_mut().for_each(|client| client.free = false);
+                let keys = 0..self.scenario.keys;
+                self.order(keys.flat_map(|key| [Order::Read(key, Consistency::Linearizable), Order::Put(key, None)]));
+                self.enter(Phase::Settling);
+            }
+            Phase::Settling if self.clients.iter().all(Client::is_idle) => {
+                let reads = [Consistency::Linearizable, Consistency::Quorum];
+                let keys = 0..self.scenario.keys;
+                let each = keys.flat_map(|key| reads.map(|consistency| Order::Read(key, consistency)));
+                self.order(each);
+                self.enter(Phase::Reading);
+            }
+            Phase::Reading if self.clients.iter().all(Client::is_idle) => {
+                self.order((0..self.scenario.keys).map(|key| Order::Put(key, Some(LAST_TTL_MS))));
+                self.enter(Phase::Converging);
+            }
+            Phase::Converging if self.clients.iter().all(Client::is_idle) && self.differing().is_none() => {
+                return Ok(true);
+            }
+            Phase::Faulty => {}
+            _ if now < self.phase_ends => {}
+            Phase::Converging => {
+                if let Some((group, replicas)) = self.differing() {
+                    return Err(Broken::Different { group, replicas });
+                }
+                return Err(Broken::NotLive(SETTLED_WITHIN_US / 1_000_000));
+            }
+            _ => return Err(Broken::NotLive(SETTLED_WITHIN_US / 1_000_000)),
+        }
+        Ok(false)
+    }
+
+    fn enter(&mut self, phase: Phase) {
+        let now = self.env.events.now();
+        self.env.trace.record(now, format_args!("phase {phase:?}"));
+        self.phase = phase;
+        self.phase_ends = now + SETTLED_WITHIN_US;
+    }
+
+    fn order(&mut self, orders: impl Iterator<Item = Order>) {
+        let client = self.clients.len() - 1;
+        self.clients[client].orders.extend(orders);
+        self.env.events.after(1000, Event::Client { client, what: ClientEvent::Next });
+    }
+
+    /// A group whose replicas differ or still hold keys, and how.
+    fn differing(&self) -> Option<(GroupId, String)> {
+        let digests = |group: GroupId| -> Vec<Option<Digested>> {
+            let (voters, _) = self.map.group(group).expect("a group of the map");
+            voters.iter().map(|voter| digest(&self.members[members_index(*voter)], group)).collect()
+        };
+        let same = |digests: &[Option<Digested>]| match &digests[0] {
+            Some(first) => first.keys == 0 && digests.iter().all(|digest| digest.as_ref() == Some(first)),
+            None => false,
+        };
+        let groups = (0..=self.map.partitions()).map(GroupId);
+        let differing = groups.map(|group| (group, digests(group))).find(|(_, digests)| !same(digests));
+        differing.map(|(group, digests)| (group, format!("{digests:?}")))
+    }
+}
+
+/// What a replica has.
+#[derive(Debug, PartialEq, Eq)]
+struct Digested {
+    /// The last entry that it holds.
+    applied: u64,
+    /// The hash of all its records.
+    records: String,
+    /// How many keys it has.
+    keys: usize,
+}
+
+fn digest(member: &Member, group: GroupId) -> Option<Digested> {
+    let lane = member.lane(group)?;
+    let replica = lane.replica(group)?;
+    let (mut hash, mut keys) = (Sha256::new(), 0);
+    let read = lane.state().range(replica.table(), &[], None, &mut |key, value| {
+        keys += usize::from(group != GroupId::MAP && key[0] == VALUE_RECORD);
+        for bytes in [key, value] {
+            hash.update((bytes.len() as u64).to_be_bytes());
+            hash.update(bytes);
+        }
+        std::ops::ControlFlow::Continue(())
+    });
+    read.expect("the disk is whole");
+    let records = hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    Some(Digested { applied: replica.applied().index, records, keys })
+}
