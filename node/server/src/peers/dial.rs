@@ -9,7 +9,7 @@ use bytes::Bytes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::Peers;
 use crate::runtime::LinkState;
@@ -17,6 +17,8 @@ use crate::runtime::LinkState;
 /// The pause after a failed attempt: the first, and the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+/// A link that ends sooner was turned away: trying again at once would only fill two logs.
+const SETTLED_AFTER: Duration = Duration::from_secs(1);
 /// How long connecting may take, and writing what has piled up.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -30,7 +32,7 @@ pub async fn dial(peers: Peers, member: MemberId) {
     loop {
         match connect(&peers, member).await {
             Ok(stream) => {
-                pause = FIRST_PAUSE;
+                let since = Instant::now();
                 state.set_connected(true);
                 tracing::info!(peer = %member, "link up");
                 let error = speak(stream, &mut frames, &state).await;
@@ -38,6 +40,9 @@ pub async fn dial(peers: Peers, member: MemberId) {
                 drop_queued(&mut frames, &state);
                 peers.lost(member);
                 tracing::warn!(peer = %member, %error, "link down");
+                if since.elapsed() >= SETTLED_AFTER {
+                    pause = FIRST_PAUSE;
+                }
             }
             Err(error) => tracing::debug!(peer = %member, %error, "no link yet"),
         }
@@ -69,7 +74,7 @@ async fn speak(stream: TcpStream, frames: &mut mpsc::Receiver<Bytes>, state: &Ar
     loop {
         tokio::select! {
             read = reading.read(&mut nothing) => {
-                return read.err().unwrap_or_else(|| std::io::Error::other("the other side closed it"));
+                return read.err().unwrap_or_else(|| std::io::Error::other("the other side closed it; its log says why"));
             }
             count = frames.recv_many(&mut batch, BATCH) => {
                 if count == 0 {
