@@ -19,9 +19,6 @@ use super::route::KEY_PREFIX;
 use super::{Response, body, query};
 use crate::router::Router;
 
-/// Answers that are larger hold a reservation until they are sent; the many small ones are bounded by the connections.
-const RESERVED_ANSWER_BYTES: usize = 64 * 1024;
-
 /// Answers a request for one key.
 pub(super) async fn answer<R: Router>(
     edge: &Edge<R>,
@@ -102,13 +99,7 @@ fn found<R: Router>(edge: &Edge<R>, item: Item, known: &Known, head: bool) -> Re
         return Ok(response);
     }
     let length = item.value.len();
-    let body = if head {
-        Bytes::new()
-    } else if length > RESERVED_ANSWER_BYTES {
-        edge.resources.reserve_bytes(length)?.hold(item.value)
-    } else {
-        item.value
-    };
+    let body = if head { Bytes::new() } else { edge.resources.hold_answer(item.value)? };
     let mut response = Response::new(Full::new(body));
     let headers = response.headers_mut();
     headers.reserve(4);

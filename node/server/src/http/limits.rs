@@ -12,6 +12,9 @@ use annulus_core::partition::DEFAULT_MAX_VALUE_BYTES;
 use super::problem::{Kind, Problem};
 use crate::metrics::Metrics;
 
+/// Answers that are larger hold a reservation until they are sent; the many small ones are bounded by the connections.
+const RESERVED_ANSWER_BYTES: usize = 64 * 1024;
+
 /// What the edge allows. One for the process.
 #[derive(Debug, Clone)]
 pub struct Limits {
@@ -102,6 +105,11 @@ impl Resources {
     /// Takes room for so many bytes of a body, or tells the client to come back.
     pub(super) fn reserve_bytes(&self, bytes: usize) -> Result<Reservation, Problem> {
         self.bytes.take(bytes).ok_or_else(|| self.no_room())
+    }
+
+    /// The body of an answer; a large one holds a reservation until it is sent.
+    pub(super) fn hold_answer(&self, body: Bytes) -> Result<Bytes, Problem> {
+        if body.len() > RESERVED_ANSWER_BYTES { Ok(self.reserve_bytes(body.len())?.hold(body)) } else { Ok(body) }
     }
 
     /// The client is told to come back.

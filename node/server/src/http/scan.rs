@@ -19,7 +19,7 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use serde::Serialize;
 
-use super::edge::{Edge, json};
+use super::edge::{Edge, content};
 use super::limits::Reservation;
 use super::problem::{Kind, Problem};
 use super::{Response, cursor, kv, query};
@@ -66,7 +66,10 @@ pub(super) async fn answer<R: Router>(edge: &Edge<R>, query: Option<&str>) -> Re
     }
     more = more && merge.has_more();
     let next = items.last().filter(|_| more).map(|(last, _)| cursor::write(cluster, &prefix, last));
-    write(&items, values, next)
+    let page = write(&items, values, next)?;
+    // What the page was made of is let go first; then the page itself is counted until the client has taken it.
+    drop((items, merge));
+    Ok(content("application/json", edge.resources.hold_answer(page)?))
 }
 
 /// What stays the same over all pages of all partitions.
@@ -207,14 +210,16 @@ struct ListedItem<'a> {
     value_base64: Option<String>,
 }
 
-fn write(items: &[(Bytes, Item)], values: bool, cursor: Option<String>) -> Result<Response, Problem> {
+fn write(items: &[(Bytes, Item)], values: bool, cursor: Option<String>) -> Result<Bytes, Problem> {
     let items = items.iter().map(|(key, item)| {
         let (key, key_base64) = text_or_base64(key);
         let (value, value_base64) = if values { text_or_base64(&item.value) } else { (None, None) };
         ListedItem { key, key_base64, version: item.version, value, value_base64 }
     });
     let listed = Listed { items: items.collect(), cursor };
-    serde_json::to_vec(&listed).map(json).map_err(|_| Problem::new(Kind::Internal, "the page could not be written"))
+    serde_json::to_vec(&listed)
+        .map(Bytes::from)
+        .map_err(|_| Problem::new(Kind::Internal, "the page could not be written"))
 }
 
 /// In JSON, bytes that are UTF-8 stand as they are; any others in base64, under another name.

@@ -144,3 +144,20 @@ fn a_listing_that_would_take_too_much_memory_is_429() {
         assert_eq!(server.resources.metrics.http.bytes_in_flight.get(), 0);
     });
 }
+
+#[test]
+fn a_page_counts_as_bytes_in_flight_until_its_client_has_read_it() {
+    client_port(async |server| {
+        let bytes = 32 << 20;
+        server.fake.put("a", vec![b'x'; bytes]);
+        let mut client = server.connect().await;
+        client.send(b"GET /v1/kv?values=true HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        assert!(client.read().await, "the page has begun to arrive, and does not fit into the sockets");
+        assert!(server.resources.metrics.http.bytes_in_flight.get() > 32 << 20, "the page with its JSON");
+        drop(client);
+        let mut tick = tokio::time::interval(Duration::from_millis(1));
+        while server.resources.metrics.http.bytes_in_flight.get() > 0 {
+            tick.tick().await;
+        }
+    });
+}
