@@ -9,7 +9,7 @@
 //! | 4 | unavailable: nothing was changed, and it may work later |
 
 use std::fmt::Display;
-use std::io;
+use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use annulus_client::Error;
@@ -49,7 +49,8 @@ impl Failure {
             Self::Unavailable(_) => 4,
             Self::OutputClosed => return ExitCode::SUCCESS,
         };
-        eprintln!("annulus: {self}");
+        // Where stderr can't be written (its file is on a full disk), the exit code still says it.
+        let _ = writeln!(io::stderr(), "annulus: {self}");
         ExitCode::from(code)
     }
 }
