@@ -1,4 +1,7 @@
-//! Logs go to standard error, as text for people or as JSON for machines. Keys, values and credentials are never logged.
+//! Logs go to standard error, as text for people (in colour when it is a terminal) or as JSON for machines. Keys, values
+//! and credentials are never logged.
+
+use std::io::{self, IsTerminal};
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt;
@@ -20,7 +23,7 @@ pub enum Error {
 /// Begins to log. Once per process.
 pub fn init(log: &Log) -> Result<(), Error> {
     let filter = EnvFilter::try_new(log.level.as_str())?;
-    let lines = fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let lines = fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(io::stderr().is_terminal());
     match log.format {
         LogFormat::Text => lines.finish().try_init()?,
         LogFormat::Json => lines.json().flatten_event(true).finish().try_init()?,

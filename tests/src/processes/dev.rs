@@ -3,7 +3,6 @@
 use std::fs::{self, File};
 use std::io;
 use std::net::TcpListener;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
@@ -94,6 +93,7 @@ impl Dev {
 
     fn spawn(&self, output: &Path) -> Child {
         let output = File::options().append(true).create(true).open(output).expect("its output can be kept");
+        // It stays in the tests' process group: who presses Ctrl-C at the tests ends the store too, which we then can't.
         Command::new(binary())
             .arg("dev")
             .args(["--members", &MEMBERS.to_string(), "--client-port", &self.client_port.to_string(), "--data"])
@@ -101,8 +101,6 @@ impl Dev {
             .stdin(Stdio::null())
             .stdout(output.try_clone().expect("a file can be written to in two ways"))
             .stderr(output)
-            // A Ctrl-C at the tests is not one at the store: we end it ourselves.
-            .process_group(0)
             .spawn()
             .unwrap_or_else(|error| panic!("{} can't be started: {error}", binary().display()))
     }
