@@ -125,7 +125,10 @@ fn calls_of(history: &History, versions: &BTreeMap<WriteId, u64>, key: usize) ->
         let (returned, outcome) = write.answer.unzip();
         let condition = write.condition;
         let action = match write.change {
-            Change::Put { .. } => Action::Put { write: id, condition, outcome, version: versions.get(&id).copied() },
+            Change::Put { ttl_ms } => {
+                let (version, expires) = (versions.get(&id).copied(), ttl_ms.is_some());
+                Action::Put { write: id, condition, outcome, version, expires }
+            }
             Change::Delete => Action::Delete { condition, outcome },
         };
         calls.push(Call { invoked: write.invoked, returned, action });

@@ -242,7 +242,7 @@ impl LaneThreads {
                 }
                 Ok(done)
             }
-            Err(error) if error.is_disk_full() && self.wal_work.is_some() => {
+            Err(error) if error.is_disk_full() => {
                 if !std::mem::replace(&mut self.told_full, true) {
                     self.events.push(LaneEvent::DiskFull(true));
                 }
@@ -283,7 +283,7 @@ impl LaneThreads {
                         self.events.push(LaneEvent::Checkpointed(checkpointed));
                         (Ok(WalDone::Checkpointed), None)
                     }
-                    Err(error) => (Err(error), None),
+                    Err(error) => (Err(error), Some(WalWork::Checkpointed(checkpointed))),
                 }
             }
         }

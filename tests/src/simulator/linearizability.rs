@@ -5,8 +5,8 @@
 //! of operations and the same register. Four things keep the search short. A key's versions rise with every write, so
 //! writes whose version is known can be in one order only, and a value that was overwritten never comes back: an order
 //! that leaves a read of it behind is given up at once. What can come next and changes nothing does come next. And an
-//! operation without an answer is tried last: most of them never happened, or what they did was seen and their version
-//! is known.
+//! operation without an answer is tried last, one of each kind: most of them never happened, or what they did was seen
+//! and their version is known; of two that do the same, it does not matter which one did it.
 //!
 //! A search that takes too many steps has failed: it has not shown that all is well.
 
@@ -45,6 +45,8 @@ pub enum Action {
         outcome: Option<Outcome>,
         /// The version that it wrote, if anybody has seen it.
         version: Option<u64>,
+        /// Whether its value expires.
+        expires: bool,
     },
     /// It deletes the key.
     Delete {
@@ -210,9 +212,16 @@ impl<'a> Search<'a> {
             free.extend(idle);
         };
         let dead = candidates.iter().any(|at| register.is_past(&self.calls[*at].action));
-        candidates.sort_by_key(|at| self.calls[*at].returned);
-        let pending = self.pending.iter().filter(|at| !self.is_done(**at) && self.calls[**at].invoked <= end);
-        candidates.extend(pending);
+        // A write with a version says most about what was there before it.
+        candidates.sort_by_key(|at| (self.calls[*at].version().is_none(), self.calls[*at].returned));
+        let mut kinds = Vec::new();
+        for at in self.pending.iter().filter(|at| !self.is_done(**at) && self.calls[**at].invoked <= end) {
+            let kind = self.calls[*at].kind();
+            if kind.is_none() || !kinds.contains(&kind) {
+                kinds.push(kind);
+                candidates.push(*at);
+            }
+        }
         let completed_done = completed + free.len();
         Step { register, versions_written, completed_done, first_undone, free, dead, candidates, next: 0, taken: None }
     }
@@ -247,6 +256,15 @@ impl<'a> Search<'a> {
 }
 
 impl Call {
+    /// Calls of one kind that were never answered can take each other's place; `None` for those that can't.
+    fn kind(&self) -> Option<(bool, Condition)> {
+        match self.action {
+            Action::Delete { condition, .. } => Some((false, condition)),
+            Action::Put { condition, version: None, expires: false, .. } => Some((true, condition)),
+            _ => None,
+        }
+    }
+
     /// The version that this call has written, if it is known.
     fn version(&self) -> Option<u64> {
         match self.action {
@@ -265,7 +283,9 @@ impl Register {
                 let same = self.value.is_some_and(|value| value.write == seen.write) && self.fix(known, seen.version);
                 same.then_some(self)
             }
-            Action::Put { write, condition, outcome, version } => self.put(known, write, condition, outcome, version),
+            Action::Put { write, condition, outcome, version, .. } => {
+                self.put(known, write, condition, outcome, version)
+            }
             Action::Delete { condition, outcome } => self.delete(known, condition, outcome),
             Action::Expire(write) => self.value.is_some_and(|value| value.write == write).then(|| self.without_value()),
         }
@@ -372,7 +392,11 @@ mod tests {
     fn put(write: WriteId, invoked: u64, returned: Option<u64>, version: u64) -> Call {
         let outcome = returned.map(|_| Outcome::Written { version, created: version == 1 });
         let version = (version > 0).then_some(version);
-        Call { invoked, returned, action: Action::Put { write, condition: Condition::Always, outcome, version } }
+        Call {
+            invoked,
+            returned,
+            action: Action::Put { write, condition: Condition::Always, outcome, version, expires: false },
+        }
     }
 
     fn read(invoked: u64, returned: u64, seen: Option<(WriteId, u64)>) -> Call {
@@ -421,6 +445,7 @@ mod tests {
                 condition,
                 outcome: Some(Outcome::ConditionFailed { current }),
                 version: None,
+                expires: false,
             },
         };
         assert_eq!(check(vec![put(1, 0, Some(1), 1), failed(Condition::Absent, Some(1))]), Ok(()));

@@ -102,6 +102,17 @@ enum ReplyTo {
     Probe { group: GroupId },
 }
 
+/// What a frame carries.
+#[derive(Debug, Clone, Copy)]
+enum Carries {
+    /// Messages between replicas, which bear being doubled.
+    Messages,
+    /// A client's request, which comes once or not at all, as over a connection.
+    Forward,
+    /// The answer to one, for the process that has sent it on: the connection ends with that process.
+    Forwarded { life: u64 },
+}
+
 impl Member {
     /// A member with an empty disk.
     pub fn new(index: usize, scenario: &Scenario) -> Self {
@@ -353,7 +364,7 @@ impl Member {
         process.forwarded.insert(number, (client, attempt));
         let mut writer = FrameWriter::default();
         writer.push(&Item::Forward(Forward { number, group, timeout_ms, operation }));
-        self.send(members_index(to), writer, None, env);
+        self.send(members_index(to), writer, Carries::Forward, env);
     }
 
     fn put_out(&mut self, number: usize, output: Output, env: &mut Environment) {
@@ -364,7 +375,7 @@ impl Member {
             frames.entry(to).or_default().push(&Item::Group(message));
         }
         for (to, writer) in frames {
-            self.send(to, writer, None, env);
+            self.send(to, writer, Carries::Messages, env);
         }
         let process = self.process.as_mut().expect("it runs");
         for change in output.leaders {
@@ -386,7 +397,7 @@ impl Member {
             ReplyTo::Member { peer, life, number } => {
                 let mut writer = FrameWriter::default();
                 writer.push(&Item::Forwarded { number, reply });
-                self.send(peer, writer, Some(life), env);
+                self.send(peer, writer, Carries::Forwarded { life }, env);
             }
             ReplyTo::Probe { group } => {
                 let (member, life) = (self.index, self.life);
@@ -399,13 +410,17 @@ impl Member {
         }
     }
 
-    /// Puts a frame on its way. What belongs to one process of the receiver, as on a connection, ends with it.
-    fn send(&mut self, to: usize, writer: FrameWriter, life: Option<u64>, env: &mut Environment) {
+    /// Puts a frame on its way.
+    fn send(&mut self, to: usize, writer: FrameWriter, carries: Carries, env: &mut Environment) {
         let bytes = writer.finish();
         let link = (self.index, to);
-        let is_forward = matches!(bytes[HEADER_BYTES + 1], 3 | 4);
+        let (may_double, life) = match carries {
+            Carries::Messages => (true, None),
+            Carries::Forward => (false, None),
+            Carries::Forwarded { life } => (false, Some(life)),
+        };
         let now = env.events.now();
-        match env.network.send(now, link, !is_forward, &mut env.dice, &mut env.counters) {
+        match env.network.send(now, link, may_double, &mut env.dice, &mut env.counters) {
             Fate::Arrives(delays) => {
                 for delay in delays {
                     let what = NodeEvent::Frame { from: self.index, from_life: self.life, bytes: bytes.clone() };

@@ -53,7 +53,8 @@ impl WalThread {
                 Ok(())
             }
             WalCommand::Checkpointed(checkpointed) => {
-                self.identity.set_mark(self.lane, self.wal.mark(&checkpointed))?;
+                let (lane, identity) = (self.lane, Arc::clone(&self.identity));
+                self.retry_while_full(|wal| identity.set_mark(lane, wal.mark(&checkpointed)))?;
                 self.wal.drop_before(checkpointed.segment())?;
                 let _ = self.events.send(LaneEvent::Checkpointed(checkpointed));
                 Ok(())
