@@ -170,7 +170,9 @@ impl<S: State> Lane<S> {
     /// Says who should lead each group, by the map.
     pub fn prefer_leaders(&mut self, map: &Map) {
         for replica in self.replicas.iter_mut().flatten() {
-            replica.set_preferred_leader(map.group(replica.group()).map(|(_, leader)| leader));
+            if let Some((replicas, leader)) = map.group(replica.group()) {
+                replica.set_preference(replicas, leader);
+            }
         }
     }
 

@@ -6,7 +6,7 @@ use raft::eraftpb::{Message, MessageType};
 use raft::{CAMPAIGN_TRANSFER, StateRole};
 use sha2::{Digest, Sha256};
 
-use super::{Error, FIRST_CANDIDACY_TICK, HEARTBEAT_TICKS, LAST_CANDIDACY_TICK, Life, Replica, Settings};
+use super::{Error, FIRST_CANDIDACY_TICK, HEARTBEAT_TICKS, LAST_RANK, Life, RANK_TICKS, Replica, Settings};
 use crate::bugs::{Bug, planted};
 use crate::id::MemberId;
 use crate::ring::first_eight;
@@ -34,6 +34,8 @@ pub struct Election {
     timeout_ticks: usize,
     /// Who should lead, if the map says so.
     preferred: Option<MemberId>,
+    /// This replica's place in the order of preference; 0 is the preferred leader.
+    rank: usize,
     /// Until when this replica stands for election without waiting for its timeout.
     eager_until: Option<Instant>,
     /// The last term in which this replica led and brought its heartbeats into line.
@@ -56,6 +58,7 @@ impl Election {
             draws: 0,
             timeout_ticks: FIRST_CANDIDACY_TICK,
             preferred: None,
+            rank: LAST_RANK,
             eager_until: None,
             aligned_in: 0,
             settled_since: now,
@@ -64,9 +67,15 @@ impl Election {
 }
 
 impl Replica {
-    /// Who should lead the group, by the map.
-    pub fn set_preferred_leader(&mut self, preferred: Option<MemberId>) {
-        self.election.preferred = preferred;
+    /// Who should lead the group and in which order the others follow, by the map.
+    pub fn set_preference(&mut self, replicas: &[MemberId], leader: MemberId) {
+        self.election.preferred = Some(leader);
+        let others = replicas.iter().filter(|id| **id != leader);
+        let order = std::iter::once(&leader).chain(others);
+        self.election.rank = order.into_iter().position(|id| *id == self.settings.member).unwrap_or(LAST_RANK);
+        // As after a change of role or term: the timeout that was drawn is of another range.
+        self.election.seen.0 = u64::MAX;
+        self.reseed();
     }
 
     /// Stands for election at each heartbeat's tick until somebody leads or the time is over: for the preferred leader of a
@@ -105,13 +114,10 @@ impl Replica {
             {
                 hash.update(number.to_be_bytes());
             }
-            // Whoever the map prefers stands a little earlier than the others: then leadership need not be handed on later.
-            let (first, last) = match self.election.preferred {
-                Some(preferred) if preferred == self.settings.member => {
-                    (FIRST_CANDIDACY_TICK, FIRST_CANDIDACY_TICK + 1)
-                }
-                _ => (FIRST_CANDIDACY_TICK + 1, LAST_CANDIDACY_TICK),
-            };
+            // In the order that the map prefers, each with a range of its own: so that leadership is where the map wants it,
+            // and two that miss their leader at once do not split the votes.
+            let first = FIRST_CANDIDACY_TICK + RANK_TICKS * self.election.rank.min(LAST_RANK);
+            let last = first + RANK_TICKS - 1;
             let span = (last - first + 1) as u64;
             self.election.timeout_ticks =
                 first + usize::try_from(first_eight(&hash.finalize()) % span).expect("a small number");

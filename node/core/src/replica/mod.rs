@@ -71,7 +71,10 @@ const HEARTBEAT_TICKS: usize = 2;
 /// Followers stand for election after this many ticks at the earliest: one more than the timeout, so that the others'
 /// promise not to vote has surely ended (a tick may be short of a whole one by the time it is counted).
 const FIRST_CANDIDACY_TICK: usize = ELECTION_TICKS as usize + 1;
-const LAST_CANDIDACY_TICK: usize = 17;
+/// How many ticks a place in the order of preference has to stand in, and the last place that has ticks of its own.
+const RANK_TICKS: usize = 2;
+const LAST_RANK: usize = 3;
+const LAST_CANDIDACY_TICK: usize = FIRST_CANDIDACY_TICK + RANK_TICKS * (LAST_RANK + 1) - 1;
 
 /// Why a replica can't go on. The lane that meets this stops.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

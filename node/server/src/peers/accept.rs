@@ -35,6 +35,8 @@ enum LinkError {
     OtherCluster { ours: annulus_core::id::ClusterId, theirs: annulus_core::id::ClusterId },
     #[error("it says that it is this very member, {here}: two processes run with copies of one volume")]
     Oneself { here: annulus_core::id::MemberId },
+    #[error("it is from {from}, which is no member of this cluster")]
+    Stranger { from: annulus_core::id::MemberId },
     #[error("it means member {meant}; this is member {here}")]
     OtherMember { meant: annulus_core::id::MemberId, here: annulus_core::id::MemberId },
 }
@@ -70,6 +72,7 @@ async fn listen(mut stream: TcpStream, peers: &Peers) -> Result<(), LinkError> {
     let Some(Item::Hello(hello)) = items.next() else { return Err(LinkError::NoHello) };
     check(&hello, peers)?;
     tracing::debug!(from = %hello.from, "peer connected");
+    peers.links.opened_by(hello.from);
     peers.deliver(hello.from, items.collect());
     let error = loop {
         match read_frame(&mut stream, &mut buffer, MAX_PAYLOAD_BYTES).await {
@@ -79,6 +82,7 @@ async fn listen(mut stream: TcpStream, peers: &Peers) -> Result<(), LinkError> {
             Err(error) => break error,
         }
     };
+    peers.links.closed_by(hello.from);
     peers.lost(hello.from);
     Err(error)
 }
@@ -90,8 +94,11 @@ fn check(hello: &Hello, peers: &Peers) -> Result<(), LinkError> {
     if hello.from == peers.shared.member {
         return Err(LinkError::Oneself { here: hello.from });
     }
-    match peers.cluster() {
-        Some(ours) if ours != hello.cluster => Err(LinkError::OtherCluster { ours, theirs: hello.cluster }),
+    match peers.shared.map() {
+        Some(map) if map.cluster != hello.cluster => {
+            Err(LinkError::OtherCluster { ours: map.cluster, theirs: hello.cluster })
+        }
+        Some(map) if map.member(hello.from).is_none() => Err(LinkError::Stranger { from: hello.from }),
         _ => Ok(()),
     }
 }

@@ -62,17 +62,13 @@ impl NodeRouter {
         }
         let target = match self.parts.shared.leader(group) {
             Some(leader) if leader == self.parts.shared.member => Target::Here,
-            Some(leader) if self.is_up(leader) => Target::Member(leader),
+            Some(leader) if self.parts.links.is_up(leader) => Target::Member(leader),
             // The lane here hears of a new leader first.
             _ if here => Target::Here,
             None if attempt == 0 => Target::Member(preferred),
             _ => Target::Member(replicas[attempt % replicas.len()]),
         };
         Some(target)
-    }
-
-    fn is_up(&self, member: MemberId) -> bool {
-        self.parts.links.to(member).is_some_and(|link| link.is_connected())
     }
 
     /// Sends a request once, and waits for what comes of it.
@@ -96,7 +92,7 @@ impl NodeRouter {
                 let forward = Forward { number: waiting.number(), group, timeout_ms, operation };
                 let mut frame = FrameWriter::default();
                 frame.push(&Item::Forward(forward));
-                if !self.parts.links.send(member, frame.finish()) {
+                if !self.parts.links.is_up(member) || !self.parts.links.send(member, frame.finish()) {
                     // It was not sent, so nothing can come of it.
                     return Reply::Refused(Refusal::NotLeader { leader: None });
                 }
@@ -122,7 +118,7 @@ impl NodeRouter {
         if target != Target::Here {
             self.parts.shared.hint_leader(group, asked, new);
         }
-        new.is_some_and(|leader| leader == self.parts.shared.member || self.is_up(leader))
+        new.is_some_and(|leader| leader == self.parts.shared.member || self.parts.links.is_up(leader))
     }
 
     async fn route(self, group: GroupId, operation: Operation, timeout: Duration) -> Reply {

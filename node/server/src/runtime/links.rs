@@ -17,6 +17,8 @@ const QUEUE_BYTES: usize = 64 * 1024 * 1024;
 #[derive(Debug, Clone, Default)]
 pub struct Links {
     queues: Arc<RwLock<HashMap<MemberId, LinkQueue>>>,
+    /// How many connections each member has open to this one.
+    heard: Arc<RwLock<HashMap<MemberId, usize>>>,
 }
 
 /// The way to one other member.
@@ -49,6 +51,25 @@ impl Links {
     /// The way to a member.
     pub fn to(&self, member: MemberId) -> Option<LinkQueue> {
         self.queues.read().unwrap_or_else(PoisonError::into_inner).get(&member).cloned()
+    }
+
+    /// A member has opened a connection to this one.
+    pub fn opened_by(&self, member: MemberId) {
+        *self.heard.write().unwrap_or_else(PoisonError::into_inner).entry(member).or_default() += 1;
+    }
+
+    /// A member's connection to this one has ended.
+    pub fn closed_by(&self, member: MemberId) {
+        let mut heard = self.heard.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = heard.get_mut(&member) {
+            *count = count.saturating_sub(1);
+        }
+    }
+
+    /// Whether a member can be asked something: the link to it is up, and so is the one that its answer comes on.
+    pub fn is_up(&self, member: MemberId) -> bool {
+        let heard = self.heard.read().unwrap_or_else(PoisonError::into_inner);
+        heard.get(&member).is_some_and(|count| *count > 0) && self.to(member).is_some_and(|link| link.is_connected())
     }
 
     /// Sends a frame to a member. `false` when there is no way or no room: the frame is lost, as on any network.
