@@ -38,8 +38,6 @@ pub struct LaneGauges {
     pub syncs: AtomicU64,
     /// Checkpoints that have become durable.
     pub checkpoints: AtomicU64,
-    /// Requests turned away because the inbox was full.
-    pub refused: AtomicU64,
 }
 
 impl Shared {
