@@ -1,6 +1,8 @@
 //! Known bugs, put back in by name: what shows that the simulator would catch them.
 //!
 //! Compiled only with the feature `known-bugs`, which no release has; without it [`planted`] is `false` and costs nothing.
+//! A new one is a [`Bug`], a row of [`ALL`], a question to [`planted`] at the place that it breaks, and a test in
+//! `tests/tests/simulator.rs` that names the profile which catches it.
 
 /// A bug that can be put back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,4 +1,8 @@
 //! What can go wrong, and how often it has: a run in which nothing went wrong has shown nothing.
+//!
+//! Three names for one trouble: [`super::scenario::Kind`] is what is drawn, by the scenario's weights; [`FaultEvent`]
+//! is what is put into the queue for later, such as its end; [`Fault`] is what is counted once it has had an effect. A
+//! new fault needs the first and the last, and an arm of `begin` in `nemesis`.
 
 use std::collections::BTreeMap;
 use std::fmt;

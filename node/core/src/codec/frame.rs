@@ -43,7 +43,8 @@ pub enum Item {
         /// What came of it.
         reply: Reply,
     },
-    /// The sender's map (see [`crate::map::Map`]): it is newer than the one that the receiver was last known to have.
+    /// The sender's map (see [`crate::map::Map`]). It comes right after the hello on every link, so that a member that
+    /// has no map yet gets one from whoever reaches it first.
     Map(Bytes),
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Integers are little-endian and fixed in width. Byte strings carry a 32-bit length. Every kind of thing has a stable
 //! id byte that is never reused. Decoding never panics, never allocates more than the input is long, and refuses what
-//! it does not know. Byte-exact layouts are in `docs/storage.md`.
+//! it does not know. What is stored is laid out byte for byte in `docs/storage.md`.
 
 pub mod frame;
 pub mod message;

@@ -1,7 +1,7 @@
 //! What a lane wants done, and the types that force the order in which it is done.
 //!
 //! ```text
-//! Lane::take_output ─▶ Output { sends, replies, writes }
+//! Lane::take_output ─▶ Output { sends, replies, writes, leaders }
 //!                                  │        │       │
 //!                       may go now ┘────────┘       ▼
 //!                                            append + fdatasync
@@ -20,7 +20,7 @@ use crate::codec::message::PeerMessage;
 use crate::id::{GroupId, MemberId, RequestId};
 use crate::lane::Reply;
 
-/// What one round of a lane wants done. The three parts may be done in any order or at once.
+/// What one round of a lane wants done. The parts may be done in any order or at once.
 #[derive(Debug, Default)]
 pub struct Output {
     /// Messages that may leave now: a leader's appends and heartbeats, and whatever earlier rounds have made durable.

@@ -1,4 +1,5 @@
-//! Byte forms of what a partition is asked and answers (see `docs/storage.md`).
+//! Byte forms of what a partition is asked and answers. Writes and outcomes are stored, too: `docs/storage.md` has
+//! their layout. Reads, scans, items and pages only go over links.
 
 use crate::codec::{Reader, Result, Writer};
 

@@ -8,7 +8,9 @@
 //!
 //! A pure function of the entries: replicas that apply the same entries hold the same records. It never reads a clock.
 //! Each entry carries its proposer's clock, the machine keeps the highest it has seen, and a key expires only by an
-//! [`Command::Expire`] entry. Locks and transactions get record kinds and commands of their own beside these.
+//! [`Command::Expire`] entry.
+//!
+//! What a client asks is in `command`, what an entry says in `entry`, what is stored in `record`.
 
 pub mod codec;
 mod command;

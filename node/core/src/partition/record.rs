@@ -2,10 +2,10 @@
 //!
 //! ```text
 //! 0x00                               meta         version:u8 clock_ms:u64 idempotency_records:u64
-//! 0x01 key                           value        version:u8 key_version:u64 deadline:option<u64> value[..]
-//! 0x02 length:u32be key name         idempotency  version:u8 deadline:u64 digest[32] outcome
-//! 0x03 deadline:u64be record_key     expiry of a value        (empty)
-//! 0x04 deadline:u64be record_key     expiry of an idempotency record  (empty)
+//! 0x01 key                           value        version:u8 key_version:u64 deadline_ms:option<u64> value[..]
+//! 0x02 length:u32be key name         idempotency  version:u8 deadline_ms:u64 digest[32] outcome
+//! 0x03 deadline_ms:u64be record_key     expiry of a value        (empty)
+//! 0x04 deadline_ms:u64be record_key     expiry of an idempotency record  (empty)
 //! ```
 
 use bytes::{BufMut, Bytes, BytesMut};

@@ -163,7 +163,8 @@ impl Replica {
         Ok(())
     }
 
-    /// A message that Raft itself made, for the few places that step it outside `step_raft`.
+    /// A message to this replica that no member sent as such: a snapshot comes in chunks, and Raft is to hear of it as
+    /// if its leader had sent it whole.
     pub(super) fn raft_message(&self, kind: MessageType, from: MemberId, term: u64) -> Message {
         let mut message = Message::default();
         message.set_msg_type(kind);

@@ -66,7 +66,9 @@ impl Settings {
     }
 }
 
+/// Ticks of one election timeout.
 const ELECTION_TICKS: u32 = 10;
+/// A leader sends heartbeats every so many ticks: often enough that its lease, 0.8 of the timeout, outlives a lost one.
 const HEARTBEAT_TICKS: usize = 2;
 /// Followers stand for election after this many ticks at the earliest: one more than the timeout, so that the others'
 /// promise not to vote has surely ended (a tick may be short of a whole one by the time it is counted).
@@ -130,7 +132,7 @@ pub enum Error {
 #[derive(Debug, Default)]
 pub struct Round {
     pub(crate) sends: Vec<(MemberId, PeerMessage)>,
-    /// What waits for this round's writes, each with the group that it is from.
+    /// Messages that wait for this round's writes, each with the member that it is for.
     pub(crate) gated: Vec<(MemberId, PeerMessage)>,
     pub(crate) replies: Vec<(RequestId, Reply)>,
     pub(crate) writes: Vec<GroupWrite>,

@@ -60,8 +60,8 @@ impl Membership {
     /// Takes the maps that peers send.
     pub(super) async fn take_maps(self, mut maps: mpsc::Receiver<Map>) {
         while let Some(map) = maps.recv().await {
-            let newer = self.inner.shared.map().is_none();
-            if newer && let Err(error) = self.bootstrap(map).await {
+            let is_first = self.inner.shared.map().is_none();
+            if is_first && let Err(error) = self.bootstrap(map).await {
                 tracing::warn!(%error, "the map of a peer was refused");
             }
         }

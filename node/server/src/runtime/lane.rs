@@ -62,8 +62,6 @@ pub enum LaneInput {
     Unreachable(MemberId),
     /// Make the replicas of the first map; answers when they are durable.
     Bootstrap(Arc<Map>, oneshot::Sender<()>),
-    /// Use this map.
-    Map(Arc<Map>),
 }
 
 /// Who waits for an answer.
@@ -327,7 +325,6 @@ impl LaneThread {
                 self.lane.bootstrap(&map, |group| shared.lane_of(group) == number, now)?;
                 bootstraps.push(done);
             }
-            LaneInput::Map(map) => self.lane.prefer_leaders(&map),
         }
         Ok(())
     }

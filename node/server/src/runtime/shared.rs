@@ -15,7 +15,8 @@ pub struct Shared {
     /// How many lanes it has. Group `g` is in lane `g % lanes`.
     pub lanes: usize,
     map: RwLock<Option<Arc<Map>>>,
-    /// By group: the leader's member id, 0 for none known.
+    /// By group: the leader's member id, 0 for none known. Lanes say it of the groups that they have; of the others it
+    /// is learnt from the answers of members that were asked.
     leaders: Box<[AtomicU64]>,
     /// By lane.
     pub gauges: Box<[LaneGauges]>,
@@ -38,8 +39,6 @@ pub struct LaneGauges {
     pub syncs: AtomicU64,
     /// Checkpoints that have become durable.
     pub checkpoints: AtomicU64,
-    /// Requests turned away because the inbox was full.
-    pub refused: AtomicU64,
 }
 
 impl Shared {
