@@ -61,6 +61,7 @@ pub struct LaneThreads {
     checkpointing: bool,
     told_full: bool,
     overlay_since: Instant,
+    rounds: u64,
     round_asked: bool,
 }
 
@@ -121,6 +122,7 @@ impl LaneThreads {
             checkpointing: false,
             told_full: false,
             overlay_since: now,
+            rounds: 0,
             round_asked: false,
         }
     }
@@ -136,6 +138,11 @@ impl LaneThreads {
         asks && !std::mem::replace(&mut self.round_asked, true)
     }
 
+    /// How many rounds were done.
+    pub fn rounds(&self) -> u64 {
+        self.rounds
+    }
+
     fn takes_inputs(&self) -> bool {
         self.lane.rounds_in_flight() < ROUNDS_IN_FLIGHT
     }
@@ -143,6 +150,7 @@ impl LaneThreads {
     /// One round of the lane thread.
     pub fn round(&mut self, now: Instant) -> Result<Output, Error> {
         self.round_asked = false;
+        self.rounds += 1;
         let inputs = if self.takes_inputs() { std::mem::take(&mut self.inbox) } else { Vec::new() };
         for event in std::mem::take(&mut self.events) {
             self.event(now, event)?;

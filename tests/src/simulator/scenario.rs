@@ -130,6 +130,8 @@ pub struct Scenario {
     pub sync_us: RangeInclusive<u64>,
     /// How long a checkpoint takes, in microseconds.
     pub checkpoint_us: RangeInclusive<u64>,
+    /// Every so many rounds of a lane all its records are checked against each other.
+    pub check_every: u64,
     /// When lanes write their overlays down.
     pub limits: Limits,
 }
@@ -167,6 +169,7 @@ impl Scenario {
             latency_us: *dice.pick(&[(50, 300), (200, 2000), (1000, 20_000)]),
             sync_us: *dice.pick(&[200, 1000])..=*dice.pick(&[1000, 10_000]),
             checkpoint_us: 2 * MILLI..=*dice.pick(&[20, 200, 1000]) * MILLI,
+            check_every: 1,
             limits: Limits {
                 overlay_bytes: overlay,
                 overlay_age: Duration::from_millis(*dice.pick(&[300, 1000, 5000])),
@@ -182,6 +185,7 @@ impl Scenario {
             self.replication = 3;
             self.latency_us = (50, 500);
             self.forward = 0;
+            self.check_every = 8;
             self.crash_after_election = 0;
             self.faulty_us = 20 * SECOND;
         }
