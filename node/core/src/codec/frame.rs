@@ -162,10 +162,7 @@ pub fn read_payload(payload: Bytes, checksum: u32) -> Result<Vec<Item>> {
         return Err(Error::Checksum);
     }
     let mut reader = Reader::new(payload, "peer frame");
-    match reader.u8()? {
-        VERSION => {}
-        id => return Err(Error::UnknownId { what: "frame version", id }),
-    }
+    reader.version(VERSION)?;
     let mut items = Vec::new();
     while reader.remaining() > 0 {
         items.push(read_item(&mut reader)?);

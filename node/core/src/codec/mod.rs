@@ -28,6 +28,16 @@ pub enum Error {
         /// The id that stood there.
         id: u8,
     },
+    /// Written by a newer program.
+    #[error("{what} has format version {found}, and this program reads up to {known}")]
+    NewerVersion {
+        /// What was being read.
+        what: &'static str,
+        /// Its version.
+        found: u8,
+        /// The newest version that is known here.
+        known: u8,
+    },
     /// A field has a value that it can't have.
     #[error("{what} is out of range")]
     OutOfRange {
@@ -160,6 +170,15 @@ impl Reader {
     /// The error for an id that nobody knows.
     pub fn unknown(&self, id: u8) -> Error {
         Error::UnknownId { what: self.what, id }
+    }
+
+    /// The version that a form begins with: one that is known here (1 to `known`).
+    pub fn version(&mut self, known: u8) -> Result<u8> {
+        match self.u8()? {
+            0 => Err(self.unknown(0)),
+            found if found > known => Err(Error::NewerVersion { what: self.what, found, known }),
+            found => Ok(found),
+        }
     }
 
     /// One byte.

@@ -21,6 +21,8 @@ pub const MAX_PARTITIONS: u32 = 4096;
 pub const MAX_REPLICATION_FACTOR: usize = 7;
 /// Most voters of the map group.
 pub const MAX_MAP_VOTERS: usize = 5;
+/// Version of the byte form.
+const VERSION: u8 = 1;
 /// The key of the one record of the map group's table.
 pub const RECORD_KEY: &[u8] = b"map";
 
@@ -185,7 +187,7 @@ impl Map {
     /// The byte form of the map.
     pub fn encode(&self) -> Bytes {
         let mut writer = Writer::with_capacity(64 + self.members.len() * 128 + self.assignments.len() * 40);
-        writer.u8(1);
+        writer.u8(VERSION);
         writer.raw(&self.cluster.0);
         writer.u64(self.epoch);
         writer.u8(u8::try_from(self.replication_factor).expect("checked when made"));
@@ -201,10 +203,7 @@ impl Map {
     /// Reads the byte form of a map.
     pub fn decode(bytes: Bytes) -> CodecResult<Self> {
         let mut reader = Reader::new(bytes, "map");
-        match reader.u8()? {
-            1 => {}
-            id => return Err(reader.unknown(id)),
-        }
+        reader.version(VERSION)?;
         let cluster = reader.raw(16)?;
         let map = Self {
             cluster: ClusterId(cluster[..].try_into().map_err(|_| reader.out_of_range())?),

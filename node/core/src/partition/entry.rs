@@ -52,10 +52,7 @@ impl Entry {
     /// Reads the byte form.
     pub fn decode(bytes: Bytes) -> Result<Self> {
         let mut reader = Reader::new(bytes, "partition entry");
-        match reader.u8()? {
-            VERSION => {}
-            id => return Err(reader.unknown(id)),
-        }
+        reader.version(VERSION)?;
         let clock_ms = reader.u64()?;
         let command = match reader.u8()? {
             WRITE => Command::Write(read_write(&mut reader)?),

@@ -140,10 +140,8 @@ impl Idempotency {
 
 fn versioned(bytes: Bytes, what: &'static str) -> Result<Reader> {
     let mut reader = Reader::new(bytes, what);
-    match reader.u8()? {
-        VERSION => Ok(reader),
-        id => Err(reader.unknown(id)),
-    }
+    reader.version(VERSION)?;
+    Ok(reader)
 }
 
 #[cfg(test)]

@@ -52,10 +52,7 @@ impl GroupRecord {
     /// Reads the byte form.
     pub fn decode(bytes: Bytes) -> codec::Result<Self> {
         let mut reader = Reader::new(bytes, "group record");
-        match reader.u8()? {
-            VERSION => {}
-            id => return Err(reader.unknown(id)),
-        }
+        reader.version(VERSION)?;
         let record = Self {
             generation: reader.u32()?,
             applied: read_position(&mut reader)?,

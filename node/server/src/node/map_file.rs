@@ -28,6 +28,14 @@ pub enum Error {
         /// Why it failed.
         source: std::io::Error,
     },
+    /// The file was written by a newer version.
+    #[error("`{file}`: start a newer node on this volume")]
+    NewerFormat {
+        /// The file.
+        file: String,
+        /// Both versions.
+        source: codec::Error,
+    },
     /// The file is not what was written.
     #[error("`{file}` is damaged. Do not edit it: keep a copy, and let this member rejoin with an empty volume")]
     Damaged {
@@ -51,13 +59,16 @@ pub fn read(disk: &dyn Disk) -> Result<Option<Map>, Error> {
     let damaged = |source| Error::Damaged { file: disk.path(FILE), source };
     let bytes = Bytes::from(bytes);
     if bytes.len() < HEADER_BYTES || bytes[..8] != MAGIC[..] {
-        return Err(damaged(codec::Error::Truncated { what: "map file" }));
+        return Err(damaged(codec::Error::OutOfRange { what: "the beginning of the map file" }));
     }
     let map = bytes.slice(HEADER_BYTES..);
     if crc32fast::hash(&map).to_le_bytes() != bytes[8..HEADER_BYTES] {
         return Err(damaged(codec::Error::Checksum));
     }
-    Map::decode(map).map(Some).map_err(damaged)
+    Map::decode(map).map(Some).map_err(|source| match source {
+        codec::Error::NewerVersion { .. } => Error::NewerFormat { file: disk.path(FILE), source },
+        source => damaged(source),
+    })
 }
 
 /// Puts a map in the copy's place, durably; a crash leaves the old one or the new one.
