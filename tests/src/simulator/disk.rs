@@ -9,7 +9,7 @@
 //!                             └───────────────────────▶ durable names
 //! ```
 //!
-//! A process sees the disk through a [`Session`]; once that has ended (the process died) it changes nothing any more. A
+//! A process sees the disk through a `Session`; once that has ended (the process died) it changes nothing any more. A
 //! disk can be told to lose power after so many operations, so that a crash can hit the middle of anything.
 
 use std::collections::BTreeMap;

@@ -8,7 +8,7 @@
 //! ```
 //!
 //! A round is: any number of [`Lane::step`], then one [`Lane::take_output`]. The lane never waits, never sends and never
-//! writes: its shell does, in the order that the types of [`output`] leave it. Lanes share nothing.
+//! writes: its shell does, in the order that the types of `output` leave it. Lanes share nothing.
 
 mod output;
 mod request;

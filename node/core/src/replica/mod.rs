@@ -8,8 +8,8 @@
 //! ```
 //!
 //! Raft is raft-rs, driven as a `RawNode` with asynchronous persistence. Two things are ours because its own are not
-//! enough: the election timeout comes from the seed (see [`Replica::reseed`]), and the lease is measured on the clock
-//! (see [`lease`]). A replica never sends, writes or answers by itself: everything goes into the [`Round`].
+//! enough: the election timeout comes from the seed (see `Replica::reseed`), and the lease is measured on the clock
+//! (see `lease`). A replica never sends, writes or answers by itself: everything goes into the [`Round`].
 
 mod admit;
 mod drain;
