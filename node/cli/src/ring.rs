@@ -139,6 +139,7 @@ pub(crate) fn state(member: &Member) -> &'static str {
         MemberState::Joining => "joining",
         MemberState::Active => "active",
         MemberState::Leaving => "leaving",
+        MemberState::Draining => "draining",
     }
 }
 

@@ -205,6 +205,7 @@ pub(crate) fn state_text(state: MemberState) -> &'static str {
         MemberState::Joining => "joining",
         MemberState::Active => "active",
         MemberState::Leaving => "leaving",
+        MemberState::Draining => "draining",
     }
 }
 

@@ -23,10 +23,30 @@ pub enum Bug {
     ReadBeforeOwnTerm,
     /// A member that has restarted votes at once, though its leader may still count on its promise.
     VoteRightAfterRestart,
+    /// A learner's answers count for the leader's lease.
+    LearnerCountedAsVoter,
+    /// The map says that a replica is gone while its group is still in the joint configuration.
+    OldReplicaDroppedInJoint,
+    /// A leader with an old map changes the configuration that was made under a newer one.
+    StaleMapObeyed,
+    /// A drain leaves one partition where it is.
+    DrainForgetsPartition,
+    /// A snapshot says that it holds what was committed, and holds what was applied.
+    SnapshotRacesCompaction,
+    /// A move that is cancelled leaves its learner in the group.
+    CancelledMoveLeavesLearner,
+    /// The highest operator fence is known to the leader alone.
+    FenceNotReplicated,
+    /// A member that was replaced comes back with its old volume, and is listened to.
+    ReplacedMemberIsHeard,
+    /// A move is over when a report says so, whatever epoch that is of.
+    MoveEndedByStaleReport,
+    /// A replica that was dropped and comes back has forgotten its vote.
+    TombstoneForgotten,
 }
 
 /// All of them with the names that they are planted by.
-pub const ALL: [(&str, Bug); 8] = [
+pub const ALL: [(&str, Bug); 18] = [
     ("acknowledge-before-sync", Bug::AcknowledgeBeforeSync),
     ("reply-before-quorum", Bug::ReplyBeforeQuorum),
     ("vote-not-persisted", Bug::VoteNotPersisted),
@@ -35,6 +55,16 @@ pub const ALL: [(&str, Bug); 8] = [
     ("overlay-merged-in-wrong-order", Bug::OverlayMergedInWrongOrder),
     ("read-before-own-term", Bug::ReadBeforeOwnTerm),
     ("vote-right-after-restart", Bug::VoteRightAfterRestart),
+    ("learner-counted-as-voter", Bug::LearnerCountedAsVoter),
+    ("old-replica-dropped-in-joint", Bug::OldReplicaDroppedInJoint),
+    ("stale-map-obeyed", Bug::StaleMapObeyed),
+    ("drain-forgets-partition", Bug::DrainForgetsPartition),
+    ("snapshot-races-compaction", Bug::SnapshotRacesCompaction),
+    ("cancelled-move-leaves-learner", Bug::CancelledMoveLeavesLearner),
+    ("fence-not-replicated", Bug::FenceNotReplicated),
+    ("replaced-member-is-heard", Bug::ReplacedMemberIsHeard),
+    ("move-ended-by-stale-report", Bug::MoveEndedByStaleReport),
+    ("tombstone-forgotten", Bug::TombstoneForgotten),
 ];
 
 /// Whether this bug is in force.

@@ -6,6 +6,9 @@ use raft::eraftpb::{ConfState, Entry, EntryType, Message, MessageType};
 use super::{Reader, Result, Writer};
 use crate::id::GroupId;
 use crate::lane::LogPosition;
+use crate::map::Report;
+use crate::map::report::{read_report, write_report};
+use crate::replica::Configuration;
 
 /// A message between two replicas of a group. Who sent it is known from the link.
 #[derive(Debug, Clone, PartialEq)]
@@ -36,6 +39,8 @@ pub enum Body {
         /// The number of the next chunk that is wanted.
         next: u32,
     },
+    /// To the map group: what the sender's lane knows of the groups that it leads.
+    Report(Report),
 }
 
 /// Names one sending of a snapshot.
@@ -59,12 +64,13 @@ pub struct Chunk {
     /// Records of the group's table.
     pub records: Vec<(Bytes, Bytes)>,
     /// On the last chunk: who votes and who learns, as of the snapshot's last entry.
-    pub last: Option<ConfState>,
+    pub last: Option<Configuration>,
 }
 
 const RAFT: u8 = 1;
 const CHUNK: u8 = 2;
 const CHUNK_ACK: u8 = 3;
+const REPORT: u8 = 4;
 
 /// Writes a message.
 pub fn write_message(writer: &mut Writer, message: &PeerMessage) {
@@ -79,12 +85,16 @@ pub fn write_message(writer: &mut Writer, message: &PeerMessage) {
             write_stream(writer, chunk.stream);
             writer.u32(chunk.number);
             write_records(writer, &chunk.records);
-            writer.option(chunk.last.as_ref(), write_conf_state);
+            writer.option(chunk.last.as_ref(), write_configuration);
         }
         Body::ChunkAck { stream, next } => {
             writer.u8(CHUNK_ACK);
             write_stream(writer, *stream);
             writer.u32(*next);
+        }
+        Body::Report(report) => {
+            writer.u8(REPORT);
+            write_report(writer, report);
         }
     }
 }
@@ -101,9 +111,10 @@ pub fn read_message(reader: &mut Reader) -> Result<PeerMessage> {
             stream: read_stream(reader)?,
             number: reader.u32()?,
             records: read_records(reader)?,
-            last: reader.option(read_conf_state)?,
+            last: reader.option(read_configuration)?,
         }),
         CHUNK_ACK => Body::ChunkAck { stream: read_stream(reader)?, next: reader.u32()? },
+        REPORT => Body::Report(read_report(reader)?),
         id => return Err(reader.unknown(id)),
     };
     Ok(PeerMessage { group, body })
@@ -161,6 +172,17 @@ pub fn read_conf_state(reader: &mut Reader) -> Result<ConfState> {
         auto_leave: reader.bool()?,
         ..ConfState::default()
     })
+}
+
+/// Writes a configuration.
+pub fn write_configuration(writer: &mut Writer, configuration: &Configuration) {
+    write_conf_state(writer, &configuration.state);
+    writer.u64(configuration.epoch);
+}
+
+/// Reads a configuration.
+pub fn read_configuration(reader: &mut Reader) -> Result<Configuration> {
+    Ok(Configuration { state: read_conf_state(reader)?, epoch: reader.u64()? })
 }
 
 /// Writes a log entry.

@@ -2,7 +2,12 @@
 
 use super::frame::read_member;
 use super::{Reader, Result, Writer};
-use crate::lane::{Operation, Refusal, Reply};
+use crate::id::{GroupId, MemberId};
+use crate::lane::{Changed, Operation, Refusal, Reply};
+use crate::map;
+use crate::map::command::{Command, Desired, Intent};
+use crate::map::history::{read_event, write_event};
+use crate::map::plan::{read_plan, write_plan};
 use crate::partition::codec::{
     read_consistency, read_item, read_key, read_outcome, read_page, read_scan, read_write, write_consistency,
     write_item, write_outcome, write_page, write_scan, write_write,
@@ -12,6 +17,9 @@ const OP_WRITE: u8 = 1;
 const OP_GET: u8 = 2;
 const OP_SCAN: u8 = 3;
 const OP_READ_MAP: u8 = 4;
+const OP_CHANGE_MAP: u8 = 5;
+const OP_READ_PLAN: u8 = 6;
+const OP_READ_HISTORY: u8 = 7;
 
 /// Writes what is asked.
 pub fn write_operation(writer: &mut Writer, operation: &Operation) {
@@ -34,6 +42,15 @@ pub fn write_operation(writer: &mut Writer, operation: &Operation) {
             writer.u8(OP_READ_MAP);
             write_consistency(writer, *consistency);
         }
+        Operation::ChangeMap(intent) => {
+            writer.u8(OP_CHANGE_MAP);
+            write_intent(writer, intent);
+        }
+        Operation::ReadPlan => writer.u8(OP_READ_PLAN),
+        Operation::ReadHistory { epoch } => {
+            writer.u8(OP_READ_HISTORY);
+            writer.option(*epoch, Writer::u64);
+        }
     }
 }
 
@@ -44,6 +61,9 @@ pub fn read_operation(reader: &mut Reader) -> Result<Operation> {
         OP_GET => Operation::Get { key: read_key(reader)?, consistency: read_consistency(reader)? },
         OP_SCAN => Operation::Scan { scan: read_scan(reader)?, consistency: read_consistency(reader)? },
         OP_READ_MAP => Operation::ReadMap { consistency: read_consistency(reader)? },
+        OP_CHANGE_MAP => Operation::ChangeMap(read_intent(reader)?),
+        OP_READ_PLAN => Operation::ReadPlan,
+        OP_READ_HISTORY => Operation::ReadHistory { epoch: reader.option(Reader::u64)? },
         id => return Err(reader.unknown(id)),
     })
 }
@@ -54,6 +74,10 @@ const REPLY_SCAN: u8 = 3;
 const REPLY_MAP: u8 = 4;
 const REPLY_REFUSED: u8 = 5;
 const REPLY_UNKNOWN: u8 = 6;
+const REPLY_CHANGED: u8 = 7;
+const REPLY_PLAN: u8 = 8;
+const REPLY_HISTORY: u8 = 9;
+const REPLY_PAST_MAP: u8 = 10;
 
 /// Writes an answer.
 pub fn write_reply(writer: &mut Writer, reply: &Reply) {
@@ -74,6 +98,22 @@ pub fn write_reply(writer: &mut Writer, reply: &Reply) {
             writer.u8(REPLY_MAP);
             writer.bytes(map);
         }
+        Reply::Changed(changed) => {
+            writer.u8(REPLY_CHANGED);
+            write_changed(writer, changed);
+        }
+        Reply::Plan(plan) => {
+            writer.u8(REPLY_PLAN);
+            write_plan(writer, plan);
+        }
+        Reply::History(events) => {
+            writer.u8(REPLY_HISTORY);
+            writer.list(events, write_event);
+        }
+        Reply::PastMap(map) => {
+            writer.u8(REPLY_PAST_MAP);
+            writer.option(map.as_ref(), |writer, map| writer.bytes(map));
+        }
         Reply::Refused(refusal) => {
             writer.u8(REPLY_REFUSED);
             write_refusal(writer, *refusal);
@@ -91,6 +131,10 @@ pub fn read_reply(reader: &mut Reader) -> Result<Reply> {
         REPLY_MAP => Reply::Map(reader.bytes()?),
         REPLY_REFUSED => Reply::Refused(read_refusal(reader)?),
         REPLY_UNKNOWN => Reply::OutcomeUnknown,
+        REPLY_CHANGED => Reply::Changed(read_changed(reader)?),
+        REPLY_PLAN => Reply::Plan(read_plan(reader)?),
+        REPLY_HISTORY => Reply::History(reader.list(read_event)?),
+        REPLY_PAST_MAP => Reply::PastMap(reader.option(Reader::bytes)?),
         id => return Err(reader.unknown(id)),
     })
 }
@@ -117,4 +161,130 @@ fn read_refusal(reader: &mut Reader) -> Result<Refusal> {
         5 => Refusal::TimedOut,
         id => return Err(reader.unknown(id)),
     })
+}
+
+fn write_intent(writer: &mut Writer, intent: &Intent) {
+    writer.u64(intent.fence);
+    writer.option(intent.epoch, Writer::u64);
+    let mut one = |id: u8, member: MemberId| {
+        writer.u8(id);
+        writer.u64(member.get());
+    };
+    match &intent.command {
+        Command::Members(members) => {
+            writer.u8(1);
+            writer.list(members, |writer, member| {
+                writer.u64(member.id.get());
+                for text in
+                    [&member.name, &member.zone, &member.client_address, &member.peer_address, &member.admin_address]
+                {
+                    writer.bytes(text.as_bytes());
+                }
+                writer.u32(member.weight);
+            });
+        }
+        Command::Drain(member) => one(2, *member),
+        Command::Undrain(member) => one(3, *member),
+        Command::Remove(member) => one(4, *member),
+    }
+}
+
+fn read_intent(reader: &mut Reader) -> Result<Intent> {
+    let (fence, epoch) = (reader.u64()?, reader.option(Reader::u64)?);
+    let command = match reader.u8()? {
+        1 => Command::Members(reader.list(|reader| {
+            Ok(Desired {
+                id: read_member(reader)?,
+                name: reader.text()?,
+                zone: reader.text()?,
+                client_address: reader.text()?,
+                peer_address: reader.text()?,
+                admin_address: reader.text()?,
+                weight: reader.u32()?,
+            })
+        })?),
+        2 => Command::Drain(read_member(reader)?),
+        3 => Command::Undrain(read_member(reader)?),
+        4 => Command::Remove(read_member(reader)?),
+        id => return Err(reader.unknown(id)),
+    };
+    Ok(Intent { fence, epoch, command })
+}
+
+fn write_changed(writer: &mut Writer, changed: &std::result::Result<Changed, map::Refusal>) {
+    use map::Refusal;
+    let groups = |writer: &mut Writer, groups: &[GroupId], count: usize| {
+        writer.list(groups, |writer, group| writer.u32(group.0));
+        writer.u64(count as u64);
+    };
+    let two = |writer: &mut Writer, id: u8, numbers: [u64; 2]| {
+        writer.u8(id);
+        numbers.into_iter().for_each(|number| writer.u64(number));
+    };
+    match changed {
+        Ok(Changed { epoch, joined, leaving, updated }) => {
+            writer.u8(0);
+            writer.u64(*epoch);
+            for ids in [joined, leaving, updated] {
+                writer.list(ids, |writer, id| writer.u64(id.get()));
+            }
+        }
+        Err(Refusal::StaleFence { given, highest }) => two(writer, 1, [*given, *highest]),
+        Err(Refusal::MapChanged { given, current }) => two(writer, 2, [*given, *current]),
+        Err(Refusal::ChangeInProgress) => writer.u8(3),
+        Err(Refusal::UnknownMember(member)) => {
+            writer.u8(4);
+            writer.u64(member.get());
+        }
+        Err(Refusal::TooFewMembers { left, factor }) => two(writer, 5, [*left as u64, *factor as u64]),
+        Err(Refusal::HoldsReplicas { member, groups: held, count }) => {
+            writer.u8(6);
+            writer.u64(member.get());
+            groups(writer, held, *count);
+        }
+        Err(Refusal::QuorumAtRisk { groups: at_risk, count }) => {
+            writer.u8(7);
+            groups(writer, at_risk, *count);
+        }
+        Err(Refusal::Invalid(reason)) => {
+            writer.u8(8);
+            writer.bytes(reason.as_bytes());
+        }
+    }
+}
+
+fn read_changed(reader: &mut Reader) -> Result<std::result::Result<Changed, map::Refusal>> {
+    use map::Refusal;
+    let number = |reader: &mut Reader| usize::try_from(reader.u64()?).map_err(|_| reader.out_of_range());
+    let groups = |reader: &mut Reader| {
+        let groups = reader.list(|reader| Ok(GroupId(reader.u32()?)))?;
+        let count = number(reader)?;
+        if count < groups.len() { Err(reader.out_of_range()) } else { Ok((groups, count)) }
+    };
+    Ok(Err(match reader.u8()? {
+        0 => {
+            return Ok(Ok(Changed {
+                epoch: reader.u64()?,
+                joined: reader.list(read_member)?,
+                leaving: reader.list(read_member)?,
+                updated: reader.list(read_member)?,
+            }));
+        }
+        1 => Refusal::StaleFence { given: reader.u64()?, highest: reader.u64()? },
+        2 => Refusal::MapChanged { given: reader.u64()?, current: reader.u64()? },
+        3 => Refusal::ChangeInProgress,
+        4 => Refusal::UnknownMember(read_member(reader)?),
+        5 => Refusal::TooFewMembers { left: number(reader)?, factor: number(reader)? },
+        6 => {
+            let member = read_member(reader)?;
+            let (groups, count) = groups(reader)?;
+            Refusal::HoldsReplicas { member, groups, count }
+        }
+        7 => {
+            let (groups, count) = groups(reader)?;
+            Refusal::QuorumAtRisk { groups, count }
+        }
+        8 => Refusal::Invalid(reader.text()?),
+        id => return Err(reader.unknown(id)),
+    }))
 }

@@ -4,17 +4,19 @@ use bytes::Bytes;
 use raft::eraftpb::HardState;
 
 use super::message::{
-    read_conf_state, read_entry, read_position, read_records, write_conf_state, write_entry, write_position,
-    write_records,
+    read_conf_state, read_configuration, read_entry, read_position, read_records, write_configuration, write_entry,
+    write_position, write_records,
 };
 use super::{Reader, Result, Writer};
 use crate::id::GroupId;
 use crate::lane::{GroupWrite, Installed, Staged};
+use crate::replica::{Configuration, read_tombstone, write_tombstone};
 
 /// Writes the writes of a round.
 pub fn write_groups(writer: &mut Writer, groups: &[GroupWrite]) {
     writer.list(groups, |writer, write| {
         writer.u32(write.group.0);
+        writer.option(write.dropped, write_tombstone);
         writer.list(&write.staged, |writer, staged| {
             writer.u32(staged.generation);
             writer.bool(staged.first);
@@ -23,7 +25,7 @@ pub fn write_groups(writer: &mut Writer, groups: &[GroupWrite]) {
         writer.option(write.installed.as_ref(), |writer, installed| {
             writer.u32(installed.generation);
             write_position(writer, installed.position);
-            write_conf_state(writer, &installed.conf_state);
+            write_configuration(writer, &installed.configuration);
         });
         writer.option(write.log_start, write_position);
         writer.option(write.hard_state.as_ref(), |writer, hard| {
@@ -35,17 +37,21 @@ pub fn write_groups(writer: &mut Writer, groups: &[GroupWrite]) {
     });
 }
 
-/// Reads the writes of a round.
-pub fn read_groups(payload: Bytes) -> Result<Vec<GroupWrite>> {
+/// The version of this form that is written. Version 1 had no dropped replicas, and no epoch beside a configuration.
+pub const VERSION: u8 = 2;
+
+/// Reads the writes of a round, in this version of their form.
+pub fn read_groups(payload: Bytes, version: u8) -> Result<Vec<GroupWrite>> {
     let mut reader = Reader::new(payload, "WAL record");
-    let groups = reader.list(read_group)?;
+    let groups = reader.list(|reader| read_group(reader, version))?;
     reader.end()?;
     Ok(groups)
 }
 
-fn read_group(reader: &mut Reader) -> Result<GroupWrite> {
+fn read_group(reader: &mut Reader, version: u8) -> Result<GroupWrite> {
     Ok(GroupWrite {
         group: GroupId(reader.u32()?),
+        dropped: if version == 1 { None } else { reader.option(read_tombstone)? },
         staged: reader.list(|reader| {
             Ok(Staged { generation: reader.u32()?, first: reader.bool()?, records: read_records(reader)? })
         })?,
@@ -53,7 +59,11 @@ fn read_group(reader: &mut Reader) -> Result<GroupWrite> {
             Ok(Installed {
                 generation: reader.u32()?,
                 position: read_position(reader)?,
-                conf_state: read_conf_state(reader)?,
+                configuration: if version == 1 {
+                    Configuration { state: read_conf_state(reader)?, epoch: 0 }
+                } else {
+                    read_configuration(reader)?
+                },
             })
         })?,
         log_start: reader.option(read_position)?,

@@ -13,22 +13,26 @@
 mod output;
 mod request;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
+use crate::bugs::{Bug, planted};
 use crate::codec::message::{Body, PeerMessage};
 use crate::id::{GroupId, MemberId};
-use crate::map::{self, Map};
-use crate::replica::{Error, GroupRecord, Life, Recovering, Replica, Round, Settings};
+use crate::map::{self, Map, Report};
+use crate::replica::{Configuration, Error, GroupRecord, Life, Recovering, Replica, Round, Settings};
 use crate::state::{State, TableId};
 use crate::time::Instant;
 
 pub use output::{Durable, GroupWrite, Installed, LeaderChange, LogPosition, Output, Staged, Writes};
-pub use request::{Operation, Refusal, Reply, Request};
+pub use request::{Changed, Operation, Refusal, Reply, Request};
 
 /// Memory for the log entries that are kept for followers that lag, over all groups of a lane, in bytes.
 const LOG_BUDGET_BYTES: usize = 16 * 1024 * 1024;
 /// A shell that was away for longer than this many ticks does not make up for all of them.
 const MOST_TICKS_AT_ONCE: u32 = 20;
+/// Every so many ticks a lane tells the map group how all the groups that it leads stand.
+const REPORT_TICKS: u64 = 10;
 /// Where the log of a group that was just made begins. Not 0: a replica that has nothing at all is at 0, and needs a
 /// snapshot even from a leader whose log is whole.
 const FIRST_POSITION: LogPosition = LogPosition { index: 1, term: 1 };
@@ -84,6 +88,12 @@ pub struct Lane<S> {
     in_flight: VecDeque<InFlight>,
     pressure: Pressure,
     disk_full: bool,
+    /// The newest map that this lane was given.
+    map: Option<Arc<Map>>,
+    /// What replicas that were dropped had promised.
+    graves: BTreeMap<GroupId, GroupRecord>,
+    /// Whether this member takes no leadership.
+    evicted: bool,
 }
 
 /// A round whose writes are not durable yet, and what waits for them.
@@ -127,9 +137,15 @@ impl<S: State> Lane<S> {
             in_flight: VecDeque::new(),
             pressure: Pressure::None,
             disk_full: false,
+            map: None,
+            graves: BTreeMap::new(),
+            evicted: false,
         };
         for recovered in recovering.into_iter().flatten() {
-            lane.add(recovered, Life::Recovered, now)?;
+            match recovered.grave() {
+                Some(grave) => drop(lane.graves.insert(recovered.group(), grave)),
+                None => lane.add(recovered, Life::Recovered, now)?,
+            }
         }
         Ok(lane)
     }
@@ -145,7 +161,8 @@ impl<S: State> Lane<S> {
 
     /// Makes the replicas that the first map of a store gives this member, of those groups that `mine` says are this
     /// lane's. Those that are there already are left alone, so that this can be repeated. Then take the output.
-    pub fn bootstrap(&mut self, map: &Map, mine: impl Fn(GroupId) -> bool, now: Instant) -> Result<(), Error> {
+    pub fn bootstrap(&mut self, map: &Arc<Map>, mine: impl Fn(GroupId) -> bool, now: Instant) -> Result<(), Error> {
+        assert_eq!(map.epoch, 1, "only the first map of a store makes replicas that may vote at once");
         for group in map.groups_of(self.settings.member).into_iter().filter(|group| mine(*group)) {
             if self.replica(group).is_some() {
                 continue;
@@ -163,17 +180,88 @@ impl<S: State> Lane<S> {
                 self.replica_mut(group).expect("just added").be_eager(now);
             }
         }
-        self.prefer_leaders(map);
+        self.adopt(map, mine, now)
+    }
+
+    /// Takes a newer map: drops the replicas that this member is not to have any more, makes those that it is to have, and
+    /// tells the others how their groups should stand. A map that is not newer is passed over. Then take the output.
+    ///
+    /// A replica that is made here is blank: it has no vote that it could give before its group's leader has told it of the
+    /// group, and it remembers what an earlier one had promised.
+    pub fn adopt(&mut self, map: &Arc<Map>, mine: impl Fn(GroupId) -> bool, now: Instant) -> Result<(), Error> {
+        let is_newer = self.map.as_ref().is_none_or(|known| known.epoch < map.epoch);
+        if !is_newer && !planted(Bug::StaleMapObeyed) {
+            return Ok(());
+        }
+        self.map = Some(Arc::clone(map));
+        let me = self.settings.member;
+        let groups: Vec<GroupId> = self.replicas().map(Replica::group).collect();
+        for group in groups.into_iter().filter(|group| !map.holds(me, *group)) {
+            self.bury(group);
+        }
+        for group in map.groups_of(me).into_iter().filter(|group| mine(*group)) {
+            if self.replica(group).is_some() {
+                continue;
+            }
+            let grave = self.graves.remove(&group);
+            self.add(Recovering::new(group, grave), Life::Recovered, now)?;
+            let round = self.number + 1;
+            self.replica_mut(group).expect("just added").begins_blank_in(round);
+        }
+        for replica in self.replicas.iter_mut().flatten() {
+            replica.follow(map);
+            mark(&mut self.dirty, &mut self.is_dirty, replica.group());
+        }
         Ok(())
     }
 
-    /// Says who should lead each group, by the map.
-    pub fn prefer_leaders(&mut self, map: &Map) {
+    /// Ends a replica; whoever waits for an answer of it gets one.
+    fn bury(&mut self, group: GroupId) {
+        let Some(mut replica) = self.replicas[group.0 as usize].take() else { return };
+        self.groups -= 1;
+        replica.abandon(&mut self.round);
+        let (write, grave) = replica.bury(&mut self.state);
+        self.round.writes.push(write);
+        self.round.readies.push((group, None));
+        self.graves.insert(group, grave);
+    }
+
+    /// The newest map that this lane was given.
+    pub fn map(&self) -> Option<&Arc<Map>> {
+        self.map.as_ref()
+    }
+
+    /// Hands all leaderships over and takes none, or not any more. Then take the output.
+    pub fn evict(&mut self, evicted: bool) {
+        self.evicted = evicted;
         for replica in self.replicas.iter_mut().flatten() {
-            if let Some((replicas, leader)) = map.group(replica.group()) {
-                replica.set_preference(replicas, leader);
+            replica.evict(evicted);
+            mark(&mut self.dirty, &mut self.is_dirty, replica.group());
+        }
+    }
+
+    /// What time it is among people, in milliseconds since 1970: written beside changes of the map, and never decided by.
+    pub fn tell_wall_clock(&mut self, wall_ms: u64) {
+        if let Some(replica) = self.replica_mut(GroupId::MAP) {
+            replica.tell_wall_clock(wall_ms);
+        }
+    }
+
+    /// Tells the map group how groups that are led here stand.
+    fn report(&mut self, now: Instant, only: Option<&[GroupId]>) -> Result<(), Error> {
+        let Some(map) = self.map.clone() else { return Ok(()) };
+        let told = |replica: &&Replica| replica.leads() && only.is_none_or(|groups| groups.contains(&replica.group()));
+        let groups = self.replicas().filter(told).map(|replica| replica.report(now)).collect();
+        let report = Report { epoch: map.epoch, groups };
+        let (me, adding) = (self.settings.member, map.moves.get(&GroupId::MAP).and_then(|moving| moving.add));
+        for to in map.map_voters.iter().copied().chain(adding) {
+            let message = PeerMessage { group: GroupId::MAP, body: Body::Report(report.clone()) };
+            match self.replica_mut(GroupId::MAP) {
+                Some(_) if to == me => self.peer(now, me, message)?,
+                _ => self.round.sends.push((to, message)),
             }
         }
+        Ok(())
     }
 
     /// Takes one input. `now` must have been read after the input had arrived: a read is judged by it. After an error the
@@ -182,10 +270,7 @@ impl<S: State> Lane<S> {
         match input {
             Input::Request(request) => self.request(now, request),
             Input::Peer { from, message } => self.peer(now, from, message),
-            Input::Tick => {
-                self.tick(now);
-                Ok(())
-            }
+            Input::Tick => self.tick(now),
             Input::Persisted(durable) => {
                 self.persisted(&durable);
                 Ok(())
@@ -222,8 +307,12 @@ impl<S: State> Lane<S> {
         let entries = match &message.body {
             Body::Raft { message, .. } => !message.entries.is_empty(),
             Body::Chunk(_) => true,
-            Body::ChunkAck { .. } => false,
+            Body::ChunkAck { .. } | Body::Report(_) => false,
         };
+        let is_stranger = self.map.as_ref().is_some_and(|map| map.member(from).is_none());
+        if is_stranger && !planted(Bug::ReplacedMemberIsHeard) {
+            return Ok(());
+        }
         if entries && self.pressure >= Pressure::RefuseEntries {
             return Ok(());
         }
@@ -234,7 +323,7 @@ impl<S: State> Lane<S> {
         Ok(())
     }
 
-    fn tick(&mut self, now: Instant) {
+    fn tick(&mut self, now: Instant) -> Result<(), Error> {
         let tick = self.settings.tick();
         let mut ticks = 0;
         while self.last_tick + tick <= now && ticks < MOST_TICKS_AT_ONCE {
@@ -245,17 +334,21 @@ impl<S: State> Lane<S> {
             self.last_tick = now;
         }
         if ticks == 0 {
-            return;
+            return Ok(());
         }
         let first = self.ticks + 1;
         self.ticks += u64::from(ticks);
         let Self { replicas, round, dirty, is_dirty, .. } = self;
         for replica in replicas.iter_mut().flatten() {
             replica.tick(now, first, ticks, round);
-            if replica.has_ready() {
+            if replica.has_ready() || replica.is_moving() {
                 mark(dirty, is_dirty, replica.group());
             }
         }
+        if self.ticks / REPORT_TICKS != (first - 1) / REPORT_TICKS {
+            self.report(now, None)?;
+        }
+        Ok(())
     }
 
     fn persisted(&mut self, durable: &Durable) {
@@ -273,13 +366,22 @@ impl<S: State> Lane<S> {
     /// Ends the round: everything that is to be done because of the inputs since the last one.
     pub fn take_output(&mut self, now: Instant) -> Result<Output, Error> {
         let number = self.number + 1;
-        while let Some(group) = self.dirty.pop() {
-            self.is_dirty[group.0 as usize] = false;
-            if let Some(replica) = self.replicas[group.0 as usize].as_mut() {
-                replica.drain(now, number, &mut self.state, &mut self.round)?;
+        loop {
+            while let Some(group) = self.dirty.pop() {
+                self.is_dirty[group.0 as usize] = false;
+                if let Some(replica) = self.replicas.get_mut(group.0 as usize).and_then(Option::as_mut) {
+                    replica.drain(now, number, &mut self.state, &mut self.round)?;
+                }
             }
+            let moved = std::mem::take(&mut self.round.moved);
+            if moved.is_empty() {
+                break;
+            }
+            self.report(now, Some(&moved))?;
         }
-        let Round { mut sends, gated, replies, writes, readies, leaders } = std::mem::take(&mut self.round);
+        let Round { mut sends, gated, replies, writes, readies, leaders, moved: _, map_changed } =
+            std::mem::take(&mut self.round);
+        let map = self.replica(GroupId::MAP).filter(|_| map_changed).and_then(Replica::map).cloned();
         let writes = if writes.is_empty() {
             match self.in_flight.back_mut() {
                 Some(round) => round.gated.extend(gated),
@@ -291,7 +393,7 @@ impl<S: State> Lane<S> {
             self.in_flight.push_back(InFlight { number, gated, readies });
             Some(Writes { round: number, groups: writes })
         };
-        Ok(Output { sends, replies, writes, leaders })
+        Ok(Output { sends, replies, writes, leaders, map })
     }
 
     /// Brings the state up to date for a checkpoint, and returns what the WAL segment that begins with it must hold
@@ -399,13 +501,14 @@ fn group_records(state: &dyn State) -> Result<Vec<(GroupId, GroupRecord)>, Error
 /// A new group is a snapshot of nothing at its first position; the map group's holds the map.
 fn first_write(group: GroupId, voters: &[MemberId], map: &Map) -> GroupWrite {
     let records = match group.partition() {
-        None => vec![(bytes::Bytes::from_static(map::RECORD_KEY), map.encode())],
+        None => map::machine::Machine::first_records(map),
         Some(_) => Vec::new(),
     };
     let mut write = GroupWrite::new(group);
     write.staged = vec![Staged { generation: 1, first: true, records }];
     let voters = voters.iter().map(|voter| voter.get()).collect();
-    let conf_state = raft::eraftpb::ConfState { voters, ..Default::default() };
-    write.installed = Some(Installed { generation: 1, position: FIRST_POSITION, conf_state });
+    let state = raft::eraftpb::ConfState { voters, ..Default::default() };
+    let configuration = Configuration { state, epoch: map.epoch };
+    write.installed = Some(Installed { generation: 1, position: FIRST_POSITION, configuration });
     write
 }

@@ -1,7 +1,7 @@
 //! What a lane wants done, and the types that force the order in which it is done.
 //!
 //! ```text
-//! Lane::take_output ─▶ Output { sends, replies, writes, leaders }
+//! Lane::take_output ─▶ Output { sends, replies, writes, leaders, map }
 //!                                  │        │       │
 //!                       may go now ┘────────┘       ▼
 //!                                            append + fdatasync
@@ -13,12 +13,16 @@
 //! Acknowledgements and votes stay inside the lane until it is handed the [`Durable`] of the round that they speak of.
 //! A `Durable` can be had only by giving up the [`Writes`] it proves, so no shell can send one early by mistake.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
-use raft::eraftpb::{ConfState, Entry, HardState};
+use raft::eraftpb::{Entry, HardState};
 
 use crate::codec::message::PeerMessage;
 use crate::id::{GroupId, MemberId, RequestId};
 use crate::lane::Reply;
+use crate::map::Map;
+use crate::replica::{Configuration, Tombstone};
 
 /// What one round of a lane wants done. The parts may be done in any order or at once.
 #[derive(Debug, Default)]
@@ -31,6 +35,9 @@ pub struct Output {
     pub writes: Option<Writes>,
     /// Groups whose leader, as this member sees it, has changed.
     pub leaders: Vec<LeaderChange>,
+    /// The newest map, when the map group's replica in this lane has applied one. To be handed to all lanes of this member
+    /// ([`crate::lane::Lane::adopt`]) and to all other members.
+    pub map: Option<Arc<Map>>,
 }
 
 /// A group's leader as this member now sees it.
@@ -86,6 +93,8 @@ impl Writes {
 pub struct GroupWrite {
     /// The group.
     pub group: GroupId,
+    /// The replica is no more; what it had promised is. Nothing else is written along with it.
+    pub dropped: Option<Tombstone>,
     /// Records of a snapshot that is being received.
     pub staged: Vec<Staged>,
     /// A received snapshot takes the place of the group's state and log.
@@ -101,7 +110,15 @@ pub struct GroupWrite {
 impl GroupWrite {
     /// Nothing to write for this group yet.
     pub fn new(group: GroupId) -> Self {
-        Self { group, staged: Vec::new(), installed: None, log_start: None, hard_state: None, entries: Vec::new() }
+        Self {
+            group,
+            dropped: None,
+            staged: Vec::new(),
+            installed: None,
+            log_start: None,
+            hard_state: None,
+            entries: Vec::new(),
+        }
     }
 }
 
@@ -133,5 +150,5 @@ pub struct Installed {
     /// The last entry that the snapshot holds.
     pub position: LogPosition,
     /// Who votes and who learns, as of that entry.
-    pub conf_state: ConfState,
+    pub configuration: Configuration,
 }

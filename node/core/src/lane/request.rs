@@ -3,6 +3,9 @@
 use bytes::Bytes;
 
 use crate::id::{GroupId, MemberId, RequestId};
+use crate::map::history::Event;
+use crate::map::plan::Plan;
+use crate::map::{self, Intent, Map};
 use crate::partition::{Consistency, Item, Key, Outcome, Page, Scan, Write};
 use crate::time::Instant;
 
@@ -43,6 +46,33 @@ pub enum Operation {
         /// Who may answer.
         consistency: Consistency,
     },
+    /// Change the map.
+    ChangeMap(Intent),
+    /// Read what is about to happen to the ring, from the leader of the map group.
+    ReadPlan,
+    /// Read the last changes of the map, or the map as one of them left it.
+    ReadHistory {
+        /// The epoch of that map.
+        epoch: Option<u64>,
+    },
+}
+
+impl Operation {
+    /// Who may answer, if this only reads.
+    pub fn consistency(&self) -> Option<Consistency> {
+        match self {
+            Self::Write(_) | Self::ChangeMap(_) => None,
+            Self::Get { consistency, .. } | Self::Scan { consistency, .. } | Self::ReadMap { consistency } => {
+                Some(*consistency)
+            }
+            Self::ReadPlan | Self::ReadHistory { .. } => Some(Consistency::Linearizable),
+        }
+    }
+
+    /// Whether it may change something: then an answer that is lost leaves open whether it has.
+    pub fn is_write(&self) -> bool {
+        self.consistency().is_none()
+    }
 }
 
 /// The answer to a [`Request`].
@@ -56,10 +86,50 @@ pub enum Reply {
     Scan(Page),
     /// The map, encoded (see [`crate::map::Map::decode`]).
     Map(Bytes),
+    /// The map was changed, or why not.
+    Changed(Result<Changed, map::Refusal>),
+    /// What is about to happen to the ring.
+    Plan(Plan),
+    /// The last changes of the map, the newest first.
+    History(Vec<Event>),
+    /// The map as it was, encoded; `None` when that is not known any more.
+    PastMap(Option<Bytes>),
     /// Nothing was done.
     Refused(Refusal),
     /// The write may or may not happen: the leader was lost or the deadline passed after it was proposed.
     OutcomeUnknown,
+}
+
+/// What came of a command to change the map.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Changed {
+    /// The epoch of the map that says so.
+    pub epoch: u64,
+    /// Members that join.
+    pub joined: Vec<MemberId>,
+    /// Members that leave, or are gone.
+    pub leaving: Vec<MemberId>,
+    /// Members that are changed in another way.
+    pub updated: Vec<MemberId>,
+}
+
+impl Changed {
+    /// What is different in `new`.
+    pub fn between(old: &Map, new: &Map) -> Self {
+        use crate::map::MemberState::Leaving;
+        let mut changed = Self { epoch: new.epoch, ..Self::default() };
+        for member in &new.members {
+            match old.member(member.id) {
+                None => changed.joined.push(member.id),
+                Some(before) if before == member => {}
+                Some(before) if before.state != Leaving && member.state == Leaving => changed.leaving.push(member.id),
+                Some(_) => changed.updated.push(member.id),
+            }
+        }
+        let gone = old.members.iter().filter(|member| new.member(member.id).is_none());
+        changed.leaving.extend(gone.map(|member| member.id));
+        changed
+    }
 }
 
 /// Why a lane did nothing. Each may be tried again, elsewhere or later.

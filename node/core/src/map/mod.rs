@@ -1,17 +1,39 @@
-//! The map: the versioned statement of who the members are and which of them hold which partition.
+//! The map: the versioned statement of who the members are, which of them hold which partition, and what is moving.
 //!
-//! It is the whole state of group 0 (the map group) and stands there as one record. Every member keeps a copy of the
-//! newest map it has seen; the epoch tells which of two is newer. A map is made by [`Map::bootstrap`], a pure function:
-//! asked twice with the same members it makes the same bytes, so that a bootstrap that was cut short can be repeated.
+//! ```text
+//!  command ─▶ command::change ─┐                          ┌─▶ map (one record, the epoch rises by one)
+//!                              ├─▶ Change ─entry─▶ machine ┼─▶ history (the last changes and their reasons)
+//!  reports ─▶ planner::next ───┘   of group 0             └─▶ every member: who holds what, and what to do about it
+//! ```
+//!
+//! It is the whole state of group 0 (the map group). Every member keeps a copy of the newest map it has seen; the epoch
+//! tells which of two is newer. A store's first map is made by [`Map::bootstrap`], a pure function: asked twice with the
+//! same members it makes the same bytes, so that a bootstrap that was cut short can be repeated. Every later one is an
+//! older one with a [`Change`], worked out by the map group's leader alone and replicated as such, so that no two
+//! versions of the program ever work out different maps.
+//!
+//! **What a move is.** [`Move`] says that a group's configuration is to change by one voter. The group's own leader
+//! carries it out (see `replica::configure`) and reports how its configuration stands; the planner records that here
+//! when the group has fenced off everything that was decided under an older epoch.
 
-use std::collections::BTreeSet;
+pub mod change;
+mod codec;
+pub mod command;
+pub mod history;
+pub mod machine;
+pub mod plan;
+pub mod planner;
+pub mod report;
 
-use bytes::Bytes;
+use std::collections::{BTreeMap, BTreeSet};
 
-use crate::codec::{Reader, Result as CodecResult, Writer, frame::read_member};
 use crate::id::{ClusterId, GroupId, MemberId, PartitionId};
 use crate::ring::{self, solver};
-use crate::state;
+
+pub use change::{Change, Reason};
+pub use command::{Command, Desired, Intent, Refusal};
+pub use machine::RECORD_KEY;
+pub use report::{GroupReport, Report, Reports};
 
 /// Most members a map can hold.
 pub const MAX_MEMBERS: usize = 1000;
@@ -21,10 +43,6 @@ pub const MAX_PARTITIONS: u32 = 4096;
 pub const MAX_REPLICATION_FACTOR: usize = 7;
 /// Most voters of the map group.
 pub const MAX_MAP_VOTERS: usize = 5;
-/// Version of the byte form.
-const VERSION: u8 = 1;
-/// The key of the one record of the map group's table.
-pub const RECORD_KEY: &[u8] = b"map";
 
 /// The versioned statement of members and assignments.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,12 +53,20 @@ pub struct Map {
     pub epoch: u64,
     /// How many copies each partition has.
     pub replication_factor: usize,
+    /// The highest operator fence that any change carried; an older one is refused.
+    pub fence: u64,
     /// All members, by rising id.
     pub members: Vec<Member>,
     /// For each partition who holds it; as many as there are partitions.
     pub assignments: Vec<Assignment>,
     /// Who votes in the map group, preferred leader first.
     pub map_voters: Vec<MemberId>,
+    /// Who is to hold a partition in the end, for those where that is somebody else than now.
+    pub targets: BTreeMap<PartitionId, Assignment>,
+    /// Who is to vote in the map group in the end.
+    pub map_target: Vec<MemberId>,
+    /// The groups whose configuration is changing.
+    pub moves: BTreeMap<GroupId, Move>,
 }
 
 /// A member as the map knows it.
@@ -48,7 +74,7 @@ pub struct Map {
 pub struct Member {
     /// Its identity.
     pub id: MemberId,
-    /// Its name among people: unique, never reused.
+    /// Its name among people: unique among those that do not leave.
     pub name: String,
     /// The zone it runs in; empty when zones are not told apart.
     pub zone: String,
@@ -71,8 +97,10 @@ pub enum MemberState {
     Joining,
     /// It holds replicas.
     Active,
-    /// Its replicas move away.
+    /// Its replicas move away; then it is no member any more.
     Leaving,
+    /// Its replicas move away; it stays a member.
+    Draining,
 }
 
 /// Who holds a partition.
@@ -82,6 +110,34 @@ pub struct Assignment {
     pub replicas: Vec<MemberId>,
     /// The one of them that should lead.
     pub leader: MemberId,
+}
+
+/// One change of a group's configuration: a voter comes, a voter goes, or both at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Move {
+    /// Who becomes a voter.
+    pub add: Option<MemberId>,
+    /// Who is no voter any more.
+    pub remove: Option<MemberId>,
+    /// It is not wanted any more: whatever is not done yet is undone.
+    pub cancelled: bool,
+    /// The map's epoch when this was last said. What the group has decided under an older one does not end the move.
+    pub epoch: u64,
+}
+
+/// How a group's configuration is to stand, by the map.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wanted {
+    /// Who is to vote.
+    pub voters: BTreeSet<MemberId>,
+    /// Who votes when nothing of the move has happened.
+    pub before: BTreeSet<MemberId>,
+    /// The move under way, if there is one.
+    pub moving: Option<Move>,
+    /// Who should lead.
+    pub leader: MemberId,
+    /// The epoch of the map that says so.
+    pub epoch: u64,
 }
 
 /// Why no map can be made of what was asked.
@@ -119,6 +175,18 @@ pub enum Error {
         /// What is wrong.
         reason: &'static str,
     },
+    /// Zones are told apart for some members and not for others.
+    #[error(
+        "member `{without}` names no zone, and `{with}` is in zone `{zone}`; name a zone for each member, or for none"
+    )]
+    ZoneMissing {
+        /// A member without a zone.
+        without: String,
+        /// A member with one.
+        with: String,
+        /// That zone.
+        zone: String,
+    },
 }
 
 impl Map {
@@ -149,7 +217,18 @@ impl Map {
             .map(|(replicas, leader)| Assignment { replicas, leader })
             .collect();
         let map_voters = solver::spread(&candidates, MAX_MAP_VOTERS);
-        Ok(Self { cluster, epoch: 1, replication_factor, members, assignments, map_voters })
+        Ok(Self {
+            cluster,
+            epoch: 1,
+            replication_factor,
+            fence: 0,
+            members,
+            assignments,
+            map_target: map_voters.clone(),
+            map_voters,
+            targets: BTreeMap::new(),
+            moves: BTreeMap::new(),
+        })
     }
 
     /// How many partitions the ring is cut into.
@@ -167,6 +246,11 @@ impl Map {
         self.members.binary_search_by_key(&id, |member| member.id).ok().map(|at| &self.members[at])
     }
 
+    /// All groups, the map group first.
+    pub fn groups(&self) -> impl Iterator<Item = GroupId> + use<> {
+        (0..=self.partitions()).map(GroupId)
+    }
+
     /// The voters of a group, and who should lead it. `None` for a group that the map does not know.
     pub fn group(&self, group: GroupId) -> Option<(&[MemberId], MemberId)> {
         match group.partition() {
@@ -178,47 +262,66 @@ impl Map {
         }
     }
 
-    /// The groups that a member holds a replica of.
-    pub fn groups_of(&self, member: MemberId) -> Vec<GroupId> {
-        let all = (0..=self.partitions()).map(GroupId);
-        all.filter(|group| self.group(*group).is_some_and(|(replicas, _)| replicas.contains(&member))).collect()
-    }
-
-    /// The byte form of the map.
-    pub fn encode(&self) -> Bytes {
-        let mut writer = Writer::with_capacity(64 + self.members.len() * 128 + self.assignments.len() * 40);
-        writer.u8(VERSION);
-        writer.raw(&self.cluster.0);
-        writer.u64(self.epoch);
-        writer.u8(u8::try_from(self.replication_factor).expect("checked when made"));
-        writer.list(&self.members, write_map_member);
-        writer.list(&self.assignments, |writer, assignment| {
-            writer.list(&assignment.replicas, |writer, id| writer.u64(id.get()));
-            writer.u64(assignment.leader.get());
-        });
-        writer.list(&self.map_voters, |writer, id| writer.u64(id.get()));
-        writer.finish()
-    }
-
-    /// Reads the byte form of a map.
-    pub fn decode(bytes: Bytes) -> CodecResult<Self> {
-        let mut reader = Reader::new(bytes, "map");
-        reader.version(VERSION)?;
-        let cluster = reader.raw(16)?;
-        let map = Self {
-            cluster: ClusterId(cluster[..].try_into().map_err(|_| reader.out_of_range())?),
-            epoch: reader.u64()?,
-            replication_factor: usize::from(reader.u8()?),
-            members: reader.list(read_map_member)?,
-            assignments: reader
-                .list(|reader| Ok(Assignment { replicas: reader.list(read_member)?, leader: read_member(reader)? }))?,
-            map_voters: reader.list(read_member)?,
-        };
-        if map.broken_rule().is_some() {
-            return Err(reader.out_of_range());
+    /// Who is to vote in a group in the end.
+    pub fn target(&self, group: GroupId) -> &[MemberId] {
+        let target = group.partition().and_then(|partition| self.targets.get(&partition));
+        match (group.partition(), target) {
+            (None, _) => &self.map_target,
+            (Some(_), Some(target)) => &target.replicas,
+            (Some(partition), None) => &self.assignments[partition.0 as usize].replicas,
         }
-        reader.end()?;
-        Ok(map)
+    }
+
+    /// Whether a member is to have a replica of a group: as a voter, or because it becomes one.
+    pub fn holds(&self, member: MemberId, group: GroupId) -> bool {
+        self.group(group).is_some_and(|(voters, _)| voters.contains(&member))
+            || self.moves.get(&group).is_some_and(|moving| moving.add == Some(member))
+    }
+
+    /// The groups that a member is to have a replica of.
+    pub fn groups_of(&self, member: MemberId) -> Vec<GroupId> {
+        self.groups().filter(|group| self.holds(member, *group)).collect()
+    }
+
+    /// How many partitions a member holds as a voter.
+    pub fn held_by(&self, member: MemberId) -> usize {
+        self.assignments.iter().filter(|assignment| assignment.replicas.contains(&member)).count()
+    }
+
+    /// How a group's configuration is to stand.
+    pub fn wanted(&self, group: GroupId) -> Option<Wanted> {
+        let (voters, leader) = self.group(group)?;
+        let before: BTreeSet<MemberId> = voters.iter().copied().collect();
+        let moving = self.moves.get(&group).copied();
+        let mut voters = before.clone();
+        if let Some(moving) = moving.filter(|moving| !moving.cancelled) {
+            voters.extend(moving.add);
+            if let Some(member) = moving.remove {
+                voters.remove(&member);
+            }
+        }
+        Some(Wanted { voters, before, moving, leader, epoch: self.epoch })
+    }
+
+    /// Whether nothing is left to be done: every group is where it is to be, and nobody is about to come or go.
+    pub fn is_settled(&self) -> bool {
+        let passing = |member: &Member| matches!(member.state, MemberState::Joining | MemberState::Leaving);
+        self.moves.is_empty() && self.groups_astray().next().is_none() && !self.members.iter().any(passing)
+    }
+
+    /// The groups whose voters are not the ones that they are to have in the end.
+    pub fn groups_astray(&self) -> impl Iterator<Item = GroupId> + '_ {
+        let set = |ids: &[MemberId]| ids.iter().copied().collect::<BTreeSet<_>>();
+        let map_astray = set(&self.map_voters) != set(&self.map_target);
+        let partitions = self.targets.iter().filter(move |(partition, target)| {
+            set(&self.assignments[partition.0 as usize].replicas) != set(&target.replicas)
+        });
+        map_astray.then_some(GroupId::MAP).into_iter().chain(partitions.map(|(partition, _)| partition.group()))
+    }
+
+    /// The members that may hold replicas in the end.
+    pub fn candidates(&self) -> Vec<solver::Candidate> {
+        self.members.iter().filter(|member| member.stays()).map(Member::candidate).collect()
     }
 
     /// Panics when the map breaks one of its own rules.
@@ -228,30 +331,51 @@ impl Map {
 
     /// The first of its own rules that the map breaks. A map from another member or from the disk that breaks one is
     /// none: everything that looks at a map relies on them.
-    fn broken_rule(&self) -> Option<&'static str> {
+    pub(crate) fn broken_rule(&self) -> Option<&'static str> {
         let is_member = |id: &MemberId| self.member(*id).is_some();
         let partitions = self.assignments.len();
-        let distinct = |ids: &[MemberId]| ids.iter().collect::<BTreeSet<_>>().len() == ids.len();
         let rules = [
-            (!self.members.is_empty() && self.members.len() <= MAX_MEMBERS, "there are members, and not too many"),
+            (!self.members.is_empty() && self.members.len() <= 2 * MAX_MEMBERS, "there are members, and not too many"),
             (self.members.is_sorted_by(|a, b| a.id < b.id), "members are sorted and distinct"),
             (check_members(&self.members).is_ok(), "each member has what a member must have"),
             (partitions.is_power_of_two() && partitions <= MAX_PARTITIONS as usize, "partitions are a power of two"),
             ((1..=MAX_REPLICATION_FACTOR).contains(&self.replication_factor), "the replication factor is in range"),
             ((1..=MAX_MAP_VOTERS).contains(&self.map_voters.len()), "the map has voters, and not too many"),
+            ((1..=MAX_MAP_VOTERS).contains(&self.map_target.len()), "the map will have voters, and not too many"),
             (distinct(&self.map_voters) && self.map_voters.iter().all(is_member), "the map's voters are members"),
+            (distinct(&self.map_target) && self.map_target.iter().all(is_member), "the map's voters to be are members"),
+            (self.targets.keys().all(|partition| (partition.0 as usize) < partitions), "targets are of partitions"),
         ];
         let broken = rules.into_iter().find(|(holds, _)| !holds).map(|(_, rule)| rule);
-        broken.or_else(|| {
-            self.assignments.iter().find_map(|Assignment { replicas, leader }| match replicas {
-                _ if replicas.len() != self.replication_factor || !distinct(replicas) => {
-                    Some("each partition has as many distinct members as the replication factor says")
-                }
-                _ if !replicas.iter().all(is_member) => Some("replicas are on members"),
-                _ if !replicas.contains(leader) => Some("the leader holds a replica"),
-                _ => None,
-            })
-        })
+        let assignments = self.assignments.iter().chain(self.targets.values());
+        let broken =
+            broken.or_else(|| assignments.into_iter().find_map(|assignment| self.broken_assignment(assignment)));
+        broken.or_else(|| self.moves.iter().find_map(|(group, moving)| self.broken_move(*group, moving)))
+    }
+
+    fn broken_assignment(&self, Assignment { replicas, leader }: &Assignment) -> Option<&'static str> {
+        if replicas.len() != self.replication_factor || !distinct(replicas) {
+            return Some("each partition has as many distinct members as the replication factor says");
+        }
+        if !replicas.iter().all(|id| self.member(*id).is_some()) {
+            return Some("replicas are on members");
+        }
+        (!replicas.contains(leader)).then_some("the leader holds a replica")
+    }
+
+    fn broken_move(&self, group: GroupId, moving: &Move) -> Option<&'static str> {
+        let Some((voters, _)) = self.group(group) else { return Some("moves are of groups") };
+        let comes = moving.add.is_none_or(|id| self.member(id).is_some() && !voters.contains(&id));
+        let goes = moving.remove.is_none_or(|id| voters.contains(&id));
+        let keeps_factor = group == GroupId::MAP || (moving.add.is_some() && moving.remove.is_some());
+        let rules = [
+            (comes, "who comes is a member and no voter yet"),
+            (goes, "who goes is a voter"),
+            (moving.add.is_some() || moving.remove.is_some(), "a move moves something"),
+            (keeps_factor, "a partition keeps its number of copies"),
+            (moving.epoch <= self.epoch, "a move is of this epoch or an earlier one"),
+        ];
+        rules.into_iter().find(|(holds, _)| !holds).map(|(_, rule)| rule)
     }
 }
 
@@ -259,8 +383,19 @@ impl Member {
     fn candidate(&self) -> solver::Candidate {
         solver::Candidate { id: self.id, zone: self.zone.clone(), weight: self.weight }
     }
+
+    /// Whether it may hold replicas in the end.
+    pub fn stays(&self) -> bool {
+        matches!(self.state, MemberState::Joining | MemberState::Active)
+    }
 }
 
+fn distinct(ids: &[MemberId]) -> bool {
+    ids.iter().collect::<BTreeSet<_>>().len() == ids.len()
+}
+
+/// What must hold of the members of one map. A member that leaves may share its name and its addresses with the one that
+/// takes its place.
 fn check_members(members: &[Member]) -> Result<(), Error> {
     type Field = (&'static str, fn(&Member) -> String);
     let fields: [Field; 5] = [
@@ -280,51 +415,30 @@ fn check_members(members: &[Member]) -> Result<(), Error> {
                     reason: "its name and each of its addresses must have 1 to 255 bytes",
                 });
             }
-            if !seen.insert(value.clone()) {
+            let may_share = member.state == MemberState::Leaving && what != "id";
+            if !may_share && !seen.insert(value.clone()) {
                 return Err(Error::Duplicate { what, value });
             }
         }
     }
     let bad = members.iter().find(|member| !(1..=1000).contains(&member.weight));
-    bad.map_or(Ok(()), |member| {
-        Err(Error::Member { member: member.name.clone(), reason: "its weight must be from 1 to 1000" })
-    })
-}
-
-fn write_map_member(writer: &mut Writer, member: &Member) {
-    writer.u64(member.id.get());
-    for text in [&member.name, &member.zone, &member.client_address, &member.peer_address, &member.admin_address] {
-        writer.bytes(text.as_bytes());
+    if let Some(member) = bad {
+        return Err(Error::Member { member: member.name.clone(), reason: "its weight must be from 1 to 1000" });
     }
-    writer.u32(member.weight);
-    writer.u8(match member.state {
-        MemberState::Joining => 1,
-        MemberState::Active => 2,
-        MemberState::Leaving => 3,
-    });
-}
-
-fn read_map_member(reader: &mut Reader) -> CodecResult<Member> {
-    Ok(Member {
-        id: read_member(reader)?,
-        name: reader.text()?,
-        zone: reader.text()?,
-        client_address: reader.text()?,
-        peer_address: reader.text()?,
-        admin_address: reader.text()?,
-        weight: reader.u32()?,
-        state: match reader.u8()? {
-            1 => MemberState::Joining,
-            2 => MemberState::Active,
-            3 => MemberState::Leaving,
-            id => return Err(reader.unknown(id)),
-        },
+    let bad = members.iter().find(|member| member.zone.len() > 255);
+    bad.map_or(Ok(()), |member| {
+        Err(Error::Member { member: member.name.clone(), reason: "its zone must have at most 255 bytes" })
     })
 }
 
-/// Reads the map that the map group's table holds.
-pub fn load(state: &dyn state::State, table: state::TableId) -> Result<Option<Bytes>, state::Error> {
-    state.get(table, RECORD_KEY)
+/// Refuses members of which some name a zone and some do not.
+fn check_zones(members: &[Member]) -> Result<(), Error> {
+    let without = members.iter().find(|member| member.zone.is_empty());
+    let with = members.iter().find(|member| !member.zone.is_empty());
+    without.zip(with).map_or(Ok(()), |(without, with)| {
+        let (without, with, zone) = (without.name.clone(), with.name.clone(), with.zone.clone());
+        Err(Error::ZoneMissing { without, with, zone })
+    })
 }
 
 #[cfg(test)]

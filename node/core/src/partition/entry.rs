@@ -5,6 +5,7 @@ use bytes::Bytes;
 use super::codec::{read_write, write_write};
 use super::command::{Change, Write};
 use crate::codec::{Reader, Result, Writer};
+use crate::replica::Configure;
 
 /// The payload of a log entry: `version:u8 clock_ms:u64 kind:u8 body`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,11 +23,14 @@ pub enum Command {
     Write(Write),
     /// Let go of what has expired by this entry's clock.
     Expire,
+    /// Change who votes and who learns: nothing to the machine, all to the replica.
+    Configure(Configure),
 }
 
 const VERSION: u8 = 1;
 const WRITE: u8 = 1;
 const EXPIRE: u8 = 2;
+const CONFIGURE: u8 = 3;
 
 impl Entry {
     /// The byte form.
@@ -34,7 +38,7 @@ impl Entry {
         let size = match &self.command {
             Command::Write(Write { key, change: Change::Put { value, .. }, .. }) => key.bytes().len() + value.len(),
             Command::Write(write) => write.key.bytes().len(),
-            Command::Expire => 0,
+            Command::Expire | Command::Configure(_) => 0,
         };
         let mut writer = Writer::with_capacity(64 + size);
         writer.u8(VERSION);
@@ -45,6 +49,10 @@ impl Entry {
                 write_write(&mut writer, write);
             }
             Command::Expire => writer.u8(EXPIRE),
+            Command::Configure(configure) => {
+                writer.u8(CONFIGURE);
+                configure.write(&mut writer);
+            }
         }
         writer.finish()
     }
@@ -57,6 +65,7 @@ impl Entry {
         let command = match reader.u8()? {
             WRITE => Command::Write(read_write(&mut reader)?),
             EXPIRE => Command::Expire,
+            CONFIGURE => Command::Configure(Configure::read(&mut reader)?),
             id => return Err(reader.unknown(id)),
         };
         reader.end()?;

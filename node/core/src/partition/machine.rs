@@ -13,6 +13,7 @@ use super::record::{
     split_expiry_key, value_key,
 };
 use crate::codec;
+use crate::replica::Configure;
 use crate::state::{self, State, TableId};
 
 /// How long the outcome of a write is kept under its idempotency key, on the partition's clock.
@@ -41,6 +42,17 @@ pub enum Error {
     },
 }
 
+/// What came of a committed entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Applied {
+    /// Nothing that anybody waits for.
+    Nothing,
+    /// A write was done, or found that it must not be.
+    Write(Outcome),
+    /// The replica is to do this.
+    Configure(Configure),
+}
+
 /// One partition's machine. Its records are in the `State` that each call is given.
 #[derive(Debug)]
 pub struct Partition {
@@ -53,11 +65,14 @@ pub struct Partition {
 impl Partition {
     /// The machine whose records are in this table.
     pub fn load(state: &dyn State, table: TableId) -> Result<Self, Error> {
-        let meta = match state.get(table, &[META])? {
-            None => Meta::default(),
+        let (meta, is_counted) = match state.get(table, &[META])? {
+            None => (Meta::default(), false),
             Some(bytes) => Meta::decode(bytes).map_err(|source| Error::Damaged { table, source })?,
         };
         let mut partition = Self { table, meta, next_expiry_ms: u64::MAX };
+        if !is_counted {
+            partition.meta.bytes = partition.count_bytes(state)?;
+        }
         partition.find_next_expiry(state)?;
         Ok(partition)
     }
@@ -67,22 +82,28 @@ impl Partition {
         self.meta.clock_ms
     }
 
+    /// Bytes of all keys and values.
+    pub fn bytes(&self) -> u64 {
+        self.meta.bytes
+    }
+
     /// When the next record expires, on the partition's clock; `u64::MAX`: never.
     pub fn next_expiry_ms(&self) -> u64 {
         self.next_expiry_ms
     }
 
     /// Applies the committed entry at `index`.
-    pub fn apply(&mut self, state: &mut dyn State, index: u64, entry: Bytes) -> Result<Option<Outcome>, Error> {
+    pub fn apply(&mut self, state: &mut dyn State, index: u64, entry: Bytes) -> Result<Applied, Error> {
         let entry = Entry::decode(entry).map_err(|source| self.damaged(source))?;
         let before = self.meta;
         self.meta.clock_ms = self.meta.clock_ms.max(entry.clock_ms);
         let outcome = match entry.command {
-            Command::Write(write) => Some(self.write(state, index, &write)?),
+            Command::Write(write) => Applied::Write(self.write(state, index, &write)?),
             Command::Expire => {
                 self.expire(state)?;
-                None
+                Applied::Nothing
             }
+            Command::Configure(configure) => Applied::Configure(configure),
         };
         if self.meta != before {
             state.put(self.table, Bytes::from_static(&[META]), self.meta.encode());
@@ -152,6 +173,7 @@ impl Partition {
             assert!(state.get(self.table, &record)?.is_some(), "every expiry names a record that is there");
         }
         assert_eq!(idempotency_records, self.meta.idempotency_records, "idempotency records are counted");
+        assert_eq!(self.count_bytes(state)?, self.meta.bytes, "bytes are counted");
         assert!(self.next_expiry_ms <= first_expiry, "no expiry comes before the next one");
         Ok(())
     }
@@ -191,6 +213,8 @@ impl Partition {
             return Ok(Outcome::ConditionFailed { current: version });
         }
         let record_key = value_key(write.key.bytes());
+        let size = |value: &Bytes| (write.key.bytes().len() + value.len()) as u64;
+        self.meta.bytes -= current.as_ref().map_or(0, |value| size(&value.item.value));
         if let Some(deadline) = current.as_ref().and_then(|value| value.deadline_ms) {
             state.delete(self.table, expiry_key(VALUE_EXPIRY, deadline, &record_key));
         }
@@ -201,6 +225,7 @@ impl Partition {
                     state.put(self.table, expiry_key(VALUE_EXPIRY, deadline, &record_key), Bytes::new());
                     self.next_expiry_ms = self.next_expiry_ms.min(deadline);
                 }
+                self.meta.bytes += size(value);
                 state.put(self.table, record_key, Value::encode(index, deadline_ms, value));
                 Ok(Outcome::Written { version: index, created: current.is_none() })
             }
@@ -218,11 +243,13 @@ impl Partition {
             let due = self.due(state, kind, room)?;
             room -= due.len();
             for (expiry, record) in due {
-                state.delete(self.table, expiry);
-                state.delete(self.table, record);
                 if kind == IDEMPOTENCY_EXPIRY {
                     self.meta.idempotency_records -= 1;
+                } else {
+                    self.meta.bytes -= self.size_of(state, &record)?;
                 }
+                state.delete(self.table, expiry);
+                state.delete(self.table, record);
             }
         }
         self.find_next_expiry(state)
@@ -253,6 +280,30 @@ impl Partition {
             self.meta.idempotency_records -= 1;
         }
         Ok(())
+    }
+
+    /// Bytes of the key and the value in a value record.
+    fn size_of(&self, state: &dyn State, record_key: &[u8]) -> Result<u64, Error> {
+        let record = state.get(self.table, record_key)?.map(Value::decode).transpose();
+        let record = record.map_err(|source| self.damaged(source))?;
+        Ok(record.map_or(0, |value| (record_key.len() - 1 + value.item.value.len()) as u64))
+    }
+
+    fn count_bytes(&self, state: &dyn State) -> Result<u64, Error> {
+        let (mut bytes, mut damaged) = (0, None);
+        state.range(self.table, &[VALUE], Some(&[VALUE + 1]), &mut |key, record| match Value::decode(
+            Bytes::copy_from_slice(record),
+        ) {
+            Ok(value) => {
+                bytes += (key.len() - 1 + value.item.value.len()) as u64;
+                ControlFlow::Continue(())
+            }
+            Err(source) => {
+                damaged = Some(source);
+                ControlFlow::Break(())
+            }
+        })?;
+        damaged.map_or(Ok(bytes), |source| Err(self.damaged(source)))
     }
 
     fn find_next_expiry(&mut self, state: &dyn State) -> Result<(), Error> {

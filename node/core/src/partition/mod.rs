@@ -20,4 +20,4 @@ mod record;
 
 pub use command::*;
 pub use entry::{Command, Entry};
-pub use machine::{Error, Partition};
+pub use machine::{Applied, Error, Partition};

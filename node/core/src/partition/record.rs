@@ -1,7 +1,7 @@
 //! The records of a partition's table. The first byte of a record's key tells its kind.
 //!
 //! ```text
-//! 0x00                               meta         version:u8 clock_ms:u64 idempotency_records:u64
+//! 0x00                               meta         version:u8 clock_ms:u64 idempotency_records:u64 bytes:u64
 //! 0x01 key                           value        version:u8 key_version:u64 deadline_ms:option<u64> value[..]
 //! 0x02 length:u32be key name         idempotency  version:u8 deadline_ms:u64 digest[32] outcome
 //! 0x03 deadline_ms:u64be record_key     expiry of a value        (empty)
@@ -21,6 +21,7 @@ pub(super) const VALUE_EXPIRY: u8 = 3;
 pub(super) const IDEMPOTENCY_EXPIRY: u8 = 4;
 
 const VERSION: u8 = 1;
+const META_VERSION: u8 = 2;
 
 /// What the machine remembers beside its records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -29,6 +30,8 @@ pub(super) struct Meta {
     pub(super) clock_ms: u64,
     /// How many idempotency records there are.
     pub(super) idempotency_records: u64,
+    /// Bytes of all keys and values.
+    pub(super) bytes: u64,
 }
 
 /// A stored value.
@@ -80,18 +83,24 @@ pub(super) fn split_expiry_key(key: &[u8]) -> Option<(u64, Bytes)> {
 
 impl Meta {
     pub(super) fn encode(self) -> Bytes {
-        let mut writer = Writer::with_capacity(17);
-        writer.u8(VERSION);
+        let mut writer = Writer::with_capacity(25);
+        writer.u8(META_VERSION);
         writer.u64(self.clock_ms);
         writer.u64(self.idempotency_records);
+        writer.u64(self.bytes);
         writer.finish()
     }
 
-    pub(super) fn decode(bytes: Bytes) -> Result<Self> {
-        let mut reader = versioned(bytes, "partition meta")?;
-        let meta = Self { clock_ms: reader.u64()?, idempotency_records: reader.u64()? };
+    /// Reads the byte form; tells whether the bytes are counted in it, as they are since version 2.
+    pub(super) fn decode(bytes: Bytes) -> Result<(Self, bool)> {
+        let mut reader = Reader::new(bytes, "partition meta");
+        let version = reader.version(META_VERSION)?;
+        let mut meta = Self { clock_ms: reader.u64()?, idempotency_records: reader.u64()?, bytes: 0 };
+        if version > 1 {
+            meta.bytes = reader.u64()?;
+        }
         reader.end()?;
-        Ok(meta)
+        Ok((meta, version > 1))
     }
 }
 

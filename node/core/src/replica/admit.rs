@@ -38,7 +38,7 @@ impl Replica {
                     message.reject || raft.state != StateRole::Candidate || self.is_durable()
                 }
                 MessageType::MsgTimeoutNow => {
-                    message.term == raft.term && raft.leader_id == from.get() && self.is_durable()
+                    message.term == raft.term && raft.leader_id == from.get() && self.is_ready_to_lead()
                 }
                 _ => true,
             }
@@ -63,7 +63,7 @@ impl Replica {
             && (1..TOO_HIGH).contains(&stream.term)
             && (1..=stream.term).contains(&stream.position.term)
             && (1..TOO_HIGH).contains(&stream.position.index)
-            && chunk.last.as_ref().is_none_or(|conf_state| is_sound(conf_state, Some(self.settings.member)))
+            && chunk.last.as_ref().is_none_or(|last| is_sound(&last.state, Some(self.settings.member)))
     }
 }
 

@@ -3,6 +3,7 @@
 use raft::eraftpb::{Message, MessageType};
 use raft::{Ready, StateRole};
 
+use super::machine::Applied;
 use super::{Error, Replica, Round};
 use crate::bugs::{Bug, planted};
 use crate::codec::message::is_sendable;
@@ -33,6 +34,8 @@ impl Replica {
                 self.apply(committed, state, round)?;
             }
             self.propose_expiry(now);
+            self.reconfigure(now);
+            self.chair(now, round);
             self.advance_reads(state, round)?;
             if !self.node.has_ready() {
                 break;
@@ -62,6 +65,9 @@ impl Replica {
 
     /// Every write of this round and of those before it is durable; `ready` is what Raft called the last of them.
     pub fn persisted(&mut self, number: u64, ready: Option<u64>) {
+        if number < self.born_in {
+            return;
+        }
         if self.undurable.is_some_and(|undurable| undurable <= number) {
             self.undurable = None;
         }
@@ -77,6 +83,7 @@ impl Replica {
         if led_term != self.led_term {
             self.led_term = led_term;
             self.leadership_changed(now);
+            self.take_the_chair(now, round);
         }
         if ready.ss().is_some() {
             let term = self.term();
@@ -103,6 +110,7 @@ impl Replica {
             let metadata = ready.snapshot().get_metadata();
             let position = LogPosition { index: metadata.index, term: metadata.term };
             let installed = self.install(position, metadata.get_conf_state().clone(), state, round)?;
+            round.map_changed |= self.group == crate::id::GroupId::MAP;
             write.installed = Some(installed);
             // Whatever stood in the log before is gone with it.
             write.entries.clear();
@@ -153,10 +161,17 @@ impl Replica {
             let position = LogPosition { index: entry.index, term: entry.term };
             assert_eq!(position.index, self.applied().index + 1, "entries are applied one after the other");
             // A new leader's first entry is empty: it is there to be committed.
-            let outcome =
-                if entry.data.is_empty() { None } else { self.machine.apply(state, position.index, entry.data)? };
+            let applied = match entry.data.is_empty() {
+                true => Applied::Nothing,
+                false => self.machine.apply(state, position.index, entry.data)?,
+            };
             self.node.mut_store().set_applied(position);
-            self.settle(position, outcome, round);
+            match applied {
+                Applied::Configure(configure) => self.configure(configure, round)?,
+                Applied::Map { took_effect } => round.map_changed |= took_effect,
+                Applied::Nothing | Applied::Write(_) => {}
+            }
+            self.settle(position, applied, round);
         }
         self.node.advance_apply_to(last);
         self.unrecorded = true;

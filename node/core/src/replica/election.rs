@@ -1,5 +1,6 @@
 //! When a replica stands for election, when it votes, and when it hands leadership on.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use raft::eraftpb::{Message, MessageType};
@@ -42,6 +43,10 @@ pub struct Election {
     aligned_in: u64,
     /// Since when this replica leads, or when it last tried to hand over.
     settled_since: Instant,
+    /// Whether this member hands its leaders over and takes none, because it is about to stop.
+    evicted: bool,
+    /// Followers that have said the same of themselves.
+    reluctant: BTreeSet<MemberId>,
 }
 
 impl Election {
@@ -62,6 +67,8 @@ impl Election {
             eager_until: None,
             aligned_in: 0,
             settled_since: now,
+            evicted: false,
+            reluctant: BTreeSet::new(),
         }
     }
 }
@@ -69,10 +76,18 @@ impl Election {
 impl Replica {
     /// Who should lead the group and in which order the others follow, by the map.
     pub fn set_preference(&mut self, replicas: &[MemberId], leader: MemberId) {
+        let is_news = self.election.preferred.is_some_and(|preferred| preferred != leader);
         self.election.preferred = Some(leader);
+        if is_news {
+            // Somebody wants it so: not a moment to wait for calm.
+            self.election.settled_since = Instant(0);
+        }
         let others = replicas.iter().filter(|id| **id != leader);
         let order = std::iter::once(&leader).chain(others);
-        self.election.rank = order.into_iter().position(|id| *id == self.settings.member).unwrap_or(LAST_RANK);
+        let rank = order.into_iter().position(|id| *id == self.settings.member).unwrap_or(LAST_RANK);
+        if std::mem::replace(&mut self.election.rank, rank) == rank {
+            return;
+        }
         // As after a change of role or term: the timeout that was drawn is of another range.
         self.election.seen.0 = u64::MAX;
         self.reseed();
@@ -135,7 +150,45 @@ impl Replica {
     }
 
     fn may_stand(&self, now: Instant) -> bool {
-        now >= self.election.no_vote_until && self.is_durable()
+        now >= self.election.no_vote_until && self.is_ready_to_lead()
+    }
+
+    /// Whether this replica may lead at all: with a log that is not durable, or a configuration that is behind what it
+    /// knows to be decided, it might win with the wrong votes. An evicted one does not want to.
+    pub(super) fn is_ready_to_lead(&self) -> bool {
+        self.is_durable() && self.applied().index >= self.committed() && !self.election.evicted
+    }
+
+    /// Hands leadership over and takes none, or not any more.
+    pub fn evict(&mut self, evicted: bool) {
+        self.election.evicted = evicted;
+        self.hand_over_if_evicted();
+    }
+
+    /// A leader that was evicted hands over as soon as somebody is able to take over.
+    pub(super) fn hand_over_if_evicted(&mut self) {
+        if self.election.evicted
+            && self.leads()
+            && self.node.raft.lead_transferee.is_none()
+            && let Some(heir) = self.heir()
+        {
+            self.transfer(heir);
+        }
+    }
+
+    /// Whether this replica takes no leadership.
+    pub(super) fn is_evicted(&self) -> bool {
+        self.election.evicted
+    }
+
+    /// Who should lead, by the map.
+    pub(super) fn preferred(&self) -> Option<MemberId> {
+        self.election.preferred
+    }
+
+    /// Whether a member has said that it takes no leadership.
+    pub(super) fn avoids(&self, member: MemberId) -> bool {
+        self.election.reluctant.contains(&member)
     }
 
     /// Takes a Raft message, unless taking it would break a promise.
@@ -153,6 +206,8 @@ impl Replica {
         }
         self.check_memory(&message)?;
         let (kind, term) = (message.get_msg_type(), message.term);
+        // A follower that is not to lead says so in its answers to heartbeats (see `send`).
+        let reluctant = message.priority < 0;
         let asks_for_vote = matches!(kind, MessageType::MsgRequestVote | MessageType::MsgRequestPreVote);
         if asks_for_vote && now < self.election.no_vote_until && message.context[..] != CAMPAIGN_TRANSFER[..] {
             return Ok(());
@@ -169,6 +224,11 @@ impl Replica {
             }
             MessageType::MsgHeartbeatResponse if raft.term == term && raft.state == StateRole::Leader && stamp > 0 => {
                 self.lease.promise(from, Instant(stamp), now);
+                if reluctant {
+                    self.election.reluctant.insert(from);
+                } else {
+                    self.election.reluctant.remove(&from);
+                }
             }
             _ => {}
         }
@@ -186,8 +246,15 @@ impl Replica {
 
     /// Whether this leader may answer reads alone.
     pub(super) fn lease_holds(&self, now: Instant) -> bool {
-        let voters = &self.conf_state().voters;
-        self.leads() && self.lease.holds(now, self.settings.member, voters, self.settings.election_timeout)
+        let state = self.conf_state();
+        let timeout = self.settings.election_timeout;
+        let holds = |voters: &[u64]| self.lease.holds(now, self.settings.member, voters, timeout);
+        if planted(Bug::LearnerCountedAsVoter) && !state.learners.is_empty() {
+            // A majority of the voters' number, learners among them.
+            return self.leads() && self.lease.holds_with(now, &state.voters, &state.learners, timeout);
+        }
+        // While the configuration is joint, a new leader needs a majority of both.
+        self.leads() && holds(&state.voters) && (state.voters_outgoing.is_empty() || holds(&state.voters_outgoing))
     }
 
     /// The term or the role has changed: nothing of the old leadership carries over.
@@ -195,6 +262,9 @@ impl Replica {
         self.lease.reset();
         self.sending.clear();
         self.expiring = 0;
+        self.configuring = 0;
+        self.handed_over_at = None;
+        self.election.reluctant.clear();
         self.election.settled_since = now;
         self.clock = (now, self.machine.clock_ms());
     }
@@ -214,7 +284,8 @@ impl Replica {
 
     /// A leader that the map does not prefer hands over, once it has settled and the preferred one has nearly everything.
     pub(super) fn rebalance(&mut self, now: Instant) {
-        let Some(preferred) = self.election.preferred else { return };
+        self.hand_over_if_evicted();
+        let Some(preferred) = self.election.preferred.filter(|preferred| !self.avoids(*preferred)) else { return };
         if !self.leads() || preferred == self.settings.member || now.since(self.election.settled_since) < SETTLED_AFTER
         {
             return;

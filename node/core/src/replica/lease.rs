@@ -41,19 +41,33 @@ impl Lease {
         *latest = sent.max(*latest);
     }
 
-    /// Whether the lease holds at `now`. `voters` are the group's, this leader among them.
+    /// Whether the lease holds at `now`. `voters` are the group's, or one half of them while its configuration is joint.
     pub fn holds(&self, now: Instant, leader: MemberId, voters: &[u64], election_timeout: Duration) -> bool {
-        if self.forfeited || !voters.contains(&leader.get()) {
+        if self.forfeited {
             return false;
         }
         let others = voters.iter().filter(|voter| **voter != leader.get());
         let mut promised: Vec<Instant> = others.filter_map(|voter| self.promised.get(voter).copied()).collect();
         promised.sort_unstable_by(|a, b| b.cmp(a));
-        // The leader is one of the majority itself.
-        match (voters.len() / 2).checked_sub(1) {
+        // The leader is one of the majority itself, if it is a voter: in a joint configuration it may be one of the other half.
+        let needed = (voters.len() / 2 + 1).saturating_sub(usize::from(voters.contains(&leader.get())));
+        match needed.checked_sub(1) {
             None => true,
             Some(last) => promised.get(last).is_some_and(|sent| now < *sent + election_timeout.mul_f64(0.8)),
         }
+    }
+
+    /// What a known bug takes for a lease: as many promises as a majority of the voters needs, also of learners.
+    pub fn holds_with(&self, now: Instant, voters: &[u64], learners: &[u64], election_timeout: Duration) -> bool {
+        let is_fresh =
+            |id: &&u64| self.promised.get(id).is_some_and(|sent| now < *sent + election_timeout.mul_f64(0.8));
+        let fresh = voters.iter().chain(learners).filter(is_fresh).count();
+        !self.forfeited && fresh + 1 > voters.len() / 2
+    }
+
+    /// Whether a voter has answered a heartbeat that was sent within this time.
+    pub fn heard_within(&self, now: Instant, voter: MemberId, time: Duration) -> bool {
+        self.promised.get(&voter.get()).is_some_and(|sent| now.since(*sent) < time)
     }
 }
 

@@ -11,6 +11,7 @@ use std::collections::VecDeque;
 use raft::eraftpb::{ConfState, Entry, HardState, Snapshot};
 use raft::{GetEntriesContext, RaftState, StorageError};
 
+use super::Configuration;
 use crate::lane::{GroupWrite, LogPosition};
 
 /// Memory that an entry takes beside its payload, in bytes; a rough figure, for budgets only.
@@ -24,7 +25,7 @@ pub struct Log {
     bytes: usize,
     hard_state: HardState,
     /// Who votes and who learns, as of the last applied entry.
-    conf_state: ConfState,
+    configuration: Configuration,
     applied: LogPosition,
 }
 
@@ -61,7 +62,17 @@ impl Log {
 
     /// Who votes and who learns, as of the last applied entry.
     pub fn conf_state(&self) -> &ConfState {
-        &self.conf_state
+        &self.configuration.state
+    }
+
+    /// The same, with the epoch that it was decided under.
+    pub fn configuration(&self) -> &Configuration {
+        &self.configuration
+    }
+
+    /// The entry that was applied last has changed who votes and who learns.
+    pub fn set_configuration(&mut self, configuration: Configuration) {
+        self.configuration = configuration;
     }
 
     /// The persistent part of Raft's state.
@@ -82,10 +93,10 @@ impl Log {
     }
 
     /// The state has been taken over from elsewhere and stands at this point.
-    pub fn install(&mut self, position: LogPosition, conf_state: ConfState) {
+    pub fn install(&mut self, position: LogPosition, configuration: Configuration) {
         self.restart(position);
         self.applied = position;
-        self.conf_state = conf_state;
+        self.configuration = configuration;
     }
 
     /// Adds entries; the first takes the place of whatever stood at its index and after.
@@ -145,7 +156,7 @@ fn size(entry: &Entry) -> usize {
 
 impl raft::Storage for Log {
     fn initial_state(&self) -> raft::Result<RaftState> {
-        Ok(RaftState::new(self.hard_state.clone(), self.conf_state.clone()))
+        Ok(RaftState::new(self.hard_state.clone(), self.configuration.state.clone()))
     }
 
     fn entries(
@@ -198,7 +209,7 @@ impl raft::Storage for Log {
         let metadata = snapshot.mut_metadata();
         metadata.index = self.applied.index;
         metadata.term = self.applied.term;
-        metadata.set_conf_state(self.conf_state.clone());
+        metadata.set_conf_state(self.configuration.state.clone());
         Ok(snapshot)
     }
 }

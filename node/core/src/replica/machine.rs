@@ -3,8 +3,9 @@
 use bytes::Bytes;
 
 use crate::id::GroupId;
-use crate::map;
-use crate::partition::{Outcome, Partition};
+use crate::map::{self, change};
+use crate::partition::{Applied as Done, Outcome, Partition};
+use crate::replica::Configure;
 use crate::state::{State, TableId};
 
 use super::Error;
@@ -12,27 +13,52 @@ use super::Error;
 /// What a group replicates.
 #[derive(Debug)]
 pub enum Machine {
-    /// The map, as its record stands.
-    Map(Option<Bytes>),
+    /// The map.
+    Map(map::machine::Machine),
     /// A partition.
     Partition(Partition),
+}
+
+/// What came of a committed entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Applied {
+    /// Nothing that anybody waits for.
+    Nothing,
+    /// A write was done, or found that it must not be.
+    Write(Outcome),
+    /// The map was changed, or found to be another than was thought.
+    Map {
+        /// Whether the change took effect.
+        took_effect: bool,
+    },
+    /// Who votes and who learns is to change.
+    Configure(Configure),
 }
 
 impl Machine {
     /// The machine whose records are in this table.
     pub fn load(state: &dyn State, table: TableId) -> Result<Self, Error> {
         if table.group == GroupId::MAP {
-            return Ok(Self::Map(map::load(state, table)?));
+            return Ok(Self::Map(map::machine::Machine::load(state, table)?));
         }
         Ok(Self::Partition(Partition::load(state, table)?))
     }
 
     /// Applies a committed entry.
-    pub fn apply(&mut self, state: &mut dyn State, index: u64, entry: Bytes) -> Result<Option<Outcome>, Error> {
+    pub fn apply(&mut self, state: &mut dyn State, index: u64, entry: Bytes) -> Result<Applied, Error> {
         match self {
-            // Nothing proposes to the map group in this version.
-            Self::Map(_) => Err(Error::ForeignEntry { group: GroupId::MAP, index }),
-            Self::Partition(partition) => Ok(partition.apply(state, index, entry)?),
+            Self::Map(machine) => {
+                let entry = change::Entry::decode(entry);
+                Ok(match entry.map_err(map::machine::Error::Damaged)? {
+                    change::Entry::Change(change) => Applied::Map { took_effect: machine.apply(state, &change)? },
+                    change::Entry::Configure(configure) => Applied::Configure(configure),
+                })
+            }
+            Self::Partition(partition) => Ok(match partition.apply(state, index, entry)? {
+                Done::Nothing => Applied::Nothing,
+                Done::Write(outcome) => Applied::Write(outcome),
+                Done::Configure(configure) => Applied::Configure(configure),
+            }),
         }
     }
 
@@ -52,10 +78,18 @@ impl Machine {
         }
     }
 
+    /// About how many bytes its keys and values take.
+    pub fn bytes(&self) -> u64 {
+        match self {
+            Self::Map(_) => 0,
+            Self::Partition(partition) => partition.bytes(),
+        }
+    }
+
     /// Panics when the records contradict each other.
     pub fn check(&self, state: &dyn State) -> Result<(), Error> {
         match self {
-            Self::Map(_) => Ok(()),
+            Self::Map(machine) => Ok(machine.check(state)?),
             Self::Partition(partition) => Ok(partition.check(state)?),
         }
     }

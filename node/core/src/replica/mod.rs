@@ -12,6 +12,8 @@
 //! (see `lease`). A replica never sends, writes or answers by itself: everything goes into the [`Round`].
 
 mod admit;
+mod chair;
+mod configure;
 mod drain;
 mod election;
 mod lease;
@@ -33,6 +35,7 @@ use crate::codec;
 use crate::codec::message::{Body, PeerMessage};
 use crate::id::{GroupId, MemberId, RequestId};
 use crate::lane::{GroupWrite, LeaderChange, LogPosition, Reply, Staged};
+use crate::map::{self, Wanted};
 use crate::partition;
 use crate::state::{self, State, TableId};
 use crate::time::Instant;
@@ -43,8 +46,9 @@ use machine::Machine;
 use pending::{Proposals, Reads};
 use stream::{Receiving, Sending};
 
+pub use configure::{Configuration, Configure, Step, Tombstone};
 pub use log::Gap;
-pub use recover::{GroupRecord, Recovering};
+pub use recover::{GroupRecord, Recovering, read_tombstone, write_tombstone};
 
 /// What a replica must know of its surroundings.
 #[derive(Debug, Clone)]
@@ -87,13 +91,16 @@ pub enum Error {
     /// An entry can't be applied.
     #[error(transparent)]
     Apply(#[from] partition::Error),
-    /// An entry was committed that this version knows nothing about.
-    #[error("{group}: the entry at index {index} is of a kind that this version does not know")]
-    ForeignEntry {
+    /// The map group's state or one of its entries can't be used.
+    #[error(transparent)]
+    Map(#[from] map::machine::Error),
+    /// A step of the group's configuration was committed that can't be taken.
+    #[error("{group}: its configuration can't be changed as was agreed: {reason}")]
+    Configure {
         /// The group.
         group: GroupId,
-        /// The entry's index.
-        index: u64,
+        /// What Raft says.
+        reason: String,
     },
     /// The WAL lacks something that the state or the rest of the WAL needs.
     #[error("{group}: the WAL has a hole: {gap}")]
@@ -139,6 +146,10 @@ pub struct Round {
     /// For each group that wrote: the number by which Raft knows what was written.
     pub(crate) readies: Vec<(GroupId, Option<u64>)>,
     pub(crate) leaders: Vec<LeaderChange>,
+    /// Groups whose configuration has changed: the map group's leader should hear of it soon.
+    pub(crate) moved: Vec<GroupId>,
+    /// Whether the map group has applied a change.
+    pub(crate) map_changed: bool,
 }
 
 /// Where a replica comes from.
@@ -164,6 +175,8 @@ pub struct Replica {
     sending: BTreeMap<MemberId, Sending>,
     sent_streams: u32,
     receiving: Option<Receiving>,
+    /// The epoch beside the configuration of the snapshot that was received last, until Raft says that it is to be installed.
+    installing_epoch: u64,
     /// Records of the snapshot being received that the round is still to write.
     staged: Vec<Staged>,
     /// The term that this replica leads in; 0 while it does not lead.
@@ -176,6 +189,16 @@ pub struct Replica {
     unrecorded: bool,
     /// Whether earlier rounds of this group wrote something that is not durable yet: the latest such round.
     undurable: Option<u64>,
+    /// The round that it was made in: what is said of earlier ones is about another replica of this group.
+    born_in: u64,
+    /// How the group's configuration should stand, by the newest map.
+    wanted: Option<Wanted>,
+    /// Index of the latest step of the configuration that this leader has proposed.
+    configuring: u64,
+    /// When this leader last asked another to take over because it is to be removed.
+    handed_over_at: Option<Instant>,
+    /// What the leader of the map group knows.
+    chair: chair::Chair,
 }
 
 impl Replica {
@@ -227,12 +250,18 @@ impl Replica {
             sending: BTreeMap::new(),
             sent_streams: 0,
             receiving: None,
+            installing_epoch: 0,
             staged: Vec::new(),
             led_term: 0,
             clock,
             expiring: 0,
             unrecorded: true,
             undurable: None,
+            born_in: 0,
+            wanted: None,
+            configuring: 0,
+            handed_over_at: None,
+            chair: chair::Chair::default(),
         };
         replica.reseed();
         Ok(replica)
@@ -241,6 +270,12 @@ impl Replica {
     /// The replica itself is only durable with this round: it says nothing to anyone before.
     pub fn begins_in(&mut self, round: u64) {
         self.undurable = Some(round);
+        self.born_in = round;
+    }
+
+    /// The replica has nothing yet, not even on the disk, and was made in this round.
+    pub fn begins_blank_in(&mut self, round: u64) {
+        self.born_in = round;
     }
 
     /// The group that this is a copy of.
@@ -270,7 +305,7 @@ impl Replica {
 
     /// How many requests wait for an answer.
     pub fn waiting(&self) -> usize {
-        self.proposals.len() + self.reads.len()
+        self.proposals.len() + self.reads.len() + self.commands_waiting()
     }
 
     /// The last index of the log.
@@ -308,6 +343,10 @@ impl Replica {
                 Ok(())
             }
             Body::ChunkAck { stream, next } => self.chunk_acknowledged(now, from, stream, next, round),
+            Body::Report(report) => {
+                self.take_report(now, from, report);
+                Ok(())
+            }
         }
     }
 
@@ -323,6 +362,7 @@ impl Replica {
         }
         self.propose_expiry(now);
         self.rebalance(now);
+        self.reconfigure(now);
         if self.waiting() > 0 {
             self.answer_expired(now, round);
         }
@@ -340,7 +380,7 @@ impl Replica {
 
     /// Whether `drain` has something to do.
     pub fn has_ready(&self) -> bool {
-        self.node.has_ready() || !self.staged.is_empty() || self.reads.has_waiting()
+        self.node.has_ready() || !self.staged.is_empty() || self.reads.has_waiting() || self.commands_waiting() > 0
     }
 
     /// Whether everything that this replica's log holds is durable, what the round is still to write included.
@@ -357,6 +397,10 @@ impl Replica {
     fn send(&self, now: Instant, message: Message) -> (MemberId, PeerMessage) {
         let to = MemberId::new(message.to).expect("Raft sends to members");
         let stamp = self.stamp_for(now, &message);
+        let mut message = message;
+        if self.is_evicted() && message.get_msg_type() == raft::eraftpb::MessageType::MsgHeartbeatResponse {
+            message.priority = -1;
+        }
         (to, PeerMessage { group: self.group, body: Body::Raft { message, stamp } })
     }
 

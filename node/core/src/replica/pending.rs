@@ -67,6 +67,11 @@ impl Proposals {
         }
     }
 
+    /// Takes out all, for a replica that ends.
+    pub fn drain(&mut self) -> Vec<RequestId> {
+        self.queue.drain(..).map(|proposal| proposal.request).collect()
+    }
+
     /// Takes out those whose deadline has passed.
     pub fn expired(&mut self, now: Instant) -> Vec<RequestId> {
         let mut expired = Vec::new();

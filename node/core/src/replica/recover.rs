@@ -4,18 +4,20 @@
 //! of what came before, so each piece says where it belongs and what is older is passed over.
 
 use bytes::Bytes;
-use raft::eraftpb::{ConfState, HardState};
+use raft::eraftpb::HardState;
 
 use super::admit::is_sound;
 use super::log::{Gap, Log};
-use super::{Error, Replica};
-use crate::codec::message::{read_conf_state, read_position, write_conf_state, write_position};
+use super::{Configuration, Error, Replica, Tombstone};
+use crate::bugs::{Bug, planted};
+use crate::codec::message::{read_conf_state, read_configuration, read_position, write_configuration, write_position};
 use crate::codec::{self, Reader, Writer};
 use crate::id::GroupId;
 use crate::lane::{GroupWrite, LogPosition};
 use crate::state::{State, TableId};
 
-const VERSION: u8 = 1;
+/// Version 1 had no epoch beside the configuration, and no tombstone.
+const VERSION: u8 = 2;
 
 /// What the state says of a group: which table is its own, and up to where that table goes.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -25,7 +27,9 @@ pub struct GroupRecord {
     /// The last entry that it holds.
     pub applied: LogPosition,
     /// Who votes and who learns, as of that entry.
-    pub conf_state: ConfState,
+    pub configuration: Configuration,
+    /// The replica was dropped, and this is what it had promised.
+    pub tombstone: Option<Tombstone>,
 }
 
 impl GroupRecord {
@@ -45,22 +49,37 @@ impl GroupRecord {
         writer.u8(VERSION);
         writer.u32(self.generation);
         write_position(&mut writer, self.applied);
-        write_conf_state(&mut writer, &self.conf_state);
+        write_configuration(&mut writer, &self.configuration);
+        writer.option(self.tombstone, write_tombstone);
         writer.finish()
     }
 
     /// Reads the byte form.
     pub fn decode(bytes: Bytes) -> codec::Result<Self> {
         let mut reader = Reader::new(bytes, "group record");
-        reader.version(VERSION)?;
-        let record = Self {
-            generation: reader.u32()?,
-            applied: read_position(&mut reader)?,
-            conf_state: read_conf_state(&mut reader)?,
+        let version = reader.version(VERSION)?;
+        let (generation, applied) = (reader.u32()?, read_position(&mut reader)?);
+        let record = if version == 1 {
+            let configuration = Configuration { state: read_conf_state(&mut reader)?, epoch: 0 };
+            Self { generation, applied, configuration, tombstone: None }
+        } else {
+            let configuration = read_configuration(&mut reader)?;
+            Self { generation, applied, configuration, tombstone: reader.option(read_tombstone)? }
         };
         reader.end()?;
         Ok(record)
     }
+}
+
+/// Writes what a dropped replica had promised.
+pub fn write_tombstone(writer: &mut Writer, tombstone: Tombstone) {
+    writer.u64(tombstone.term);
+    writer.u64(tombstone.vote);
+}
+
+/// Reads what a dropped replica had promised.
+pub fn read_tombstone(reader: &mut Reader) -> codec::Result<Tombstone> {
+    Ok(Tombstone { term: reader.u64()?, vote: reader.u64()? })
 }
 
 /// A replica while it is read back.
@@ -69,6 +88,8 @@ pub struct Recovering {
     pub(super) group: GroupId,
     pub(super) generation: u32,
     log: Log,
+    /// The replica was dropped, and nothing was written for it since.
+    buried: bool,
 }
 
 impl Recovering {
@@ -76,13 +97,45 @@ impl Recovering {
     pub fn new(group: GroupId, record: Option<GroupRecord>) -> Self {
         let record = record.unwrap_or_default();
         let mut log = Log::default();
-        log.install(record.applied, record.conf_state);
-        Self { group, generation: record.generation, log }
+        log.install(record.applied, record.configuration);
+        if let Some(Tombstone { term, vote }) = record.tombstone.filter(|_| !planted(Bug::TombstoneForgotten)) {
+            log.set_hard_state(HardState { term, vote, ..HardState::default() });
+        }
+        Self { group, generation: record.generation, log, buried: record.tombstone.is_some() }
+    }
+
+    /// The group.
+    pub fn group(&self) -> GroupId {
+        self.group
+    }
+
+    /// What a dropped replica left; `None` when there is a replica.
+    pub fn grave(&self) -> Option<GroupRecord> {
+        let HardState { term, vote, .. } = *self.log.hard_state();
+        let tombstone = Some(Tombstone { term, vote });
+        self.buried.then(|| GroupRecord { generation: self.generation, tombstone, ..GroupRecord::default() })
+    }
+
+    fn bury(&mut self, state: &mut dyn State, Tombstone { term, vote }: Tombstone) {
+        for generation in [self.generation, self.generation + 1] {
+            state.clear(TableId { group: self.group, generation });
+        }
+        self.log = Log::default();
+        self.log.set_hard_state(HardState { term, vote, ..HardState::default() });
+        self.buried = true;
+        if let Some(grave) = self.grave() {
+            state.put(TableId::GROUPS, GroupRecord::key(self.group), grave.encode());
+        }
     }
 
     /// Takes the next thing that the WAL says of the group.
     pub fn replay(&mut self, write: GroupWrite, state: &mut dyn State) -> Result<(), Error> {
         let group = self.group;
+        if let Some(tombstone) = write.dropped {
+            self.bury(state, tombstone);
+            return Ok(());
+        }
+        self.buried = false;
         for staged in write.staged.into_iter().filter(|staged| staged.generation > self.generation) {
             let table = TableId { group, generation: staged.generation };
             if staged.first {
@@ -96,7 +149,7 @@ impl Recovering {
             if installed.generation > self.generation {
                 state.clear(TableId { group, generation: self.generation });
                 self.generation = installed.generation;
-                self.log.install(installed.position, installed.conf_state);
+                self.log.install(installed.position, installed.configuration);
             } else {
                 self.log.restart(installed.position);
             }
@@ -116,7 +169,8 @@ impl Recovering {
 
     /// The log, when the whole WAL was read.
     pub(super) fn finish(mut self) -> Result<Log, Error> {
-        if !is_sound(self.log.conf_state(), None) {
+        let is_blank = self.log.conf_state().voters.is_empty() && self.log.applied().index == 0;
+        if !is_blank && !is_sound(self.log.conf_state(), None) {
             let source = codec::Error::OutOfRange { what: "group configuration" };
             return Err(Error::Damaged { group: self.group, source });
         }
@@ -142,9 +196,21 @@ impl Replica {
         if !std::mem::take(&mut self.unrecorded) {
             return;
         }
-        let record =
-            GroupRecord { generation: self.generation, applied: self.applied(), conf_state: self.conf_state().clone() };
+        let (applied, configuration) = (self.applied(), self.configuration().clone());
+        let record = GroupRecord { generation: self.generation, applied, configuration, tombstone: None };
         state.put(TableId::GROUPS, GroupRecord::key(self.group), record.encode());
+    }
+
+    /// Ends the replica: its records and its log go, what it has promised stays. Returns what is to be written.
+    pub fn bury(self, state: &mut dyn State) -> (GroupWrite, GroupRecord) {
+        let HardState { term, vote, .. } = self.node.raft.hard_state();
+        let tombstone = Tombstone { term, vote };
+        let mut grave = Recovering::new(self.group, None);
+        grave.generation = self.generation;
+        grave.bury(state, tombstone);
+        let mut write = GroupWrite::new(self.group);
+        write.dropped = Some(tombstone);
+        (write, grave.grave().expect("just buried"))
     }
 
     /// What a new WAL segment must begin with, and drops what the log needs no longer.

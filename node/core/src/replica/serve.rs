@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
+
+use super::machine::Applied;
 use super::pending::{Fate, Read, reply_for};
 use super::{Error, Replica, Round};
 use crate::bugs::{Bug, planted};
@@ -30,12 +33,7 @@ impl Replica {
         round: &mut Round,
     ) -> Result<(), Error> {
         let id = request.id;
-        let consistency = match &request.operation {
-            Operation::Write(_) => None,
-            Operation::Get { consistency, .. }
-            | Operation::Scan { consistency, .. }
-            | Operation::ReadMap { consistency } => Some(*consistency),
-        };
+        let consistency = request.operation.consistency();
         if consistency == Some(Consistency::Stale) {
             let reply = self.read(&request.operation, state)?;
             round.replies.push((id, reply));
@@ -45,8 +43,12 @@ impl Replica {
             round.replies.push((id, self.not_leader()));
             return Ok(());
         }
-        if consistency.is_none() && !matches!(self.machine, Machine::Partition(_)) {
-            // An entry that the map group can't apply would stop every one of its replicas for good.
+        let fits = match (&self.machine, &request.operation) {
+            (Machine::Partition(_), Operation::Write(_)) | (Machine::Map(_), Operation::ChangeMap(_)) => true,
+            _ => consistency.is_some(),
+        };
+        if !fits {
+            // An entry that the group can't apply would stop every one of its replicas for good.
             round.replies.push((id, Reply::Refused(Refusal::NoReplica)));
             return Ok(());
         }
@@ -56,6 +58,11 @@ impl Replica {
         }
         match (request.operation, consistency) {
             (Operation::Write(write), _) => self.propose_write(now, id, request.deadline, write, round),
+            (Operation::ChangeMap(intent), _) => self.take_command(id, request.deadline, intent, round),
+            (Operation::ReadPlan, _) => {
+                let refused = Reply::Refused(Refusal::NoReplica);
+                round.replies.push((id, self.plan(now).map_or(refused, Reply::Plan)));
+            }
             (operation, Some(Consistency::Linearizable)) if self.may_read(now) => {
                 let reply = self.read(&operation, state)?;
                 round.replies.push((id, reply));
@@ -68,7 +75,7 @@ impl Replica {
     }
 
     /// The partition's clock as this leader sees it: moves on with its own, never back, never ahead of real time.
-    fn clock_ms(&self, now: Instant) -> u64 {
+    pub(super) fn clock_ms(&self, now: Instant) -> u64 {
         let (since, base) = self.clock;
         let passed = u64::try_from(now.since(since).as_millis()).unwrap_or(u64::MAX);
         base.saturating_add(passed).max(self.machine.clock_ms())
@@ -86,7 +93,7 @@ impl Replica {
 
     fn propose_write(&mut self, now: Instant, id: RequestId, deadline: Instant, write: Write, round: &mut Round) {
         let entry = Entry { clock_ms: self.clock_ms(now), command: Command::Write(write) };
-        match self.propose(entry) {
+        match self.propose(entry.encode()) {
             None => {
                 let refused = if self.leads() && self.node.raft.lead_transferee.is_none() {
                     Reply::Refused(Refusal::Busy)
@@ -102,8 +109,8 @@ impl Replica {
         }
     }
 
-    fn propose(&mut self, entry: Entry) -> Option<LogPosition> {
-        self.node.propose(Vec::new(), entry.encode().into()).ok()?;
+    pub(super) fn propose(&mut self, entry: Bytes) -> Option<LogPosition> {
+        self.node.propose(Vec::new(), entry.into()).ok()?;
         Some(LogPosition { index: self.last_index(), term: self.term() })
     }
 
@@ -118,21 +125,24 @@ impl Replica {
         let recorded = u128::from(clock_ms.saturating_sub(self.machine.clock_ms()));
         if clock_ms >= next.saturating_add(EXPIRY_SLACK_MS) || recorded >= RECORD_CLOCK_EVERY.as_millis() {
             // Refused while leadership is handed over; the next leader sees to it.
-            let proposed = self.propose(Entry { clock_ms, command: Command::Expire });
+            let proposed = self.propose(Entry { clock_ms, command: Command::Expire }.encode());
             self.expiring = proposed.map_or(self.expiring, |position| position.index);
         }
     }
 
     /// The entry at this position is applied: answers whoever proposed it.
-    pub(super) fn settle(&mut self, position: LogPosition, outcome: Option<Outcome>, round: &mut Round) {
+    pub(super) fn settle(&mut self, position: LogPosition, applied: Applied, round: &mut Round) {
         let not_leader = self.not_leader();
-        self.proposals.applied(position, |request, fate| {
-            let reply = match (fate, outcome) {
-                (Fate::Committed, Some(outcome)) => Reply::Write(outcome),
+        let mut settled = Vec::new();
+        self.proposals.applied(position, |request, fate| settled.push((request, fate)));
+        for (request, fate) in settled {
+            let reply = match (fate, applied) {
+                (Fate::Committed, Applied::Write(outcome)) => Reply::Write(outcome),
+                (Fate::Committed, Applied::Map { took_effect }) => self.changed(request, took_effect),
                 _ => reply_for(fate, not_leader.clone()),
             };
             round.replies.push((request, reply));
-        });
+        }
     }
 
     /// Asks Raft to confirm this leader for the reads that wait, or turns them away.
@@ -164,15 +174,30 @@ impl Replica {
     pub(super) fn answer_expired(&mut self, now: Instant, round: &mut Round) {
         let unknown = self.proposals.expired(now).into_iter().map(|request| (request, Reply::OutcomeUnknown));
         round.replies.extend(unknown);
+        round.replies.extend(self.expired_command(now).map(|request| (request, Reply::Refused(Refusal::TimedOut))));
         let late = self.reads.expired(now).into_iter();
         round.replies.extend(late.map(|request| (request, Reply::Refused(Refusal::TimedOut))));
+    }
+
+    /// The replica ends: nobody will learn from it what becomes of the writes that it has proposed.
+    pub fn abandon(&mut self, round: &mut Round) {
+        let proposals = self.proposals.drain().into_iter().map(|request| (request, Reply::OutcomeUnknown));
+        round.replies.extend(proposals);
+        let reads = self.reads.drain().into_iter().map(|read| (read.request, Reply::Refused(Refusal::NoReplica)));
+        round.replies.extend(reads);
+        let now = Instant(u64::MAX);
+        round.replies.extend(self.expired_command(now).map(|request| (request, Reply::Refused(Refusal::NoReplica))));
     }
 
     fn read(&self, operation: &Operation, state: &dyn State) -> Result<Reply, Error> {
         Ok(match (&self.machine, operation) {
             (Machine::Partition(partition), Operation::Get { key, .. }) => Reply::Get(partition.get(state, key)?),
             (Machine::Partition(partition), Operation::Scan { scan, .. }) => Reply::Scan(partition.scan(state, scan)?),
-            (Machine::Map(Some(map)), Operation::ReadMap { .. }) => Reply::Map(map.clone()),
+            (Machine::Map(machine), Operation::ReadMap { .. }) => match machine.map() {
+                Some(map) => Reply::Map(map.encode()),
+                None => Reply::Refused(Refusal::NoReplica),
+            },
+            (Machine::Map(_), Operation::ReadHistory { epoch }) => self.read_history(*epoch, state)?,
             // A question to a group of the other kind: from a member that holds another map.
             _ => Reply::Refused(Refusal::NoReplica),
         })

@@ -5,7 +5,8 @@ use raft::{ProgressState, SnapshotStatus};
 
 use super::machine::Machine;
 use super::stream::{Arrival, Progress, Receiving, Sending};
-use super::{Error, Replica, Round};
+use super::{Configuration, Error, Replica, Round};
+use crate::bugs::{Bug, planted};
 use crate::codec::message::{Body, Chunk, PeerMessage, Stream};
 use crate::id::MemberId;
 use crate::lane::{Installed, LogPosition, Reply, Staged};
@@ -27,12 +28,17 @@ impl Replica {
     ) -> Result<(), Error> {
         let to = MemberId::new(message.to).expect("Raft sends to members");
         let metadata = message.get_snapshot().get_metadata();
-        let position = LogPosition { index: metadata.index, term: metadata.term };
-        assert_eq!(position, self.applied(), "the view is taken where Raft thinks the snapshot is");
+        // Raft has taken the position when it made the message; entries may have been applied since.
+        assert!(metadata.index <= self.applied().index, "what is sent is not older than Raft thinks");
+        let position = if planted(Bug::SnapshotRacesCompaction) {
+            LogPosition { index: self.committed().max(self.applied().index), term: self.applied().term }
+        } else {
+            self.applied()
+        };
         self.sent_streams += 1;
         let stream = Stream { term: message.term, position, attempt: self.sent_streams };
         let view = state.view(self.table())?;
-        let mut sending = Sending::new(stream, metadata.get_conf_state().clone(), view, now);
+        let mut sending = Sending::new(stream, self.configuration().clone(), view, now);
         let chunks = sending.fill_window(now)?;
         self.sending.insert(to, sending);
         self.send_chunks(to, chunks, round);
@@ -149,10 +155,11 @@ impl Replica {
             state.put(table, key.clone(), value.clone());
         }
         self.staged.push(Staged { generation: table.generation, first, records: chunk.records });
-        if let Some(conf_state) = chunk.last {
+        if let Some(configuration) = chunk.last {
             self.receiving = None;
+            self.installing_epoch = configuration.epoch;
             let mut whole = self.raft_message(MessageType::MsgSnapshot, from, chunk.stream.term);
-            fill_snapshot(&mut whole, chunk.stream.position, conf_state);
+            fill_snapshot(&mut whole, chunk.stream.position, configuration.state);
             // Raft takes it, and `install` follows, or it knows better.
             let _ = self.node.step(whole);
             self.reseed();
@@ -174,7 +181,8 @@ impl Replica {
         self.generation += 1;
         state.clear(old);
         self.machine = Machine::load(state, self.table())?;
-        self.node.mut_store().install(position, conf_state.clone());
+        let configuration = Configuration { state: conf_state, epoch: self.installing_epoch };
+        self.node.mut_store().install(position, configuration.clone());
         // Raft lets only what is persisted be applied, and stops (with a panic) when it is to stand for election over a
         // state that is not. What the disk has yet to do is known here: nothing that says so leaves before (`drain`).
         self.node.raft.raft_log.persisted = position.index;
@@ -182,7 +190,7 @@ impl Replica {
         self.unrecorded = true;
         // Some of them may be in the snapshot, but their outcomes are not.
         self.proposals.applied(position, |request, _| round.replies.push((request, Reply::OutcomeUnknown)));
-        Ok(Installed { generation: self.generation, position, conf_state })
+        Ok(Installed { generation: self.generation, position, configuration })
     }
 }
 

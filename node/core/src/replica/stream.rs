@@ -15,8 +15,8 @@ use std::collections::VecDeque;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
+use super::Configuration;
 use bytes::Bytes;
-use raft::eraftpb::ConfState;
 
 use crate::codec::message::{Chunk, Stream};
 use crate::id::MemberId;
@@ -35,7 +35,7 @@ const GIVE_UP_AFTER: Duration = Duration::from_secs(10);
 /// A snapshot on its way to one follower.
 pub struct Sending {
     stream: Stream,
-    conf_state: ConfState,
+    configuration: Configuration,
     view: Box<dyn View>,
     /// Where the next chunk starts; `None` when the last one was made.
     from: Option<Bytes>,
@@ -43,6 +43,8 @@ pub struct Sending {
     unacknowledged: VecDeque<Chunk>,
     last_sent: Instant,
     last_heard: Instant,
+    /// Bytes of records that were acknowledged.
+    sent_bytes: u64,
 }
 
 /// What becomes of a sending.
@@ -58,17 +60,23 @@ pub enum Progress {
 
 impl Sending {
     /// Begins to send this view.
-    pub fn new(stream: Stream, conf_state: ConfState, view: Box<dyn View>, now: Instant) -> Self {
+    pub fn new(stream: Stream, configuration: Configuration, view: Box<dyn View>, now: Instant) -> Self {
         Self {
             stream,
-            conf_state,
+            configuration,
             view,
             from: Some(Bytes::new()),
             number: 0,
             unacknowledged: VecDeque::new(),
             last_sent: now,
             last_heard: now,
+            sent_bytes: 0,
         }
+    }
+
+    /// How many bytes of records the follower has, durably.
+    pub fn sent_bytes(&self) -> u64 {
+        self.sent_bytes
     }
 
     /// Which snapshot this is.
@@ -96,7 +104,8 @@ impl Sending {
             // It has started again and knows nothing of this stream. What it had is not kept here: only a new one helps.
             return Progress::GivenUp;
         }
-        while self.unacknowledged.pop_front_if(|chunk| chunk.number < next).is_some() {
+        while let Some(chunk) = self.unacknowledged.pop_front_if(|chunk| chunk.number < next) {
+            self.sent_bytes += chunk.records.iter().map(|(key, value)| (key.len() + value.len()) as u64).sum::<u64>();
             self.last_heard = now;
         }
         if self.unacknowledged.is_empty() && self.from.is_none() { Progress::Finished } else { Progress::Underway }
@@ -125,7 +134,7 @@ impl Sending {
             records.push((Bytes::copy_from_slice(key), Bytes::copy_from_slice(value)));
             ControlFlow::Continue(())
         })?;
-        let last = next.is_none().then(|| self.conf_state.clone());
+        let last = next.is_none().then(|| self.configuration.clone());
         let chunk = Chunk { stream: self.stream, number: self.number, records, last };
         self.number += 1;
         self.from = next;

@@ -73,7 +73,7 @@ impl NodeRouter {
 
     /// Sends a request once, and waits for what comes of it.
     async fn attempt(&self, target: Target, group: GroupId, operation: Operation, deadline: Instant) -> Reply {
-        let is_write = matches!(operation, Operation::Write(_));
+        let is_write = operation.is_write();
         let left = deadline.saturating_duration_since(Instant::now());
         let (waiting, answer) = match target {
             Target::Here => {
@@ -172,11 +172,5 @@ impl Router for NodeRouter {
 }
 
 fn is_stale_read(operation: &Operation) -> bool {
-    let consistency = match operation {
-        Operation::Write(_) => return false,
-        Operation::Get { consistency, .. }
-        | Operation::Scan { consistency, .. }
-        | Operation::ReadMap { consistency } => *consistency,
-    };
-    consistency == Consistency::Stale
+    operation.consistency() == Some(Consistency::Stale)
 }

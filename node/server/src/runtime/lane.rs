@@ -137,7 +137,8 @@ pub fn spawn(setup: LaneSetup, failed: fn(&str) -> !) -> Result<LaneHandle, repl
     let OpenedLane { state, wal: files, checkpointer, replay, .. } = setup.opened;
     let mut lane = Lane::recover(setup.settings.clone(), state, replay, now)?;
     if let Some(map) = &setup.map {
-        lane.prefer_leaders(map);
+        let (shared, number) = (&setup.shared, setup.lane as usize);
+        lane.adopt(map, |group| shared.lane_of(group) == number, now)?;
     }
     let wal_thread = WalThread {
         lane: setup.lane,

@@ -17,7 +17,7 @@ use annulus_core::lane::GroupWrite;
 use bytes::Bytes;
 
 /// Version of the record's form.
-pub(super) const VERSION: u8 = 1;
+pub(super) const VERSION: u8 = annulus_core::codec::wal::VERSION;
 /// The first record of a segment: all that a replay needs from the time before it.
 pub(super) const BASE: u8 = 1;
 /// The writes of one round.
@@ -98,7 +98,7 @@ impl<'a> Record<'a> {
 
     /// The writes in it. They do not share the segment's bytes: a log entry must not keep a whole segment in memory.
     pub(super) fn groups(&self) -> Result<Vec<GroupWrite>> {
-        read_groups(Bytes::copy_from_slice(self.groups))
+        read_groups(Bytes::copy_from_slice(self.groups), self.version)
     }
 }
 

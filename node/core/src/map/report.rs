@@ -1,0 +1,175 @@
+//! What leaders of partitions tell the map group's leader, and what it makes of that.
+//!
+//! Reports are said again and again, and any of them may be lost: each says how things stand, never what has happened.
+//! What the map group's leader knows from them is gone with its leadership, and no decision that could cost data rests on
+//! a report alone: what ends a move is told by the epoch that the group itself has replicated.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::Map;
+use crate::codec::message::{read_configuration, write_configuration};
+use crate::codec::{Reader, Result, Writer, frame::read_member};
+use crate::id::{GroupId, MemberId};
+use crate::replica::Configuration;
+use crate::time::Instant;
+
+/// A member or a leader that was not heard of for this long counts as not there.
+pub const SILENT_AFTER: Duration = Duration::from_secs(3);
+/// A new leader of the map group decides nothing that rests on who is missing before it had this much time to hear.
+const LISTEN_FIRST: Duration = Duration::from_secs(2);
+
+/// What one lane says of the groups that it leads.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Report {
+    /// The epoch of the newest map that the lane has.
+    pub epoch: u64,
+    /// Groups that it leads: all of them, or only those where something has happened.
+    pub groups: Vec<GroupReport>,
+}
+
+/// How a group stands, as its leader sees it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GroupReport {
+    /// The group.
+    pub group: GroupId,
+    /// The term in which the sender leads it.
+    pub term: u64,
+    /// Who votes and who learns, and the epoch of the map that this was last decided under.
+    pub configuration: Configuration,
+    /// Voters that do not answer, or lag far behind.
+    pub behind: Vec<MemberId>,
+    /// About how many bytes the group's keys and values take.
+    pub bytes: u64,
+    /// How much of that was sent to the member that is being added, if it gets a snapshot now.
+    pub sent: Option<u64>,
+}
+
+/// What the map group's leader has heard.
+#[derive(Debug, Default)]
+pub struct Reports {
+    since: Instant,
+    members: BTreeMap<MemberId, (Instant, u64)>,
+    groups: BTreeMap<GroupId, (Instant, MemberId, GroupReport)>,
+    /// Bytes of snapshots and when they were counted, for the rate.
+    rate: Rate,
+    /// Whether something was heard since this was last taken.
+    news: bool,
+}
+
+/// How many bytes were moved lately.
+#[derive(Debug, Default)]
+struct Rate {
+    counted_at: Instant,
+    bytes: u64,
+    per_second: u64,
+}
+
+impl Reports {
+    /// Nothing heard yet.
+    pub fn new(now: Instant) -> Self {
+        Self { since: now, rate: Rate { counted_at: now, ..Rate::default() }, ..Self::default() }
+    }
+
+    /// Takes a report.
+    pub fn take(&mut self, now: Instant, from: MemberId, report: Report) {
+        let (heard, epoch) = self.members.entry(from).or_insert((now, 0));
+        (*heard, *epoch) = (now, report.epoch.max(*epoch));
+        self.news = true;
+        for report in report.groups {
+            let known = self.groups.get(&report.group);
+            let age = |report: &GroupReport| (report.term, report.configuration.epoch);
+            if known.is_none_or(|(_, _, known)| age(known) <= age(&report)) {
+                let before = known.and_then(|(_, _, known)| known.sent).unwrap_or_default();
+                self.rate.count(now, report.sent.unwrap_or_default().saturating_sub(before));
+                self.groups.insert(report.group, (now, from, report));
+            }
+        }
+    }
+
+    /// Whether something was heard since this was asked last.
+    pub fn take_news(&mut self) -> bool {
+        std::mem::take(&mut self.news)
+    }
+
+    /// How long ago a member was heard of, and the epoch of the map that it had.
+    pub fn heard(&self, now: Instant, member: MemberId) -> Option<(Duration, u64)> {
+        self.members.get(&member).map(|(at, epoch)| (now.since(*at), *epoch))
+    }
+
+    /// Whether a member was heard of lately.
+    pub fn is_there(&self, now: Instant, member: MemberId) -> bool {
+        self.heard(now, member).is_some_and(|(ago, _)| ago < SILENT_AFTER)
+    }
+
+    /// How a group stands, if its leader was heard of lately; and who that is.
+    pub fn group(&self, now: Instant, group: GroupId) -> Option<(MemberId, &GroupReport)> {
+        let (at, leader, report) = self.groups.get(&group)?;
+        (now.since(*at) < SILENT_AFTER).then_some((*leader, report))
+    }
+
+    /// How a group stood when it was last heard of.
+    pub fn last(&self, group: GroupId) -> Option<&GroupReport> {
+        self.groups.get(&group).map(|(_, _, report)| report)
+    }
+
+    /// Whether enough time has passed to tell who is missing.
+    pub fn is_informed(&self, now: Instant) -> bool {
+        now.since(self.since) >= LISTEN_FIRST
+    }
+
+    /// Voters of a group that answer its leader. `None` when no leader was heard of lately.
+    pub fn answering(&self, now: Instant, map: &Map, group: GroupId) -> Option<BTreeSet<MemberId>> {
+        let (_, report) = self.group(now, group)?;
+        let (voters, _) = map.group(group)?;
+        Some(voters.iter().copied().filter(|id| !report.behind.contains(id)).collect())
+    }
+
+    /// Bytes of snapshots a second, lately.
+    pub fn bytes_per_second(&self) -> u64 {
+        self.rate.per_second
+    }
+}
+
+impl Rate {
+    fn count(&mut self, now: Instant, bytes: u64) {
+        self.bytes += bytes;
+        let passed = now.since(self.counted_at);
+        if passed >= Duration::from_secs(1) {
+            let per_second = (self.bytes as f64 / passed.as_secs_f64()) as u64;
+            // Half of the old figure, so that it does not jump with each group that ends.
+            self.per_second = if self.per_second == 0 { per_second } else { (self.per_second + per_second) / 2 };
+            (self.bytes, self.counted_at) = (0, now);
+        }
+    }
+}
+
+/// Writes a report.
+pub fn write_report(writer: &mut Writer, report: &Report) {
+    writer.u64(report.epoch);
+    writer.list(&report.groups, |writer, group| {
+        writer.u32(group.group.0);
+        writer.u64(group.term);
+        write_configuration(writer, &group.configuration);
+        writer.list(&group.behind, |writer, id| writer.u64(id.get()));
+        writer.u64(group.bytes);
+        writer.option(group.sent, Writer::u64);
+    });
+}
+
+/// Reads a report.
+pub fn read_report(reader: &mut Reader) -> Result<Report> {
+    Ok(Report {
+        epoch: reader.u64()?,
+        groups: reader.list(|reader| {
+            Ok(GroupReport {
+                group: GroupId(reader.u32()?),
+                term: reader.u64()?,
+                configuration: read_configuration(reader)?,
+                behind: reader.list(read_member)?,
+                bytes: reader.u64()?,
+                sent: reader.option(Reader::u64)?,
+            })
+        })?,
+    })
+}
