@@ -94,6 +94,8 @@ pub struct Lane<S> {
     graves: BTreeMap<GroupId, GroupRecord>,
     /// Whether this member takes no leadership.
     evicted: bool,
+    /// Members that were found to have an older map.
+    outdated: Vec<MemberId>,
 }
 
 /// A round whose writes are not durable yet, and what waits for them.
@@ -140,6 +142,7 @@ impl<S: State> Lane<S> {
             map: None,
             graves: BTreeMap::new(),
             evicted: false,
+            outdated: Vec::new(),
         };
         for recovered in recovering.into_iter().flatten() {
             match recovered.grave() {
@@ -219,6 +222,7 @@ impl<S: State> Lane<S> {
     fn bury(&mut self, group: GroupId) {
         let Some(mut replica) = self.replicas[group.0 as usize].take() else { return };
         self.groups -= 1;
+        self.round.leaders.push(LeaderChange { group, leader: None, term: replica.term() });
         replica.abandon(&mut self.round);
         let (write, grave) = replica.bury(&mut self.state);
         self.round.writes.push(write);
@@ -313,6 +317,12 @@ impl<S: State> Lane<S> {
         if is_stranger && !planted(Bug::ReplacedMemberIsHeard) {
             return Ok(());
         }
+        if let (Body::Report(report), Some(map)) = (&message.body, &self.map)
+            && report.epoch < map.epoch
+            && !self.outdated.contains(&from)
+        {
+            self.outdated.push(from);
+        }
         if entries && self.pressure >= Pressure::RefuseEntries {
             return Ok(());
         }
@@ -393,7 +403,9 @@ impl<S: State> Lane<S> {
             self.in_flight.push_back(InFlight { number, gated, readies });
             Some(Writes { round: number, groups: writes })
         };
-        Ok(Output { sends, replies, writes, leaders, map })
+        let mut outdated = std::mem::take(&mut self.outdated);
+        outdated.retain(|member| *member != self.settings.member);
+        Ok(Output { sends, replies, writes, leaders, map, outdated })
     }
 
     /// Brings the state up to date for a checkpoint, and returns what the WAL segment that begins with it must hold

@@ -1,7 +1,7 @@
 //! What a lane wants done, and the types that force the order in which it is done.
 //!
 //! ```text
-//! Lane::take_output ─▶ Output { sends, replies, writes, leaders, map }
+//! Lane::take_output ─▶ Output { sends, replies, writes, leaders, map, outdated }
 //!                                  │        │       │
 //!                       may go now ┘────────┘       ▼
 //!                                            append + fdatasync
@@ -38,6 +38,8 @@ pub struct Output {
     /// The newest map, when the map group's replica in this lane has applied one. To be handed to all lanes of this member
     /// ([`crate::lane::Lane::adopt`]) and to all other members.
     pub map: Option<Arc<Map>>,
+    /// Members that have an older map than this lane: they should be sent it.
+    pub outdated: Vec<MemberId>,
 }
 
 /// A group's leader as this member now sees it.

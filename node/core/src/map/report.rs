@@ -87,6 +87,11 @@ impl Reports {
         }
     }
 
+    /// There is something to think about anew.
+    pub fn note_news(&mut self) {
+        self.news = true;
+    }
+
     /// Whether something was heard since this was asked last.
     pub fn take_news(&mut self) -> bool {
         std::mem::take(&mut self.news)

@@ -71,6 +71,11 @@ impl Replica {
         }
     }
 
+    /// The map has changed: there may be a next step.
+    pub(super) fn map_has_changed(&mut self) {
+        self.chair.reports.note_news();
+    }
+
     /// Whether a command waits its turn.
     pub(super) fn commands_waiting(&self) -> usize {
         usize::from(self.chair.waiting.is_some())

@@ -324,6 +324,11 @@ impl Replica {
         silent || progress.is_none_or(|peer| peer.state == ProgressState::Snapshot)
     }
 
+    /// Whether this replica votes, by what it has applied.
+    pub fn is_voter(&self) -> bool {
+        self.voters().any(|id| id == self.settings.member)
+    }
+
     /// Whether anything of the group is moving.
     pub fn is_moving(&self) -> bool {
         self.wanted.as_ref().is_some_and(|wanted| wanted.moving.is_some())

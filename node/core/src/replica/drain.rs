@@ -168,7 +168,10 @@ impl Replica {
             self.node.mut_store().set_applied(position);
             match applied {
                 Applied::Configure(configure) => self.configure(configure, round)?,
-                Applied::Map { took_effect } => round.map_changed |= took_effect,
+                Applied::Map { took_effect } => {
+                    round.map_changed |= took_effect;
+                    self.map_has_changed();
+                }
                 Applied::Nothing | Applied::Write(_) => {}
             }
             self.settle(position, applied, round);

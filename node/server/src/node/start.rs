@@ -5,8 +5,10 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
 use annulus_core::id::MemberId;
+use annulus_core::map::Map;
 use annulus_core::replica::Settings;
 use rand::Rng;
 use tokio::net::TcpListener;
@@ -15,7 +17,8 @@ use tokio::task::LocalSet;
 
 use super::collector::NodeCollector;
 use super::io::{IoThread, Work};
-use super::{Membership, map_file};
+use super::map_file;
+use super::membership::{About, Membership};
 use crate::config::Config;
 use crate::http::{self, Limits, Port, Resources};
 use crate::metrics::Metrics;
@@ -26,6 +29,8 @@ use crate::storage::{self, Directory, Disk, Identity, IdentityFile};
 
 /// Most bytes of proposals of one group that are not committed yet; beyond it writes are turned away.
 const MAX_UNCOMMITTED_BYTES: u64 = 16 * 1024 * 1024;
+/// For how long a member that stops takes no leadership: longer than any stop takes.
+const STOPPING_LASTS: Duration = Duration::from_secs(3600);
 /// Most maps from peers that wait to be looked at.
 const MAPS: usize = 16;
 
@@ -56,11 +61,10 @@ pub enum Error {
         /// The cluster.
         cluster: annulus_core::id::ClusterId,
     },
-    /// The copy of the map is of another cluster, or of a time when this member was not in it.
+    /// The copy of the map is of another cluster.
     #[error(
-        "the volume in `{path}` is of member {member} of cluster {cluster}, but its copy of the map is of cluster {found} \
-         and {}; files of two volumes were mixed: put the right ones back, or let this member rejoin with an empty volume",
-        if *.named { "names this member" } else { "does not name this member" }
+        "the volume in `{path}` is of member {member} of cluster {cluster}, but its copy of the map is of cluster {found}; \
+         files of two volumes were mixed: put the right ones back, or let this member rejoin with an empty volume"
     )]
     OtherMap {
         /// The directory.
@@ -71,8 +75,6 @@ pub enum Error {
         cluster: annulus_core::id::ClusterId,
         /// The cluster, as the map says.
         found: annulus_core::id::ClusterId,
-        /// Whether the map names the member.
-        named: bool,
     },
     /// The volume is another member's.
     #[error(
@@ -147,7 +149,7 @@ impl Listeners {
 struct Volume {
     disk: Arc<dyn Disk>,
     identity: Arc<IdentityFile>,
-    map: Option<Arc<annulus_core::map::Map>>,
+    map: Option<Arc<Map>>,
 }
 
 impl Volume {
@@ -168,9 +170,12 @@ impl Volume {
             None => None,
             Some(cluster) => {
                 let map = map_file::read(&*disk)?.ok_or_else(|| Error::MapGone { path: path.clone(), cluster })?;
-                let (member, named) = (known.member, map.member(known.member).is_some());
-                if map.cluster != cluster || !named {
-                    return Err(Error::OtherMap { path, member, cluster, found: map.cluster, named });
+                let member = known.member;
+                if map.cluster != cluster {
+                    return Err(Error::OtherMap { path, member, cluster, found: map.cluster });
+                }
+                if map.member(member).is_none() {
+                    tracing::warn!(%member, "this member was removed from its store, and waits to be added again");
                 }
                 Some(map)
             }
@@ -209,18 +214,19 @@ async fn serve(
         io.push(thread);
     }
     let (links, clock) = (Links::default(), Clock::default());
-    let lanes = spawn_lanes(&config, &volume, &shared, &links, clock, &replies)?;
     let (map_sender, maps) = mpsc::channel(MAPS);
+    let lanes = spawn_lanes(&config, &volume, &shared, &links, clock, (&replies, &map_sender))?;
     let membership = Membership::new(
         volume.disk,
         volume.identity,
-        config.zone.clone(),
+        About::from(&config),
         Arc::clone(&shared),
+        links.clone(),
         lanes.clone(),
-        stop_seen.clone(),
     );
     let peers = Peers { shared: Arc::clone(&shared), lanes: lanes.clone(), replies, links, clock, maps: map_sender };
-    let parts = NodeParts { shared, lanes: lanes.into(), links: peers.links.clone(), clock, membership };
+    let parts =
+        NodeParts { shared, lanes: lanes.into(), links: peers.links.clone(), clock, membership: membership.clone() };
     let resources = resources(&config, &parts);
     let router = Rc::new(NodeRouter { parts: parts.clone(), waiters });
     tokio::task::spawn_local(peers::serve(listener(listeners.peer)?, peers.clone()));
@@ -242,7 +248,9 @@ async fn serve(
     };
     let stopped = async {
         stop.await;
-        tracing::info!("stopping: open requests may end");
+        membership.stop();
+        let left = membership.evict(STOPPING_LASTS).await;
+        tracing::info!(leaders_left = left, "stopping: open requests may end");
         stopping.send_replace(true);
     };
     tokio::join!(serving, stopped);
@@ -254,12 +262,20 @@ async fn serve(
     Ok(())
 }
 
-/// Dials the other members, as soon as it is known who they are.
+/// Dials the other members, as soon as it is known who they are, and those that join later.
 async fn link_up(membership: Membership, peers: Peers) {
     membership.joined().await;
-    let Some(map) = peers.shared.map() else { return };
-    for member in map.members.iter().map(|member| member.id).filter(|id| *id != peers.shared.member) {
-        tokio::task::spawn_local(peers::dial(peers.clone(), member));
+    let mut maps = membership.map_changes();
+    loop {
+        let map = maps.borrow_and_update().clone();
+        let members = map.iter().flat_map(|map| &map.members).map(|member| member.id);
+        for member in members.filter(|id| *id != peers.shared.member && peers.links.to(*id).is_none()) {
+            // Ends by itself when the map does not name the member any more.
+            tokio::task::spawn_local(peers::dial(peers.clone(), member));
+        }
+        if maps.changed().await.is_err() {
+            return;
+        }
     }
 }
 
@@ -285,7 +301,7 @@ fn spawn_lanes(
     shared: &Arc<Shared>,
     links: &Links,
     clock: Clock,
-    replies: &[ReplyQueue],
+    (replies, maps): (&[ReplyQueue], &mpsc::Sender<Arc<Map>>),
 ) -> Result<Vec<LaneHandle>, Error> {
     let identity = volume.identity.get();
     let options = storage::Options { cache_bytes: config.cache_bytes.as_usize(), ..storage::Options::default() };
@@ -295,7 +311,7 @@ fn spawn_lanes(
         election_timeout: config.election_timeout.get(),
         max_uncommitted_bytes: MAX_UNCOMMITTED_BYTES,
     };
-    let mut lanes = Vec::new();
+    let mut lanes: Vec<LaneHandle> = Vec::new();
     for (lane, mark) in (0..identity.lanes).zip(&identity.marks) {
         let opened = storage::open_lane(&volume.disk, lane, *mark, &options)?;
         volume.identity.set_mark(lane, opened.mark)?;
@@ -310,6 +326,8 @@ fn spawn_lanes(
                 clock,
                 links: links.clone(),
                 replies: replies.to_vec(),
+                maps: maps.clone(),
+                map_lane: lanes.first().cloned(),
                 overlay_max_bytes: config.overlay.max_bytes.as_usize(),
                 overlay_max_age: config.overlay.max_age.get(),
             },

@@ -44,6 +44,14 @@ pub struct NodeStatus {
     pub name: String,
     /// The zone it runs in; empty when zones are not told apart.
     pub zone: String,
+    /// Its share of the partitions relative to others, as it is configured.
+    pub weight: u32,
+    /// Where clients reach it, as it is configured.
+    pub client_address: String,
+    /// Where other members reach it, as it is configured.
+    pub peer_address: String,
+    /// Where the operator reaches it, as it is configured.
+    pub admin_address: String,
     /// The store that it belongs to; `None` before bootstrap.
     pub cluster: Option<ClusterId>,
     /// Epoch of the newest map that it knows; 0 before bootstrap.
@@ -52,10 +60,14 @@ pub struct NodeStatus {
     pub not_ready: Vec<String>,
     /// How many lanes it has.
     pub lanes: usize,
-    /// How many groups it holds a replica of.
+    /// How many groups it holds a voting replica of.
     pub replicas: usize,
+    /// How many groups it has a replica of that is still to get what the others have.
+    pub moves_in: usize,
     /// How many groups it leads.
     pub leaders: usize,
+    /// Whether it hands its leaders over and takes none.
+    pub evicted: bool,
     /// How long the process has been running.
     pub uptime: Duration,
 }

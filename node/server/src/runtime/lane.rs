@@ -16,11 +16,11 @@ use annulus_core::codec::message::PeerMessage;
 use annulus_core::id::{GroupId, MemberId, RequestId};
 use annulus_core::lane::{Durable, Input, Lane, Operation, Output, Pressure, Request};
 use annulus_core::map::Map;
-use annulus_core::replica::{self, Settings};
+use annulus_core::replica::{self, Replica, Settings};
 use annulus_core::time::Instant;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use slab::Slab;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 use super::checkpoint::CheckpointThread;
 use super::replies::thread_of;
@@ -62,6 +62,10 @@ pub enum LaneInput {
     Unreachable(MemberId),
     /// Make the replicas of the first map; answers when they are durable.
     Bootstrap(Arc<Map>, oneshot::Sender<()>),
+    /// A newer map: make and drop replicas, and follow it.
+    Adopt(Arc<Map>),
+    /// Hand all leaderships over and take none, or not any more.
+    Evict(bool),
 }
 
 /// Who waits for an answer.
@@ -120,6 +124,10 @@ pub struct LaneSetup {
     pub links: Links,
     /// The ways to the I/O threads, by number.
     pub replies: Vec<ReplyQueue>,
+    /// Where new maps are looked at.
+    pub maps: mpsc::Sender<Arc<Map>>,
+    /// The lane that the map group is in; `None` for that lane itself.
+    pub map_lane: Option<LaneHandle>,
     /// A checkpoint is due when the overlay has this many bytes…
     pub overlay_max_bytes: usize,
     /// …or when it is this old.
@@ -168,6 +176,8 @@ pub fn spawn(setup: LaneSetup, failed: fn(&str) -> !) -> Result<LaneHandle, repl
         clock: setup.clock,
         links: setup.links,
         replies: setup.replies,
+        maps: setup.maps,
+        map_lane: setup.map_lane,
         frames: BTreeMap::new(),
     };
     let name = |what: &str| format!("{what}-{}", setup.lane);
@@ -206,6 +216,8 @@ struct LaneThread {
     clock: Clock,
     links: Links,
     replies: Vec<ReplyQueue>,
+    maps: mpsc::Sender<Arc<Map>>,
+    map_lane: Option<LaneHandle>,
     /// The frames of the round that is being sent off.
     frames: BTreeMap<MemberId, FrameWriter>,
 }
@@ -262,9 +274,11 @@ impl LaneThread {
         }
         let ticked = now >= self.next_tick;
         if ticked {
+            self.lane.tell_wall_clock(Clock::wall_ms());
             self.lane.step(now, Input::Tick)?;
             self.next_tick = now + self.tick;
             self.tell_gauges();
+            self.tell_map();
         }
         self.relieve_or_refuse();
         let output = self.lane.take_output(now)?;
@@ -326,6 +340,12 @@ impl LaneThread {
                 self.lane.bootstrap(&map, |group| shared.lane_of(group) == number, now)?;
                 bootstraps.push(done);
             }
+            LaneInput::Adopt(map) => {
+                let shared = Arc::clone(&self.shared);
+                let number = self.number as usize;
+                self.lane.adopt(&map, |group| shared.lane_of(group) == number, now)?;
+            }
+            LaneInput::Evict(evicted) => self.lane.evict(evicted),
         }
         Ok(())
     }
@@ -350,7 +370,21 @@ impl LaneThread {
             let _ = self.wal.send(WalCommand::Append(writes));
         }
         for (to, message) in output.sends {
-            self.push(to, &Item::Group(message));
+            if to == self.shared.member {
+                self.tell_own_map_group(message);
+            } else {
+                self.push(to, &Item::Group(message));
+            }
+        }
+        if let Some(map) = output.map {
+            // If there is no room it is said again at the next tick.
+            let _ = self.maps.try_send(map);
+        }
+        if let Some(map) = self.shared.map().filter(|_| !output.outdated.is_empty()) {
+            let encoded = map.encode();
+            for member in output.outdated {
+                self.push(member, &Item::Map(encoded.clone()));
+            }
         }
         for change in output.leaders {
             self.shared.note_leader(change);
@@ -368,6 +402,22 @@ impl LaneThread {
         }
         for (member, frame) in std::mem::take(&mut self.frames) {
             self.links.send(member, frame.finish());
+        }
+    }
+
+    /// What this lane says to the map group of its own member.
+    fn tell_own_map_group(&self, message: PeerMessage) {
+        if let Some(lane) = &self.map_lane {
+            // No room: as if lost on the way.
+            let _ = lane.send(LaneInput::Peer { from: self.shared.member, messages: vec![message] });
+        }
+    }
+
+    /// The map group's replica may have applied a map that nobody had room to look at.
+    fn tell_map(&self) {
+        let Some(map) = self.lane.replica(GroupId::MAP).and_then(Replica::map) else { return };
+        if self.shared.map().is_some_and(|known| known.epoch < map.epoch) {
+            let _ = self.maps.try_send(Arc::clone(map));
         }
     }
 
@@ -403,13 +453,18 @@ impl LaneThread {
     }
 
     fn tell_gauges(&self) {
-        let (mut replicas, mut leaders, mut settled) = (0, 0, 0);
+        let (mut replicas, mut moves_in, mut leaders, mut settled) = (0, 0, 0, 0);
         for replica in self.lane.replicas() {
+            if !replica.is_voter() {
+                moves_in += 1;
+                continue;
+            }
             replicas += 1;
             leaders += usize::from(replica.leads());
             settled += usize::from(replica.leader().is_some() && replica.applied().term == replica.term());
         }
         let gauges = self.gauges();
+        gauges.moves_in.store(moves_in, Ordering::Relaxed);
         gauges.replicas.store(replicas, Ordering::Relaxed);
         gauges.leaders.store(leaders, Ordering::Relaxed);
         gauges.settled.store(settled, Ordering::Relaxed);
