@@ -115,6 +115,8 @@ pub type OverlaySize = Size<MIB, { 4 * GIB }>;
 pub type OverlayAge = Span<100, DAY_MS>;
 /// Size of a lane's cache.
 pub type CacheSize = Size<MIB, { 1024 * GIB }>;
+/// Bytes a second.
+pub type MoveRate = Size<MIB, { 4 * GIB }>;
 /// Election timeout.
 pub type ElectionTimeout = Span<100, 60_000>;
 
@@ -151,6 +153,9 @@ pub struct Config {
     pub overlay: Overlay,
     /// How much memory redb's cache takes, for each lane.
     pub cache_bytes: CacheSize,
+    /// How many bytes of replicas each lane sends to other members in a second at most; less while clients' writes wait
+    /// longer for that.
+    pub max_move_rate: MoveRate,
     /// How long a follower waits for its leader before it asks for an election.
     pub election_timeout: ElectionTimeout,
     /// What is logged, and how.
@@ -214,6 +219,7 @@ settings! {
     overlay.max_bytes: OverlaySize = "overlay.max_bytes" "ANNULUS_OVERLAY_MAX_BYTES";
     overlay.max_age: OverlayAge = "overlay.max_age" "ANNULUS_OVERLAY_MAX_AGE";
     cache_bytes: CacheSize = "cache_bytes" "ANNULUS_CACHE_BYTES";
+    max_move_rate: MoveRate = "max_move_rate" "ANNULUS_MAX_MOVE_RATE";
     election_timeout: ElectionTimeout = "election_timeout" "ANNULUS_ELECTION_TIMEOUT";
     log.format: LogFormat = "log.format" "ANNULUS_LOG_FORMAT";
     log.level: Level = "log.level" "ANNULUS_LOG_LEVEL";
@@ -239,6 +245,7 @@ pub struct Partial {
     pub max_connections: Option<Connections>,
     pub overlay: PartialOverlay,
     pub cache_bytes: Option<CacheSize>,
+    pub max_move_rate: Option<MoveRate>,
     pub election_timeout: Option<ElectionTimeout>,
     pub log: PartialLog,
 }
@@ -330,6 +337,7 @@ impl Partial {
             max_connections: self.max_connections.unwrap_or(Count(4096)),
             overlay,
             cache_bytes: self.cache_bytes.unwrap_or(Size(64 * MIB)),
+            max_move_rate: self.max_move_rate.unwrap_or(Size(4 * GIB)),
             election_timeout: self.election_timeout.unwrap_or(Span(500)),
             log: Log { format: self.log.format.unwrap_or_default(), level: self.log.level.unwrap_or_default() },
         })

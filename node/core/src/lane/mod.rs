@@ -11,6 +11,7 @@
 //! writes: its shell does, in the order that the types of `output` leave it. Lanes share nothing.
 
 mod output;
+mod pace;
 mod request;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -25,6 +26,7 @@ use crate::state::{State, TableId};
 use crate::time::Instant;
 
 pub use output::{Durable, GroupWrite, Installed, LeaderChange, LogPosition, Output, Staged, Writes};
+pub use pace::{HIGHEST_RATE, Pace};
 pub use request::{Changed, Operation, Refusal, Reply, Request};
 
 /// Memory for the log entries that are kept for followers that lag, over all groups of a lane, in bytes.
@@ -96,6 +98,8 @@ pub struct Lane<S> {
     evicted: bool,
     /// Members that were found to have an older map.
     outdated: Vec<MemberId>,
+    /// Whether a snapshot may be under way from here.
+    streams: bool,
 }
 
 /// A round whose writes are not durable yet, and what waits for them.
@@ -143,6 +147,7 @@ impl<S: State> Lane<S> {
             graves: BTreeMap::new(),
             evicted: false,
             outdated: Vec::new(),
+            streams: false,
         };
         for recovered in recovering.into_iter().flatten() {
             match recovered.grave() {
@@ -343,6 +348,13 @@ impl<S: State> Lane<S> {
         if ticks == MOST_TICKS_AT_ONCE {
             self.last_tick = now;
         }
+        self.round.pace.tick(now);
+        if self.streams {
+            self.streams = false;
+            for replica in self.replicas.iter_mut().flatten() {
+                self.streams |= replica.pump_streams(now, &mut self.round)?;
+            }
+        }
         if ticks == 0 {
             return Ok(());
         }
@@ -389,8 +401,10 @@ impl<S: State> Lane<S> {
             }
             self.report(now, Some(&moved))?;
         }
-        let Round { mut sends, gated, replies, writes, readies, leaders, moved: _, map_changed } =
+        let Round { mut sends, gated, replies, writes, readies, leaders, moved: _, map_changed, pace, streams } =
             std::mem::take(&mut self.round);
+        self.round.pace = pace;
+        self.streams |= streams;
         let map = self.replica(GroupId::MAP).filter(|_| map_changed).and_then(Replica::map).cloned();
         let writes = if writes.is_empty() {
             match self.in_flight.back_mut() {
@@ -424,6 +438,22 @@ impl<S: State> Lane<S> {
                 replica.base(budget)
             })
             .collect()
+    }
+
+    /// Whether snapshots are sent from here: then time should be told to the lane more often than every tick, because how
+    /// much may be sent depends on it.
+    pub fn is_streaming(&self) -> bool {
+        self.streams
+    }
+
+    /// Never sends snapshots faster than this many bytes a second.
+    pub fn limit_moves(&mut self, bytes_per_second: u64) {
+        self.round.pace.set_limit(bytes_per_second);
+    }
+
+    /// How many bytes of snapshots a second may be sent now.
+    pub fn move_rate(&self) -> u64 {
+        self.round.pace.rate()
     }
 
     /// Says how far behind the disk is.

@@ -139,7 +139,7 @@ impl Replica {
             Some(Some(position)) => {
                 changed.epoch = map.epoch + 1;
                 self.chair.proposed = Some((request, changed));
-                self.proposals.push(position, request, deadline);
+                self.proposals.push(position, request, deadline, now);
             }
             Some(None) => round.replies.push((request, self.busy_or_not_leader())),
             None => round.replies.push((request, Reply::Changed(Ok(changed)))),

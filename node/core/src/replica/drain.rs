@@ -31,7 +31,7 @@ impl Replica {
                 self.collect_messages(now, &mut ready, written, state, round)?;
                 let committed = ready.take_committed_entries();
                 self.node.advance_append_async(ready);
-                self.apply(committed, state, round)?;
+                self.apply(now, committed, state, round)?;
             }
             self.propose_expiry(now);
             self.reconfigure(now);
@@ -152,6 +152,7 @@ impl Replica {
 
     fn apply(
         &mut self,
+        now: Instant,
         entries: Vec<raft::eraftpb::Entry>,
         state: &mut dyn State,
         round: &mut Round,
@@ -174,7 +175,7 @@ impl Replica {
                 }
                 Applied::Nothing | Applied::Write(_) => {}
             }
-            self.settle(position, applied, round);
+            self.settle(now, position, applied, round);
         }
         self.node.advance_apply_to(last);
         self.unrecorded = true;

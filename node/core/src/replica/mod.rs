@@ -34,7 +34,7 @@ use raft::{RawNode, StateRole};
 use crate::codec;
 use crate::codec::message::{Body, PeerMessage};
 use crate::id::{GroupId, MemberId, RequestId};
-use crate::lane::{GroupWrite, LeaderChange, LogPosition, Reply, Staged};
+use crate::lane::{GroupWrite, LeaderChange, LogPosition, Pace, Reply, Staged};
 use crate::map::{self, Wanted};
 use crate::partition;
 use crate::state::{self, State, TableId};
@@ -150,6 +150,10 @@ pub struct Round {
     pub(crate) moved: Vec<GroupId>,
     /// Whether the map group has applied a change.
     pub(crate) map_changed: bool,
+    /// How fast snapshots may be sent; goes on from round to round.
+    pub(crate) pace: Pace,
+    /// Whether a snapshot is under way.
+    pub(crate) streams: bool,
 }
 
 /// Where a replica comes from.

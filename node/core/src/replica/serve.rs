@@ -105,7 +105,7 @@ impl Replica {
             Some(position) if planted(Bug::ReplyBeforeQuorum) => {
                 round.replies.push((id, Reply::Write(Outcome::Written { version: position.index, created: true })));
             }
-            Some(position) => self.proposals.push(position, id, deadline),
+            Some(position) => self.proposals.push(position, id, deadline, now),
         }
     }
 
@@ -131,10 +131,13 @@ impl Replica {
     }
 
     /// The entry at this position is applied: answers whoever proposed it.
-    pub(super) fn settle(&mut self, position: LogPosition, applied: Applied, round: &mut Round) {
+    pub(super) fn settle(&mut self, now: Instant, position: LogPosition, applied: Applied, round: &mut Round) {
         let not_leader = self.not_leader();
         let mut settled = Vec::new();
-        self.proposals.applied(position, |request, fate| settled.push((request, fate)));
+        self.proposals.applied(position, |request, fate, since| {
+            round.pace.answered(now.since(since));
+            settled.push((request, fate));
+        });
         for (request, fate) in settled {
             let reply = match (fate, applied) {
                 (Fate::Committed, Applied::Write(outcome)) => Reply::Write(outcome),

@@ -328,6 +328,7 @@ fn spawn_lanes(
                 replies: replies.to_vec(),
                 maps: maps.clone(),
                 map_lane: lanes.first().cloned(),
+                move_bytes_per_second: config.max_move_rate.as_usize() as u64,
                 overlay_max_bytes: config.overlay.max_bytes.as_usize(),
                 overlay_max_age: config.overlay.max_age.get(),
             },

@@ -34,6 +34,8 @@ const INBOX: usize = 8192;
 const INPUTS_PER_ROUND: usize = 1024;
 /// Most rounds whose writes are not durable yet; then the lane only waits for the disk.
 const ROUNDS_IN_FLIGHT: usize = 64;
+/// While snapshots are sent the lane looks this often whether more may be.
+const STREAM_PAUSE: Duration = Duration::from_millis(2);
 /// A frame is sent off when it has this many bytes; the rest of the round goes into another.
 const FRAME_BYTES: usize = 1024 * 1024;
 
@@ -128,6 +130,8 @@ pub struct LaneSetup {
     pub maps: mpsc::Sender<Arc<Map>>,
     /// The lane that the map group is in; `None` for that lane itself.
     pub map_lane: Option<LaneHandle>,
+    /// Most bytes of snapshots that it sends in a second.
+    pub move_bytes_per_second: u64,
     /// A checkpoint is due when the overlay has this many bytes…
     pub overlay_max_bytes: usize,
     /// …or when it is this old.
@@ -144,6 +148,7 @@ pub fn spawn(setup: LaneSetup, failed: fn(&str) -> !) -> Result<LaneHandle, repl
     let now = setup.clock.now();
     let OpenedLane { state, wal: files, checkpointer, replay, .. } = setup.opened;
     let mut lane = Lane::recover(setup.settings.clone(), state, replay, now)?;
+    lane.limit_moves(setup.move_bytes_per_second);
     if let Some(map) = &setup.map {
         let (shared, number) = (&setup.shared, setup.lane as usize);
         lane.adopt(map, |group| shared.lane_of(group) == number, now)?;
@@ -253,7 +258,10 @@ impl LaneThread {
     }
 
     fn wait(&self) -> Woken {
-        let until_tick = self.next_tick.since(self.clock.now());
+        let mut until_tick = self.next_tick.since(self.clock.now());
+        if self.lane.is_streaming() {
+            until_tick = until_tick.min(STREAM_PAUSE);
+        }
         if self.lane.rounds_in_flight() >= ROUNDS_IN_FLIGHT {
             return self.events.recv_timeout(until_tick).map_or(Woken::Tick, Woken::Event);
         }
@@ -273,6 +281,9 @@ impl LaneThread {
             self.input(now, input, &mut bootstraps)?;
         }
         let ticked = now >= self.next_tick;
+        if !ticked && self.lane.is_streaming() {
+            self.lane.step(now, Input::Tick)?;
+        }
         if ticked {
             self.lane.tell_wall_clock(Clock::wall_ms());
             self.lane.step(now, Input::Tick)?;
@@ -464,6 +475,7 @@ impl LaneThread {
             settled += usize::from(replica.leader().is_some() && replica.applied().term == replica.term());
         }
         let gauges = self.gauges();
+        gauges.move_rate.store(self.lane.move_rate(), Ordering::Relaxed);
         gauges.moves_in.store(moves_in, Ordering::Relaxed);
         gauges.replicas.store(replicas, Ordering::Relaxed);
         gauges.leaders.store(leaders, Ordering::Relaxed);

@@ -30,6 +30,8 @@ pub struct LaneGauges {
     pub replicas: AtomicUsize,
     /// Groups with a replica here that is still to get what the others have.
     pub moves_in: AtomicUsize,
+    /// Bytes of snapshots a second that may be sent from here.
+    pub move_rate: AtomicU64,
     /// Groups led here.
     pub leaders: AtomicUsize,
     /// Groups with a voting replica here that have a leader and have applied something of its term.
