@@ -194,6 +194,9 @@ impl<S: State> Lane<S> {
     /// Takes a newer map: drops the replicas that this member is not to have any more, makes those that it is to have, and
     /// tells the others how their groups should stand. A map that is not newer is passed over. Then take the output.
     ///
+    /// The shell must have the map on disk before: a member that acts on a map must never come back with an older one, or it
+    /// would drop what it has got since.
+    ///
     /// A replica that is made here is blank: it has no vote that it could give before its group's leader has told it of the
     /// group, and it remembers what an earlier one had promised.
     pub fn adopt(&mut self, map: &Arc<Map>, mine: impl Fn(GroupId) -> bool, now: Instant) -> Result<(), Error> {
@@ -205,7 +208,11 @@ impl<S: State> Lane<S> {
         let me = self.settings.member;
         let groups: Vec<GroupId> = self.replicas().map(Replica::group).collect();
         for group in groups.into_iter().filter(|group| !map.holds(me, *group)) {
-            self.bury(group);
+            // A replica that has been told of a newer map is not judged by an older one.
+            let known = self.replica(group).map_or(0, |replica| replica.configuration().epoch);
+            if known <= map.epoch {
+                self.bury(group);
+            }
         }
         for group in map.groups_of(me).into_iter().filter(|group| mine(*group)) {
             if self.replica(group).is_some() {

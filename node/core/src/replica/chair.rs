@@ -164,6 +164,8 @@ impl Replica {
         let proposed = self.chair.proposed.take_if(|(proposed, _)| *proposed == request);
         match proposed {
             Some((_, changed)) if took_effect => Reply::Changed(Ok(changed)),
+            // It was proposed in an earlier leadership: what it did is not known here any more.
+            None if took_effect => Reply::OutcomeUnknown,
             _ => self.not_leader(),
         }
     }
