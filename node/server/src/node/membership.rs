@@ -4,13 +4,13 @@
 //!   no map ──first map of an operator or of a peer──▶ map file ─▶ replicas durable ─▶ cluster in the identity ─▶ member
 //!          ──a later map that names this member─────▶ map file ─▶ cluster in the identity ─▶ blank replicas ─────▶ member
 //!
-//!   member ──newer map (own map group, peer)──▶ lanes adopt it ─▶ routers and links see it ─▶ map file
-//!                                                     └─ from the own map group, and this member leads it: to all members
+//!   member ──newer map (own map group, peer)──▶ map file ─▶ routers and links see it, lanes adopt it
+//!              └─ this member leads the map group: to all members
 //! ```
 //!
 //! Each step of the first can be repeated: a crash in between leaves a member that has no cluster yet and takes the same
-//! map again, but no other first one, because its replicas may have been made from it. A map file that is older than what
-//! the lanes have acted on does no harm: a replica that is made again from it is blank and remembers its vote.
+//! map again, but no other first one, because its replicas may have been made from it. No lane acts on a map that is not
+//! in the file: a member that came back with an older one would drop what it has got since.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -140,25 +140,30 @@ impl Membership {
     /// Follows a newer map.
     async fn follow(&self, known: &Map, map: Arc<Map>) {
         let inner = &*self.inner;
+        self.spread(known, &map);
+        if let Err(error) = self.write(&map).await {
+            tracing::error!(
+                error,
+                epoch = map.epoch,
+                "the newest map can't be written, and is not followed before it is"
+            );
+            return;
+        }
         inner.shared.set_map(Arc::clone(&map));
         for lane in &inner.lanes {
             adopt(lane, &map).await;
         }
-        self.spread(known, &map);
         let me = inner.shared.member;
         if known.member(me).is_some() && map.member(me).is_none() {
             tracing::warn!(epoch = map.epoch, "this member was removed from its store");
         }
         tracing::debug!(epoch = map.epoch, moves = map.moves.len(), "map");
-        let (disk, written) = (Arc::clone(&inner.disk), Arc::clone(&map));
-        let result = tokio::task::spawn_blocking(move || map_file::write(&*disk, &written)).await;
-        match result {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => {
-                tracing::warn!(error = told(&error), "the copy of the map can't be written; the old one stays")
-            }
-            Err(error) => tracing::warn!(%error, "the copy of the map was not written"),
-        }
+    }
+
+    async fn write(&self, map: &Arc<Map>) -> Result<(), String> {
+        let (disk, map) = (Arc::clone(&self.inner.disk), Arc::clone(map));
+        let written = tokio::task::spawn_blocking(move || map_file::write(&*disk, &map)).await;
+        written.map_err(|error| error.to_string())?.map_err(|error| told(&error))
     }
 
     /// Whoever leads the map group sends a new map to all that it is about, those that it leaves out included.
