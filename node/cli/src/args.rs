@@ -278,8 +278,9 @@ pub(crate) enum Operation {
 #[derive(Debug, Args)]
 #[command(
     after_help = "Each client sends its next request when it has the answer to the last, to the leader of a key \
-                        drawn at random from bench/000000000000 on. Nothing is retried: what fails is counted by kind, and \
-                        the load goes on. Ctrl-C ends early, with the figures so far."
+                        drawn at random from bench/000000000000 on. Without --retries nothing is sent twice: what fails is \
+                        counted by kind, and the load goes on. With --rate a request's latency counts from when it was \
+                        due, so that a store that stands still is not let off. Ctrl-C ends early, with the figures so far."
 )]
 pub(crate) struct Bench {
     /// What to do
@@ -301,6 +302,12 @@ pub(crate) struct Bench {
     /// Put every key once before the measurement begins
     #[arg(long)]
     pub(crate) fill: bool,
+    /// Send this many requests a second at most, evenly spread [default: as many as are answered]
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    pub(crate) rate: Option<u32>,
+    /// Send a request that failed again, this many times at most; how many needed that is told
+    #[arg(long, default_value_t = 0, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(..=100))]
+    pub(crate) retries: u32,
     /// Threads of the load; by default half of the machine's cores
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub(crate) threads: Option<u32>,
