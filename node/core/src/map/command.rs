@@ -129,6 +129,9 @@ pub enum Refusal {
         /// How many groups there are.
         count: usize,
     },
+    /// Not every group of the new store has a leader yet.
+    #[error("the store is still being made: not every partition has a leader yet; ask again in a moment")]
+    StillBeingMade,
     /// The members can't be such, and why.
     #[error("{0}")]
     Invalid(String),
@@ -173,6 +176,11 @@ pub fn next(map: &Map, intent: &Intent, reports: &Reports, now: Instant) -> Resu
     let left = next.candidates().len();
     if left < next.replication_factor {
         return Err(Refusal::TooFewMembers { left, factor: next.replication_factor });
+    }
+    // A member that has not heard of the first map must be able to begin with it: with a later one its replicas would be
+    // blank, and too many blank ones can't elect anybody.
+    if map.epoch == 1 && map.groups().any(|group| reports.last(group).is_none()) {
+        return Err(Refusal::StillBeingMade);
     }
     check_quorums(map, &next, reports, now)?;
     retarget(&mut next);

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread;
@@ -17,14 +18,14 @@ use tokio::task::LocalSet;
 
 use super::collector::NodeCollector;
 use super::io::{IoThread, Work};
-use super::map_file;
 use super::membership::{About, Membership};
-use crate::config::Config;
+use super::{map_file, quarantine};
+use crate::config::{Config, OnDamage};
 use crate::http::{self, Limits, Port, Resources};
 use crate::metrics::Metrics;
 use crate::peers::{self, Peers};
 use crate::router::{NodeParts, NodeRouter};
-use crate::runtime::{self, Clock, LaneHandle, LaneSetup, Links, ReplyQueue, Shared, Waiters};
+use crate::runtime::{self, Clock, LaneFailure, LaneHandle, LaneSetup, Links, ReplyQueue, Shared, Waiters};
 use crate::storage::{self, Directory, Disk, Identity, IdentityFile};
 
 /// Most bytes of proposals of one group that are not committed yet; beyond it writes are turned away.
@@ -111,10 +112,48 @@ pub enum Error {
 /// Runs a member until `stop` ends, then lets open requests end.
 pub fn run(config: Config, stop: impl Future<Output = ()>) -> Result<(), Error> {
     let listeners = Listeners::bind(&config)?;
-    let volume = Volume::open(&config)?;
-    let runtime = current_thread_runtime()?;
-    let local = LocalSet::new();
-    local.block_on(&runtime, serve(config, listeners, volume, stop))
+    let (data, on_damage) = (config.data.clone(), config.on_damage);
+    let ended = Volume::open(&config).and_then(|volume| {
+        let runtime = current_thread_runtime()?;
+        let local = LocalSet::new();
+        local.block_on(&runtime, serve(config, listeners, volume, stop))
+    });
+    if let Err(error) = &ended
+        && error.is_damage()
+    {
+        damaged(&data, on_damage, &error.to_string());
+    }
+    ended
+}
+
+/// The volume must not be used any more. What that means is up to the configuration.
+fn damaged(data: &Path, on_damage: OnDamage, reason: &str) {
+    if on_damage == OnDamage::Stop {
+        return;
+    }
+    match quarantine::mark(data, reason) {
+        Ok(()) => {
+            tracing::error!(reason, "at its next start this member sets its volume aside, and begins anew as another")
+        }
+        Err(error) => tracing::error!(%error, reason, "the volume can't be marked as damaged"),
+    }
+}
+
+impl Error {
+    /// Whether the volume has lost or never had what it should have, so that it must not be voted from.
+    fn is_damage(&self) -> bool {
+        match self {
+            Self::Storage(error) => error.is_damage(),
+            Self::Replica(error) => is_damage(error),
+            Self::MapFile(map_file::Error::Damaged { .. }) | Self::MapGone { .. } | Self::OtherMap { .. } => true,
+            _ => false,
+        }
+    }
+}
+
+fn is_damage(error: &annulus_core::replica::Error) -> bool {
+    use annulus_core::replica::Error;
+    matches!(error, Error::Hole { .. } | Error::Forgotten { .. } | Error::Damaged { .. })
 }
 
 fn current_thread_runtime() -> Result<tokio::runtime::Runtime, Error> {
@@ -155,8 +194,14 @@ struct Volume {
 impl Volume {
     fn open(config: &Config) -> Result<Self, Error> {
         let path = config.data.display().to_string();
-        std::fs::create_dir_all(&config.data).map_err(|source| Error::Data { path: path.clone(), source })?;
+        let unusable = |source| Error::Data { path: path.clone(), source };
+        std::fs::create_dir_all(&config.data).map_err(unusable)?;
         let disk: Arc<dyn Disk> = Arc::new(Directory::open(&config.data)?);
+        if let Some(reason) = quarantine::marked(&config.data).filter(|_| config.on_damage == OnDamage::Quarantine) {
+            let folder = quarantine::set_aside(&config.data).map_err(unusable)?;
+            let folder = folder.display();
+            tracing::warn!(reason, %folder, "the damaged volume is set aside; this member begins anew, and waits to be added");
+        }
         let identity = match IdentityFile::open(Arc::clone(&disk))? {
             Some(identity) => identity,
             None => IdentityFile::create(Arc::clone(&disk), new_identity(config))?,
@@ -332,14 +377,25 @@ fn spawn_lanes(
                 overlay_max_bytes: config.overlay.max_bytes.as_usize(),
                 overlay_max_age: config.overlay.max_age.get(),
             },
-            lane_failed,
+            Box::new({
+                let (data, on_damage) = (config.data.clone(), config.on_damage);
+                move |failure| lane_failed(&data, on_damage, failure)
+            }),
         )?);
     }
     Ok(lanes)
 }
 
 /// A lane that can't go on must not be served from, nor vote: the process ends, and whoever runs it starts it again.
-fn lane_failed(reason: &str) -> ! {
+fn lane_failed(data: &Path, on_damage: OnDamage, failure: &LaneFailure) -> ! {
+    let reason = failure.to_string();
     tracing::error!(reason, "a lane can't go on; the member stops");
+    let lost = match failure {
+        LaneFailure::Replica(error) => is_damage(error),
+        LaneFailure::Storage(error) => error.is_damage(),
+    };
+    if lost {
+        damaged(data, on_damage, &reason);
+    }
     std::process::exit(70);
 }

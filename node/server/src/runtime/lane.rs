@@ -138,8 +138,9 @@ pub struct LaneSetup {
     pub overlay_max_age: Duration,
 }
 
-/// Recovers the lane and starts its threads. `failed` is called on a lane thread when the lane can't go on.
-pub fn spawn(setup: LaneSetup, failed: fn(&str) -> !) -> Result<LaneHandle, replica::Error> {
+/// Recovers the lane and starts its threads. `failed` is called on a lane thread when the lane can't go on; it ends the
+/// process.
+pub fn spawn(setup: LaneSetup, failed: Box<dyn Fn(&LaneFailure) + Send>) -> Result<LaneHandle, replica::Error> {
     let (inbox, inputs) = bounded(INBOX);
     // Room for every event that can be under way: the WAL thread never waits for the lane, so the lane may wait for it.
     let (event_sender, events) = bounded(ROUNDS_IN_FLIGHT * 2 + 8);
@@ -236,7 +237,7 @@ enum Woken {
 }
 
 impl LaneThread {
-    fn run(mut self) -> Result<(), String> {
+    fn run(mut self) -> Result<(), LaneFailure> {
         loop {
             let woken = self.wait();
             // The inputs come before the clock: a read must be judged by a time at which it had arrived.
@@ -253,7 +254,7 @@ impl LaneThread {
                 inputs.extend(self.inputs.try_iter().take(INPUTS_PER_ROUND));
             }
             let now = self.clock.now();
-            self.round(now, inputs, events).map_err(|error| error.to_string())?;
+            self.round(now, inputs, events)?;
         }
     }
 
@@ -272,7 +273,7 @@ impl LaneThread {
         }
     }
 
-    fn round(&mut self, now: Instant, inputs: Vec<LaneInput>, events: Vec<LaneEvent>) -> Result<(), Failure> {
+    fn round(&mut self, now: Instant, inputs: Vec<LaneInput>, events: Vec<LaneEvent>) -> Result<(), LaneFailure> {
         for event in events {
             self.event(now, event)?;
         }
@@ -306,7 +307,7 @@ impl LaneThread {
         Ok(())
     }
 
-    fn event(&mut self, now: Instant, event: LaneEvent) -> Result<(), Failure> {
+    fn event(&mut self, now: Instant, event: LaneEvent) -> Result<(), LaneFailure> {
         match event {
             LaneEvent::Persisted(proofs) => {
                 self.gauges().syncs.fetch_add(1, Ordering::Relaxed);
@@ -323,7 +324,7 @@ impl LaneThread {
                 self.gauges().checkpoints.fetch_add(1, Ordering::Relaxed);
             }
             LaneEvent::DiskFull(full) => self.lane.set_disk_full(full),
-            LaneEvent::Failed(error) => return Err(Failure::Storage(error)),
+            LaneEvent::Failed(error) => return Err(LaneFailure::Storage(error)),
         }
         Ok(())
     }
@@ -333,7 +334,7 @@ impl LaneThread {
         now: Instant,
         input: LaneInput,
         bootstraps: &mut Vec<oneshot::Sender<()>>,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), LaneFailure> {
         match input {
             LaneInput::Request { group, operation, deadline, reply_to } => {
                 let id = RequestId(self.waiting.insert(reply_to) as u64);
@@ -486,9 +487,11 @@ impl LaneThread {
 
 /// Why a lane can't go on.
 #[derive(Debug, thiserror::Error)]
-enum Failure {
+pub enum LaneFailure {
+    /// The core says so.
     #[error("the replicas of this member can't go on: {0}")]
     Replica(#[from] replica::Error),
+    /// The disk does.
     #[error("the disk of this member can't be used: {}", describe(.0))]
     Storage(Box<StorageError>),
 }
