@@ -71,8 +71,10 @@ pub enum MemberState {
     Joining,
     /// It holds replicas.
     Active,
-    /// Its replicas move away.
+    /// Its replicas move away; then it is no member any more.
     Leaving,
+    /// Its replicas move away; it stays a member.
+    Draining,
 }
 
 /// Who holds a partition.
@@ -301,6 +303,7 @@ fn write_map_member(writer: &mut Writer, member: &Member) {
         MemberState::Joining => 1,
         MemberState::Active => 2,
         MemberState::Leaving => 3,
+        MemberState::Draining => 4,
     });
 }
 
@@ -317,6 +320,7 @@ fn read_map_member(reader: &mut Reader) -> CodecResult<Member> {
             1 => MemberState::Joining,
             2 => MemberState::Active,
             3 => MemberState::Leaving,
+            4 => MemberState::Draining,
             id => return Err(reader.unknown(id)),
         },
     })

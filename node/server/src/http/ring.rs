@@ -62,6 +62,7 @@ pub(super) fn answer<R: Router>(edge: &Edge<R>) -> Result<Response, Problem> {
             MemberState::Joining => "joining",
             MemberState::Active => "active",
             MemberState::Leaving => "leaving",
+            MemberState::Draining => "draining",
         },
         client_address: &member.client_address,
     });
