@@ -24,8 +24,8 @@ use crate::transport::{Answer, Message, Transport};
 use crate::verdict::{Safety, Verdict, judge, settles};
 use crate::{Error, Result, Ring, wire};
 
-/// The wait after all addresses were asked in vain; nobody leads the map for about this long after a leader was lost.
-const ROUND_WAIT: Duration = Duration::from_millis(200);
+/// The wait after all addresses were asked in vain.
+const ROUND_WAIT: Duration = Duration::from_millis(50);
 /// An attempt that may be repeated gets this part of the call's time.
 const ATTEMPT_SHARE: u32 = 4;
 

@@ -54,6 +54,9 @@ pub struct Status {
     /// `host:port` for the operator, as it is configured; `None`: it does not tell.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub admin_address: Option<String>,
+    /// The epoch of the map that it goes by; 0: none.
+    #[serde(default)]
+    pub epoch: u64,
     /// How many replicas are on their way to it; `None`: it does not tell.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub moves_in: Option<u64>,

@@ -93,8 +93,8 @@ async fn what_is_wanted_is_stated_again_until_the_answer_comes() {
     assert_eq!(put(vec![stale()]).await, (Err("conflict"), 1));
     assert_eq!(put(vec![answer(422)]).await, (Err("refused"), 1));
     assert_eq!(put(vec![Turn::Json(200, json!({}))]).await, (Err("outcome-unknown"), 1));
-    assert_eq!(put([vec![Turn::Break], vec![answer(503); 50]].concat()).await.0, Err("outcome-unknown"));
-    assert_eq!(put(vec![answer(503); 50]).await.0, Err("unavailable"));
+    assert_eq!(put([vec![Turn::Break], vec![answer(503); 200]].concat()).await.0, Err("outcome-unknown"));
+    assert_eq!(put(vec![answer(503); 200]).await.0, Err("unavailable"));
 }
 
 #[tokio::test]
@@ -170,7 +170,7 @@ async fn a_member_is_evicted_for_as_long_as_asked_and_says_what_it_still_leads()
 async fn a_status_tells_where_the_node_is_and_an_older_one_tells_less() {
     let full = json!({
         "id": ID, "name": "node-1", "cluster": null, "zone": "a", "weight": 100, "client_address": "h:1",
-        "peer_address": "h:2", "admin_address": "h:3", "moves_in": 2, "evicted": true, "ready": false,
+        "peer_address": "h:2", "admin_address": "h:3", "epoch": 7, "moves_in": 2, "evicted": true, "ready": false,
     });
     let fake = Fake::start([
         Turn::Json(200, full.clone()),
