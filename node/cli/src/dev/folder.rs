@@ -189,7 +189,7 @@ mod tests {
     use super::*;
 
     fn bootstrap(members: usize) -> Bootstrap {
-        let member = |number| annulus_client::node::BootstrapMember {
+        let member = |number| annulus_client::node::MemberSpec {
             id: format!("{number:016x}"),
             name: format!("node-{number}"),
             zone: String::new(),

@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::time::Duration;
 
-use annulus_client::node::{Bootstrap, BootstrapMember, Nodes, Status};
+use annulus_client::node::{Bootstrap, MemberSpec, Nodes, Status};
 use annulus_client::{Client, ClusterId, Error};
 use rand::Rng;
 use tokio::time::{Instant, sleep};
@@ -67,7 +67,7 @@ impl<'a> Start<'a> {
     }
 
     fn compose(&self, members: &[Status]) -> Bootstrap {
-        let member = |(place, status): (&Place, &Status)| BootstrapMember {
+        let member = |(place, status): (&Place, &Status)| MemberSpec {
             id: status.id.to_string(),
             name: place.name.clone(),
             zone: String::new(),
@@ -90,7 +90,7 @@ impl<'a> Start<'a> {
         place: &Place,
         status: &Status,
         cluster: Option<&str>,
-        expected: Option<&BootstrapMember>,
+        expected: Option<&MemberSpec>,
     ) -> Result<(), Failure> {
         let data = place.data.display();
         if status.name != place.name {
