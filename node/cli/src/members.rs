@@ -10,12 +10,17 @@ use annulus_client::admin::{Admin, Changed, Members, Plan, PlannedMember};
 use annulus_client::node::{MemberSpec, Status};
 use annulus_client::{Client, ClusterId, Error, MemberId, MemberState, Problem, state_text};
 use serde_json::{Value, json};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use crate::args::{self, Change, MembersVerb};
 use crate::exit::Failure;
 use crate::output::{self, Format};
 use crate::progress::Follow;
+
+/// What the store says while an earlier change is being agreed on.
+const IN_PROGRESS: &str = "change-in-progress";
+/// The wait before a change is tried again.
+const MOMENT: Duration = Duration::from_millis(50);
 
 /// Lists the members or changes them.
 pub(crate) async fn run(arguments: args::Members) -> Result<(), Failure> {
@@ -180,11 +185,11 @@ async fn state(
             Ok(changed) => break (plan, changed),
             Err(error) => error,
         };
-        let again = matches!(&error, Error::OutcomeUnknown { .. })
-            || matches!(&error, Error::Conflict(problem) if problem.kind() == "map-changed");
+        let again = matches!(&error, Error::OutcomeUnknown { .. }) || passes(&error, &["map-changed", IN_PROGRESS]);
         if !again || Instant::now() >= deadline {
             return Err(refused(error));
         }
+        sleep(MOMENT).await;
     };
     let after = if changed.joined.is_empty() { plan } else { admin.plan().await.unwrap_or(plan) };
     tell(change, &json!(changed), &told(&changed, &after))?;
@@ -207,6 +212,11 @@ fn told(changed: &Changed, plan: &Plan) -> String {
     format!("{} (epoch {})", lists.join("; "), changed.epoch)
 }
 
+/// Whether nothing was changed for one of these reasons, which pass by themselves.
+fn passes(error: &Error, kinds: &[&str]) -> bool {
+    matches!(error, Error::Conflict(problem) if kinds.contains(&problem.kind()))
+}
+
 /// A change of one member after the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum What {
@@ -220,10 +230,22 @@ async fn each(named: &args::Named, what: What) -> Result<(), Failure> {
     let admin = admin(&client, &named.change).await?;
     let mut newest = 0;
     for member in &named.members {
-        let (changed, word) = match what {
-            What::Drain => (admin.drain(member).await, "draining"),
-            What::Undrain => (admin.undrain(member).await, "active"),
-            What::Remove => (admin.remove(member).await, "removed"),
+        let deadline = Instant::now() + named.change.connect.timeout;
+        let changed = loop {
+            let changed = match what {
+                What::Drain => admin.drain(member).await,
+                What::Undrain => admin.undrain(member).await,
+                What::Remove => admin.remove(member).await,
+            };
+            match changed {
+                Err(error) if passes(&error, &[IN_PROGRESS]) && Instant::now() < deadline => sleep(MOMENT).await,
+                changed => break changed,
+            }
+        };
+        let word = match what {
+            What::Drain => "draining",
+            What::Undrain => "active",
+            What::Remove => "removed",
         };
         let epoch = changed.map_err(refused)?;
         let json = json!({ "member": member, "state": word, "epoch": epoch });
@@ -288,10 +310,8 @@ fn explained(problem: &Problem) -> String {
         ),
         "member-holds-replicas" => "Without --now its replicas move away first, and then it is removed.".to_owned(),
         "too-few-members" => "Add members first.".to_owned(),
-        "quorum-at-risk" => {
-            "Wait until all members are back (`annulus status`) and nothing moves (`annulus plan`).".to_owned()
-        }
-        "change-in-progress" => "Wait until nothing moves: `annulus plan --watch`.".to_owned(),
+        "quorum-at-risk" => "Bring all members back first: `annulus status` shows who is missing.".to_owned(),
+        IN_PROGRESS => "Try again in a moment.".to_owned(),
         "map-changed" => "Somebody else changes the members too; try again.".to_owned(),
         "unknown-member" => "`annulus members` lists them.".to_owned(),
         _ => return text + "\n  Nothing was changed.",

@@ -218,14 +218,15 @@ async fn a_plan_is_watched_until_nothing_is_left() {
 
 #[tokio::test]
 async fn a_drained_member_is_waited_for_until_the_plan_knows_of_it_and_is_settled() {
-    let fake = Fake::start([Turn::Json(200, json!({"epoch": 14}))]).await;
+    let busy = problem(409, "change-in-progress", &json!({}));
+    let fake = Fake::start([busy, Turn::Json(200, json!({"epoch": 14}))]).await;
     let at = &fake.address;
     // The first is settled, but has not heard of the change.
     fake.set_plans([plan(at, 13, 0), plan(at, 14, 3), plan(at, 17, 0)]);
     let (ended, stdout, stderr) = run(at, &["members", "drain", "node-1", "--wait", "--operator-fence", "7"]).await;
     assert_eq!((ended, stdout.as_str()), (0, ""), "{stderr}");
     assert!(stderr.contains("node-1: draining (epoch 14)") && stderr.contains("(epoch 17)"), "{stderr}");
-    let seen = fake.seen().remove(0);
+    let seen = fake.seen().remove(1);
     assert_eq!((seen.method.as_str(), seen.path.as_str()), ("POST", "/admin/v1/members/node-1/drain"));
     assert!(seen.headers.contains(&("annulus-operator-fence".to_owned(), "7".to_owned())), "{seen:?}");
 }

@@ -30,8 +30,8 @@ use crate::progress::Follow;
 const ROUND: Duration = Duration::from_millis(200);
 /// A person is told after this long in which nothing has come any further, and then each time it has passed again.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// How long a new process may take until the leader of the map finds it.
-const NEW_PATIENCE: Duration = Duration::from_secs(10);
+/// How long processes that have just been started may take until the leader of the map finds them and they have caught up.
+const NEW_PATIENCE: Duration = Duration::from_secs(30);
 /// The wait after a refusal: what was refused is tried again, and told again, no sooner.
 const AFTER_REFUSAL: Duration = Duration::from_secs(10);
 
@@ -180,7 +180,7 @@ impl<'a> Keeper<'a> {
             Error::Unavailable { .. } | Error::OutcomeUnknown { .. } => true,
             Error::Conflict(problem) => match problem.kind() {
                 "map-changed" | "change-in-progress" => true,
-                "member-mismatch" => self.woken.elapsed() < NEW_PATIENCE,
+                "member-mismatch" | "quorum-at-risk" => self.woken.elapsed() < NEW_PATIENCE,
                 _ => false,
             },
             _ => false,
