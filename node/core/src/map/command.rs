@@ -187,14 +187,19 @@ pub fn next(map: &Map, intent: &Intent, reports: &Reports, now: Instant) -> Resu
     Ok((next, reason))
 }
 
-/// Makes the members those that are desired.
-fn desire(map: &mut Map, desired: &[Desired]) -> Result<Reason, Refusal> {
+/// Whether these could be all members of a store, whatever its map is.
+pub fn check_desired(desired: &[Desired]) -> Result<(), Error> {
     if desired.is_empty() || desired.len() > MAX_MEMBERS {
-        return Err(Error::MemberCount(desired.len()).into());
+        return Err(Error::MemberCount(desired.len()));
     }
     let as_members: Vec<Member> = desired.iter().map(|desired| desired.member(MemberState::Active)).collect();
     check_members(&as_members)?;
-    check_zones(&as_members)?;
+    check_zones(&as_members)
+}
+
+/// Makes the members those that are desired.
+fn desire(map: &mut Map, desired: &[Desired]) -> Result<Reason, Refusal> {
+    check_desired(desired)?;
     let wanted: BTreeMap<MemberId, &Desired> = desired.iter().map(|desired| (desired.id, desired)).collect();
     let (mut joined, mut leaving, mut updated) = (Vec::new(), Vec::new(), Vec::new());
     for member in &mut map.members {

@@ -265,7 +265,7 @@ impl Membership {
         tokio::task::spawn_local(async move {
             sleep(lasts).await;
             if this.inner.eviction.load(Ordering::Relaxed) == number {
-                this.end_eviction().await;
+                this.end_eviction();
             }
         });
         let (deadline, mut moved_at) = (Instant::now() + EVICTION_PATIENCE, Instant::now());
@@ -282,9 +282,10 @@ impl Membership {
     }
 
     /// This member may lead again.
-    pub async fn end_eviction(&self) {
+    pub fn end_eviction(&self) {
         if self.inner.eviction.swap(0, Ordering::Relaxed) != 0 && !self.inner.stopping.load(Ordering::Relaxed) {
-            self.tell_lanes(false).await;
+            let this = self.clone();
+            tokio::task::spawn_local(async move { this.tell_lanes(false).await });
         }
     }
 

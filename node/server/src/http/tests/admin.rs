@@ -25,9 +25,10 @@ fn the_status_tells_how_the_member_is() {
         assert_eq!(
             status,
             serde_json::json!({
-                "id": "0000000000000001", "name": "node-1", "zone": "a", "version": env!("CARGO_PKG_VERSION"),
+                "id": "0000000000000001", "name": "node-1", "zone": "a", "weight": 100, "client_address": "10.0.0.1:7070",
+                "peer_address": "10.0.0.1:7270", "admin_address": "10.0.0.1:7170", "version": env!("CARGO_PKG_VERSION"),
                 "cluster": CLUSTER.to_string(), "epoch": 5, "ready": true, "not_ready": [], "lanes": 2, "replicas": 9,
-                "leaders": 3, "uptime_seconds": 60,
+                "leaders": 3, "moves_in": 2, "evicted": false, "uptime_seconds": 60,
             })
         );
         *server.fake.map.borrow_mut() = None;
