@@ -17,7 +17,7 @@ use tokio::net::TcpStream;
 use super::Identified;
 
 /// How long it has for the whole answer.
-pub(super) const TIMEOUT: Duration = Duration::from_secs(2);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(2);
 /// Most bytes of the answer's head, and of its body.
 const MAX_ANSWER_BYTES: usize = 64 * 1024;
 const PATH: &str = "/admin/v1/status";
@@ -32,7 +32,7 @@ struct Status {
 }
 
 /// Who the node at this `host:port` says it is, or what stood in the way.
-pub(super) async fn ask(admin_address: &str, timeout: Duration) -> Result<Identified, String> {
+pub(crate) async fn ask(admin_address: &str, timeout: Duration) -> Result<Identified, String> {
     let answer = tokio::time::timeout(timeout, get_status(admin_address)).await;
     let body = answer.map_err(|_| format!("it did not answer within {}ms", timeout.as_millis()))??;
     read(&body)

@@ -3,7 +3,7 @@
 //! The edge turns bytes into an [`Operation`] for one group and hands it to a [`Router`], which knows where the group's
 //! leader is. The edge never learns whether the answer came from a lane of this process or from another member.
 
-mod identify;
+pub(crate) mod identify;
 mod local;
 
 use std::future::Future;

@@ -38,6 +38,19 @@ fn the_status_tells_how_the_member_is() {
 }
 
 #[test]
+fn a_member_that_asks_another_who_it_is_reads_it_from_that_ones_status() {
+    admin_port(async |server| {
+        let address = server.address.to_string();
+        let ask = || crate::router::identify::ask(&address, Duration::from_secs(10));
+        let expected =
+            Identified { id: member(1), name: "node-1".to_owned(), zone: "a".to_owned(), cluster: Some(CLUSTER) };
+        assert_eq!(ask().await, Ok(expected.clone()));
+        *server.fake.map.borrow_mut() = None;
+        assert_eq!(ask().await, Ok(Identified { cluster: None, ..expected }));
+    });
+}
+
+#[test]
 fn a_bootstrap_may_be_repeated_but_not_with_other_content() {
     admin_port(async |server| {
         for _ in 0..2 {
