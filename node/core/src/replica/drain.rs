@@ -19,6 +19,7 @@ impl Replica {
         std::mem::swap(&mut write.staged, &mut self.staged);
         let mut written = !write.staged.is_empty();
         let mut last_ready = None;
+        self.lead_if_asked();
         loop {
             while self.node.has_ready() {
                 let mut ready = self.node.ready();
@@ -33,6 +34,7 @@ impl Replica {
                 self.node.advance_append_async(ready);
                 self.apply(now, committed, state, round)?;
             }
+            self.lead_if_asked();
             self.propose_expiry(now);
             self.reconfigure(now);
             self.chair(now, round);
