@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::Map;
+use super::{MAX_PARTITIONS, Map};
 use crate::codec::message::{read_configuration, write_configuration};
 use crate::codec::{Reader, Result, Writer, frame::read_member};
 use crate::id::{GroupId, MemberId};
@@ -71,12 +71,12 @@ impl Reports {
         Self { since: now, rate: Rate { counted_at: now, ..Rate::default() }, ..Self::default() }
     }
 
-    /// Takes a report.
+    /// Takes a report. What it says of groups that no store has is passed over.
     pub fn take(&mut self, now: Instant, from: MemberId, report: Report) {
         let (heard, epoch) = self.members.entry(from).or_insert((now, 0));
         (*heard, *epoch) = (now, report.epoch.max(*epoch));
         self.news = true;
-        for report in report.groups {
+        for report in report.groups.into_iter().filter(|report| report.group.0 <= MAX_PARTITIONS) {
             let known = self.groups.get(&report.group);
             let age = |report: &GroupReport| (report.term, report.configuration.epoch);
             if known.is_none_or(|(_, _, known)| age(known) <= age(&report)) {
@@ -133,12 +133,12 @@ impl Reports {
 
 impl Rate {
     fn count(&mut self, now: Instant, bytes: u64) {
-        self.bytes += bytes;
+        self.bytes = self.bytes.saturating_add(bytes);
         let passed = now.since(self.counted_at);
         if passed >= Duration::from_secs(1) {
             let per_second = (self.bytes as f64 / passed.as_secs_f64()) as u64;
             // Half of the old figure, so that it does not jump with each group that ends.
-            self.per_second = if self.per_second == 0 { per_second } else { (self.per_second + per_second) / 2 };
+            self.per_second = if self.per_second == 0 { per_second } else { self.per_second.midpoint(per_second) };
             (self.bytes, self.counted_at) = (0, now);
         }
     }
