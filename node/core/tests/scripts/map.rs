@@ -113,7 +113,8 @@ impl Store {
         let Some(change) = Change::between(&self.map, next, reason, 0) else {
             return format!("nothing changes ({told})");
         };
-        assert!(self.machine.apply(&mut self.state, &change).expect("a state in memory"), "{change:?}");
+        let changed = self.machine.apply(&mut self.state, &change).expect("a state in memory");
+        assert_eq!(changed.expect("a change of this map").epoch, self.map.epoch + 1);
         self.machine.check(&self.state).expect("a state in memory");
         let map = Map::clone(self.machine.map().expect("just applied"));
         assert_eq!(map, Map { epoch: self.map.epoch + 1, ..next.clone() }, "the change makes what was worked out");
