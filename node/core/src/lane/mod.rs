@@ -247,11 +247,14 @@ impl<S: State> Lane<S> {
         }
     }
 
-    /// Tells the map group how groups that are led here stand.
+    /// Tells the map group how groups that are led here stand: all of them, or only these, if any of them is led here.
     fn report(&mut self, now: Instant, only: Option<&[GroupId]>) -> Result<(), Error> {
         let Some(map) = self.map.clone() else { return Ok(()) };
         let told = |replica: &&Replica| replica.leads() && only.is_none_or(|groups| groups.contains(&replica.group()));
-        let groups = self.replicas().filter(told).map(|replica| replica.report(now)).collect();
+        let groups: Vec<_> = self.replicas().filter(told).map(|replica| replica.report(now)).collect();
+        if only.is_some() && groups.is_empty() {
+            return Ok(());
+        }
         let report = Report { epoch: map.epoch, groups };
         let (me, adding) = (self.settings.member, map.moves.get(&GroupId::MAP).and_then(|moving| moving.add));
         for to in map.map_voters.iter().copied().chain(adding) {
