@@ -186,8 +186,8 @@ impl<S: State> Lane<S> {
     /// Takes a newer map: drops the replicas that this member is not to have any more, makes those that it is to have, and
     /// tells the others how their groups should stand. A map that is not newer is passed over. Then take the output.
     ///
-    /// A replica that is made here is blank: it has no vote that it could give before its group's leader has told it of the
-    /// group, and it remembers what an earlier one had promised.
+    /// A replica that is made here is blank: it gives no vote before its group's leader has told it of the group, and it
+    /// remembers what an earlier one had promised.
     pub fn adopt(&mut self, map: &Arc<Map>, mine: impl Fn(GroupId) -> bool, now: Instant) -> Result<(), Error> {
         let is_newer = self.map.as_ref().is_none_or(|known| known.epoch < map.epoch);
         if !is_newer && !planted(Bug::StaleMapObeyed) {

@@ -24,6 +24,7 @@
 //! persist N [COUNT]                  up to COUNT writes become durable
 //! stabilize                          delivers and persists until nothing is left
 //! cut N | cut 1->2     heal          links that lose everything
+//! lose p0              heal          all that is said from now on in a group is lost
 //! tick N|all D                       the clock moves on by D, tick by tick
 //! pause N D                          the clock moves on by D, and nothing hears of it
 //! wake N                             one tick that makes up for a pause
@@ -129,7 +130,7 @@ fn play(world: &mut World, command: &str, arguments: &mut Arguments) -> Result<(
         "put" | "delete" | "get" | "scan" | "read-map" | "put-map" | "change" | "plan" | "history" | "map-at" => {
             return request(world, command, arguments);
         }
-        "deliver" | "drop" | "copy" | "cut" | "heal" => return links(world, command, arguments),
+        "deliver" | "drop" | "copy" | "cut" | "lose" | "heal" => return links(world, command, arguments),
         "tick" | "pause" | "wake" | "run" | "campaign" => return time(world, command, arguments),
         "stabilize" => world.stabilize(),
         "quiet" | "loud" => world.quiet = command == "quiet",
@@ -302,6 +303,11 @@ fn link(word: &str) -> Result<(u64, u64)> {
 fn links(world: &mut World, command: &str, arguments: &mut Arguments) -> Result<()> {
     if command == "heal" {
         world.cut.clear();
+        world.lost.clear();
+        return Ok(());
+    }
+    if command == "lose" {
+        world.lost.insert(map::group(arguments.need("a group")?));
         return Ok(());
     }
     let word = arguments.need("a link")?;

@@ -80,7 +80,8 @@ pub fn desired(number: u64, zones: u64) -> Desired {
     Desired { id, name, zone, weight, client_address, peer_address, admin_address }
 }
 
-fn group(name: &str) -> GroupId {
+/// `map`, `p0`, `p1`, …
+pub fn group(name: &str) -> GroupId {
     let number = name.strip_prefix('p').and_then(|number| number.parse().ok());
     number.map_or(GroupId::MAP, |number| PartitionId(number).group())
 }

@@ -51,6 +51,8 @@ pub struct World {
     pub links: BTreeMap<(u64, u64), VecDeque<Letter>>,
     /// Links that lose everything.
     pub cut: BTreeSet<(u64, u64)>,
+    /// Groups whose messages are all lost.
+    pub lost: BTreeSet<GroupId>,
     /// Whether only replies and changes of leaders are told.
     pub quiet: bool,
     /// Answers since they were last taken, by request.
@@ -69,6 +71,7 @@ impl World {
             with_map,
             links: BTreeMap::new(),
             cut: BTreeSet::new(),
+            lost: BTreeSet::new(),
             quiet: false,
             replies: Vec::new(),
             requests: 0,
@@ -143,7 +146,8 @@ impl World {
         }
         let with_map = self.with_map;
         for (to, message) in sends.into_iter().filter(|(_, message)| with_map || message.group != GroupId::MAP) {
-            let is_cut = self.cut.contains(&(number, to.get())) || !self.members.contains_key(&to.get());
+            let is_there = self.members.contains_key(&to.get()) && !self.lost.contains(&message.group);
+            let is_cut = self.cut.contains(&(number, to.get())) || !is_there;
             let lost = if is_cut { " (lost)" } else { "" };
             self.tell(true, || format!("{number}->{} {}{lost}", to.get(), trace::message(&message)));
             if !is_cut {
