@@ -151,7 +151,8 @@ impl<S: State> Lane<S> {
     }
 
     fn add(&mut self, recovered: Recovering, life: Life, now: Instant) -> Result<(), Error> {
-        let replica = Replica::new(self.settings.clone(), recovered, life, &self.state, now)?;
+        let mut replica = Replica::new(self.settings.clone(), recovered, life, &self.state, now)?;
+        replica.evict(self.evicted);
         let group = replica.group();
         *slot(&mut self.replicas, group) = Some(replica);
         self.groups += 1;
