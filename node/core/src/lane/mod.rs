@@ -184,7 +184,8 @@ impl<S: State> Lane<S> {
         self.adopt(map, mine, now)
     }
 
-    /// Takes a newer map: drops the replicas that this member is not to have any more, makes those that it is to have, and
+    /// Takes a newer map: drops the replicas that this member is not to have any more (unless the group has already acted on
+    /// a newer one: then the map that says so is still to come), makes those that it is to have, and
     /// tells the others how their groups should stand. A map that is not newer is passed over. Then take the output.
     ///
     /// A replica that is made here is blank: it gives no vote before its group's leader has told it of the group, and it
@@ -196,8 +197,8 @@ impl<S: State> Lane<S> {
         }
         self.map = Some(Arc::clone(map));
         let me = self.settings.member;
-        let groups: Vec<GroupId> = self.replicas().map(Replica::group).collect();
-        for group in groups.into_iter().filter(|group| !map.holds(me, *group)) {
+        let is_over = |replica: &&Replica| !map.holds(me, replica.group()) && replica.configuration().epoch < map.epoch;
+        for group in self.replicas().filter(is_over).map(Replica::group).collect::<Vec<_>>() {
             self.bury(group);
         }
         for group in map.groups_of(me).into_iter().filter(|group| mine(*group)) {

@@ -14,6 +14,7 @@
 //! plan N     history N     map-at N EPOCH     what the map group's leader knows, asked of member N
 //! map N                              the map that member N has
 //! gossip N                           sends the map of N to all others
+//! forget-map N                       a member that is down has only the first map left
 //! groups                             who votes and who learns, by each leader
 //! wipe N                             a member that is down loses its disk, and its map
 //! evict N yes|no                     it takes no leadership, or does again
@@ -174,6 +175,11 @@ fn member(world: &mut World, number: u64, command: &str, arguments: &mut Argumen
             (member.disk, member.map) = Default::default();
         }
         "gossip" => world.gossip(number),
+        "forget-map" => {
+            let first = std::sync::Arc::clone(&world.map);
+            let member = world.members.get_mut(&number).filter(|member| member.lane.is_none());
+            member.ok_or("it is not down")?.map = Some(first);
+        }
         "evict" => {
             let evicted = arguments.need("yes or no")? == "yes";
             let lane = world.members.get_mut(&number).and_then(|member| member.lane.as_mut()).ok_or("it is down")?;
