@@ -147,6 +147,7 @@ impl<S: State> Lane<S> {
                 None => lane.add(recovered, Life::Recovered, now)?,
             }
         }
+        lane.round.map_changed = lane.replica(GroupId::MAP).is_some_and(|replica| replica.map().is_some());
         Ok(lane)
     }
 
