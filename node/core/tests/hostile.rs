@@ -275,7 +275,7 @@ impl Victim {
         let (intent, reports) = (Intent { fence: self.map.fence, epoch: None, command }, Reports::default());
         let Ok((mut next, _)) = map::command::next(&self.map, &intent, &reports, self.now) else { return Ok(()) };
         next.epoch += 1;
-        let mut reports = Reports::new(self.now);
+        let mut reports = Reports::new(self.now, self.settings.tick());
         for member in &next.members {
             reports.take(self.now, member.id, Report { epoch: next.epoch, groups: Vec::new() });
         }

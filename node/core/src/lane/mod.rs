@@ -19,6 +19,7 @@ use std::sync::Arc;
 use crate::bugs::{Bug, planted};
 use crate::codec::message::{Body, PeerMessage};
 use crate::id::{GroupId, MemberId};
+use crate::map::report::REPORT_EVERY;
 use crate::map::{self, Map, Report};
 use crate::replica::{Configuration, Error, GroupRecord, Life, Recovering, Replica, Round, Settings};
 use crate::state::{State, TableId};
@@ -31,8 +32,6 @@ pub use request::{Changed, Operation, Refusal, Reply, Request};
 const LOG_BUDGET_BYTES: usize = 16 * 1024 * 1024;
 /// A shell that was away for longer than this many ticks does not make up for all of them.
 const MOST_TICKS_AT_ONCE: u32 = 20;
-/// Every so many ticks a lane tells the map group how all the groups that it leads stand.
-const REPORT_TICKS: u64 = 10;
 /// Where the log of a group that was just made begins. Not 0: a replica that has nothing at all is at 0, and needs a
 /// snapshot even from a leader whose log is whole.
 const FIRST_POSITION: LogPosition = LogPosition { index: 1, term: 1 };
@@ -351,7 +350,8 @@ impl<S: State> Lane<S> {
                 mark(dirty, is_dirty, replica.group());
             }
         }
-        if self.ticks / REPORT_TICKS != (first - 1) / REPORT_TICKS {
+        let every = report_ticks(&self.settings);
+        if self.ticks / every != (first - 1) / every {
             self.report(now, None)?;
         }
         Ok(())
@@ -479,6 +479,12 @@ fn mark(dirty: &mut Vec<GroupId>, is_dirty: &mut Vec<bool>, group: GroupId) {
     if !std::mem::replace(&mut is_dirty[at], true) {
         dirty.push(group);
     }
+}
+
+/// Every so many ticks a lane tells the map group how all the groups that it leads stand: about once a second.
+fn report_ticks(settings: &Settings) -> u64 {
+    let ticks = REPORT_EVERY.as_millis() / settings.tick().as_millis().max(1);
+    u64::try_from(ticks).map_or(1, |ticks| ticks.max(1))
 }
 
 fn slot<T>(slots: &mut Vec<Option<T>>, group: GroupId) -> &mut Option<T> {

@@ -60,7 +60,7 @@ impl Replica {
         let not_leader = self.not_leader();
         round.replies.extend(self.chair.waiting.take().map(|waiting| (waiting.request, not_leader)));
         let wall_ms = self.chair.wall_ms;
-        self.chair = Chair { reports: Reports::new(now), wall_ms, ..Chair::default() };
+        self.chair = Chair { reports: Reports::new(now, self.settings.tick()), wall_ms, ..Chair::default() };
     }
 
     pub(super) fn take_report(&mut self, now: Instant, from: MemberId, report: Report) {

@@ -40,6 +40,7 @@ use crate::{lane, script, trace};
 
 /// Steps after which a ring that does not settle is given up.
 const MOST_STEPS: usize = 1000;
+const TICK: Duration = Duration::from_millis(100);
 const TABLE: TableId = TableId { group: GroupId::MAP, generation: 1 };
 
 #[derive(Default)]
@@ -104,7 +105,7 @@ impl Store {
         }
         let machine = Machine::load(&state, TABLE).expect("records that were just made");
         let now = Instant(1_000_000_000);
-        let (groups, reports) = (Groups::of(&map), Reports::new(now));
+        let (groups, reports) = (Groups::of(&map), Reports::new(now, TICK));
         Self { maps: vec![map.clone()], map, machine, state, groups, reports, now }
     }
 
@@ -290,7 +291,7 @@ impl script::Player for Player {
             "step" => vec![store.step().unwrap_or("nothing".to_owned())],
             "settle" => store.settle(),
             "listen" => {
-                store.reports = Reports::new(store.now);
+                store.reports = Reports::new(store.now, TICK);
                 Vec::new()
             }
             _ => store.look(command, &mut arguments)?,
