@@ -20,6 +20,7 @@ use std::sync::Arc;
 use crate::bugs::{Bug, planted};
 use crate::codec::message::{Body, PeerMessage};
 use crate::id::{GroupId, MemberId};
+use crate::map::report::REPORT_EVERY;
 use crate::map::{self, Map, Report};
 use crate::replica::{Configuration, Error, GroupRecord, Life, Recovering, Replica, Round, Settings};
 use crate::state::{State, TableId};
@@ -33,8 +34,6 @@ pub use request::{Changed, Operation, Refusal, Reply, Request};
 const LOG_BUDGET_BYTES: usize = 16 * 1024 * 1024;
 /// A shell that was away for longer than this many ticks does not make up for all of them.
 const MOST_TICKS_AT_ONCE: u32 = 20;
-/// Every so many ticks a lane tells the map group how all the groups that it leads stand.
-const REPORT_TICKS: u64 = 10;
 /// Where the log of a group that was just made begins. Not 0: a replica that has nothing at all is at 0, and needs a
 /// snapshot even from a leader whose log is whole.
 const FIRST_POSITION: LogPosition = LogPosition { index: 1, term: 1 };
@@ -155,11 +154,13 @@ impl<S: State> Lane<S> {
                 None => lane.add(recovered, Life::Recovered, now)?,
             }
         }
+        lane.round.map_changed = lane.replica(GroupId::MAP).is_some_and(|replica| replica.map().is_some());
         Ok(lane)
     }
 
     fn add(&mut self, recovered: Recovering, life: Life, now: Instant) -> Result<(), Error> {
-        let replica = Replica::new(self.settings.clone(), recovered, life, &self.state, now)?;
+        let mut replica = Replica::new(self.settings.clone(), recovered, life, &self.state, now)?;
+        replica.evict(self.evicted);
         let group = replica.group();
         *slot(&mut self.replicas, group) = Some(replica);
         self.groups += 1;
@@ -192,14 +193,15 @@ impl<S: State> Lane<S> {
         self.adopt(map, mine, now)
     }
 
-    /// Takes a newer map: drops the replicas that this member is not to have any more, makes those that it is to have, and
+    /// Takes a newer map: drops the replicas that this member is not to have any more (unless the group has already acted on
+    /// a newer one: then the map that says so is still to come), makes those that it is to have, and
     /// tells the others how their groups should stand. A map that is not newer is passed over. Then take the output.
     ///
     /// The shell must have the map on disk before: a member that acts on a map must never come back with an older one, or it
     /// would drop what it has got since.
     ///
-    /// A replica that is made here is blank: it has no vote that it could give before its group's leader has told it of the
-    /// group, and it remembers what an earlier one had promised.
+    /// A replica that is made here is blank: it gives no vote before its group's leader has told it of the group, and it
+    /// remembers what an earlier one had promised.
     pub fn adopt(&mut self, map: &Arc<Map>, mine: impl Fn(GroupId) -> bool, now: Instant) -> Result<(), Error> {
         let is_newer = self.map.as_ref().is_none_or(|known| known.epoch < map.epoch);
         if !is_newer && !planted(Bug::StaleMapObeyed) {
@@ -207,13 +209,9 @@ impl<S: State> Lane<S> {
         }
         self.map = Some(Arc::clone(map));
         let me = self.settings.member;
-        let groups: Vec<GroupId> = self.replicas().map(Replica::group).collect();
-        for group in groups.into_iter().filter(|group| !map.holds(me, *group)) {
-            // A replica that has been told of a newer map is not judged by an older one.
-            let known = self.replica(group).map_or(0, |replica| replica.configuration().epoch);
-            if known <= map.epoch {
-                self.bury(group);
-            }
+        let is_over = |replica: &&Replica| !map.holds(me, replica.group()) && replica.configuration().epoch < map.epoch;
+        for group in self.replicas().filter(is_over).map(Replica::group).collect::<Vec<_>>() {
+            self.bury(group);
         }
         for group in map.groups_of(me).into_iter().filter(|group| mine(*group)) {
             if self.replica(group).is_some() {
@@ -264,11 +262,14 @@ impl<S: State> Lane<S> {
         }
     }
 
-    /// Tells the map group how groups that are led here stand.
+    /// Tells the map group how groups that are led here stand: all of them, or only these, if any of them is led here.
     fn report(&mut self, now: Instant, only: Option<&[GroupId]>) -> Result<(), Error> {
         let Some(map) = self.map.clone() else { return Ok(()) };
         let told = |replica: &&Replica| replica.leads() && only.is_none_or(|groups| groups.contains(&replica.group()));
-        let groups = self.replicas().filter(told).map(|replica| replica.report(now)).collect();
+        let groups: Vec<_> = self.replicas().filter(told).map(|replica| replica.report(now)).collect();
+        if only.is_some() && groups.is_empty() {
+            return Ok(());
+        }
         let report = Report { epoch: map.epoch, groups };
         let (me, adding) = (self.settings.member, map.moves.get(&GroupId::MAP).and_then(|moving| moving.add));
         for to in map.map_voters.iter().copied().chain(adding) {
@@ -375,7 +376,8 @@ impl<S: State> Lane<S> {
                 mark(dirty, is_dirty, replica.group());
             }
         }
-        if self.ticks / REPORT_TICKS != (first - 1) / REPORT_TICKS {
+        let every = report_ticks(&self.settings);
+        if self.ticks / every != (first - 1) / every {
             self.report(now, None)?;
         }
         Ok(())
@@ -523,6 +525,12 @@ fn mark(dirty: &mut Vec<GroupId>, is_dirty: &mut Vec<bool>, group: GroupId) {
     if !std::mem::replace(&mut is_dirty[at], true) {
         dirty.push(group);
     }
+}
+
+/// Every so many ticks a lane tells the map group how all the groups that it leads stand: about once a second.
+fn report_ticks(settings: &Settings) -> u64 {
+    let ticks = REPORT_EVERY.as_millis() / settings.tick().as_millis().max(1);
+    u64::try_from(ticks).map_or(1, |ticks| ticks.max(1))
 }
 
 fn slot<T>(slots: &mut Vec<Option<T>>, group: GroupId) -> &mut Option<T> {

@@ -88,8 +88,8 @@ pub enum Refusal {
         /// The epoch now.
         current: u64,
     },
-    /// Another command is being agreed on.
-    #[error("another change is being agreed on at this moment; look at the plan, and ask again")]
+    /// Another command waits to be agreed on.
+    #[error("another change waits to be agreed on at this moment; look at the plan, and ask again")]
     ChangeInProgress,
     /// There is no such member.
     #[error("there is no member {0}")]

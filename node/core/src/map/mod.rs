@@ -565,6 +565,6 @@ mod tests {
             assert!(Map::decode(bytes.slice(..length)).is_err(), "cut to {length}");
         }
         assert!(Map::decode([&bytes[..], b"x"].concat().into()).is_err(), "one byte too many");
-        assert!(Map::decode([b"\x02", &bytes[1..]].concat().into()).is_err(), "an unknown version");
+        assert!(Map::decode([b"\x03", &bytes[1..]].concat().into()).is_err(), "an unknown version");
     }
 }

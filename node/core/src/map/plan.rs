@@ -117,7 +117,8 @@ impl Plan {
             map.moves.iter().map(|(group, moving)| under_way(*group, moving, reports, now)).collect();
         let moves_under_way = count(moves.len());
         moves.extend(waiting(map, reports, now));
-        let bytes_left = moves.iter().map(|planned| planned.bytes.saturating_sub(planned.sent)).sum();
+        let lacking = moves.iter().map(|planned| planned.bytes.saturating_sub(planned.sent));
+        let bytes_left = lacking.fold(0, u64::saturating_add);
         let moves_left = count(moves.len());
         moves.truncate(MAX_LISTED);
         let mut led: BTreeMap<MemberId, u32> = BTreeMap::new();

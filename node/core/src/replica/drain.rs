@@ -169,10 +169,10 @@ impl Replica {
                 false => self.machine.apply(state, position.index, entry.data)?,
             };
             self.node.mut_store().set_applied(position);
-            match applied {
-                Applied::Configure(configure) => self.configure(configure, round)?,
-                Applied::Map { took_effect } => {
-                    round.map_changed |= took_effect;
+            match &applied {
+                Applied::Configure(configure) => self.configure(*configure, round)?,
+                Applied::Map(changed) => {
+                    round.map_changed |= changed.is_some();
                     self.map_has_changed();
                 }
                 Applied::Nothing | Applied::Write(_) => {}

@@ -250,6 +250,11 @@ impl Replica {
         if asks_for_vote && (has_promised || self.is_blank()) {
             return Ok(());
         }
+        // A blank replica does not know whether it votes. Its empty log looks older than any, also than that of a member
+        // which still counts it as a voter of a configuration that is long left.
+        if asks_for_vote && self.conf_state().voters.is_empty() {
+            return Ok(());
+        }
         // Raft refuses what it cannot use (a peer that it does not know, a message to itself): nothing to be done.
         let _ = self.node.step(message);
         self.reseed();

@@ -143,9 +143,10 @@ impl Replica {
             settled.push((request, fate));
         });
         for (request, fate) in settled {
-            let reply = match (fate, applied) {
-                (Fate::Committed, Applied::Write(outcome)) => Reply::Write(outcome),
-                (Fate::Committed, Applied::Map { took_effect }) => self.changed(request, took_effect),
+            let reply = match (fate, &applied) {
+                (Fate::Committed, Applied::Write(outcome)) => Reply::Write(*outcome),
+                (Fate::Committed, Applied::Map(Some(changed))) => Reply::Changed(Ok(changed.clone())),
+                (Fate::Committed, Applied::Map(None)) => not_leader.clone(),
                 _ => reply_for(fate, not_leader.clone()),
             };
             round.replies.push((request, reply));
