@@ -133,7 +133,7 @@ impl World {
     }
 
     fn take(&mut self, number: u64, output: Output) {
-        let Output { sends, replies, writes, leaders, map } = output;
+        let Output { sends, replies, writes, leaders, map, outdated: _ } = output;
         for change in leaders {
             let leader = change.leader.map_or("nobody".to_owned(), |leader| leader.get().to_string());
             self.tell(false, || format!("{number}: {} is led by {leader} in t{}", change.group, change.term));
