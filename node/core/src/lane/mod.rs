@@ -64,7 +64,9 @@ pub enum Pressure {
     /// Not at all.
     #[default]
     None,
-    /// Clients' writes are turned away.
+    /// Pieces of snapshots are turned away; they come again, later.
+    RefuseSnapshots,
+    /// Clients' writes are turned away, too.
     RefuseWrites,
     /// Leaders' entries are turned away, too; they come again.
     RefuseEntries,
@@ -324,7 +326,8 @@ impl<S: State> Lane<S> {
         let group = message.group;
         let entries = match &message.body {
             Body::Raft { message, .. } => !message.entries.is_empty(),
-            Body::Chunk(_) => true,
+            Body::Chunk(_) if self.pressure >= Pressure::RefuseSnapshots => return Ok(()),
+            Body::Chunk(_) => false,
             Body::ChunkAck { .. } | Body::Report(_) => false,
         };
         let is_stranger = self.map.as_ref().is_some_and(|map| map.member(from).is_none());
