@@ -26,7 +26,8 @@ fn a_map_of_version_1_is_one_in_which_nothing_moves() {
         peer_address: format!("m{number}:7270"),
         admin_address: format!("m{number}:7170"),
     });
-    let expected = Map::bootstrap(ClusterId(*b"an early cluster"), 4, 3, members.collect()).expect("members that can be");
+    let expected =
+        Map::bootstrap(ClusterId(*b"an early cluster"), 4, 3, members.collect()).expect("members that can be");
     let map = Map::decode(Bytes::from_static(bytes)).expect("a map of version 1");
     assert_eq!(map, expected);
     assert_eq!(map.map_target, map.map_voters);
