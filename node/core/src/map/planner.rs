@@ -57,6 +57,10 @@ fn end_moves(map: &mut Map, reports: &Reports, now: Instant) -> (u32, u32) {
             None => map.map_voters = in_order(voters),
             Some(partition) => {
                 let assignment = &mut map.assignments[partition.0 as usize];
+                if !arrived {
+                    // It was to stay as it was, and the change that nobody wants any more was done already.
+                    map.targets.entry(partition).or_insert_with(|| assignment.clone());
+                }
                 assignment.replicas = in_order(voters);
                 if arrived && let Some(target) = map.targets.remove(&partition) {
                     *assignment = target;
