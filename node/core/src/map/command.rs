@@ -12,6 +12,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::change::Reason;
+use super::planner::who_goes;
 use super::{
     Assignment, Error, MAX_MAP_VOTERS, MAX_MEMBERS, Map, Member, MemberState, Reports, check_members, check_zones,
 };
@@ -324,7 +325,11 @@ fn redirect_moves(map: &mut Map) {
         let mut wanted = *moving;
         if comes && moving.remove.is_some_and(|id| !goes(&id)) {
             // Somebody else is to go in its place, or nobody.
-            wanted.remove = voters.iter().copied().find(goes);
+            let going: Vec<MemberId> = voters.iter().copied().filter(goes).collect();
+            wanted.remove = match moving.add {
+                Some(add) => who_goes(map, voters, &going, add),
+                None => going.first().copied(),
+            };
         }
         let useful = comes
             && wanted.remove.is_none_or(|id| goes(&id))
