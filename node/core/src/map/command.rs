@@ -12,6 +12,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::change::Reason;
+use super::planner::who_goes;
 use super::{
     Assignment, Error, MAX_MAP_VOTERS, MAX_MEMBERS, Map, Member, MemberState, Reports, check_members, check_zones,
 };
@@ -335,9 +336,14 @@ fn redirect_moves(map: &mut Map) {
         let comes = moving.add.is_none_or(|id| target.contains(&id));
         let goes = |id: &MemberId| voters.contains(id) && !target.contains(id);
         let mut wanted = *moving;
-        if comes && moving.remove.is_some_and(|id| !goes(&id)) {
-            // Somebody else is to go in its place, or nobody.
-            wanted.remove = voters.iter().copied().find(goes);
+        if comes && moving.remove.is_some() {
+            // The same if that is as good as any; else somebody else, or nobody.
+            let mut going: Vec<MemberId> = voters.iter().copied().filter(goes).collect();
+            going.sort_by_key(|id| Some(*id) != moving.remove);
+            wanted.remove = match moving.add {
+                Some(add) => who_goes(map, voters, &going, add),
+                None => going.first().copied(),
+            };
         }
         let useful = comes
             && wanted.remove.is_none_or(|id| goes(&id))

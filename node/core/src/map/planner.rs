@@ -4,6 +4,7 @@
 //! It never decides where replicas go (that is [`super::command::retarget`]'s), and never lets more than one voter of a
 //! group change at a time. Asked about a settled map it answers nothing.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use super::change::Reason;
@@ -59,6 +60,10 @@ fn end_moves(map: &mut Map, reports: &Reports, now: Instant) -> (u32, u32) {
             None => map.map_voters = in_order(voters),
             Some(partition) => {
                 let assignment = &mut map.assignments[partition.0 as usize];
+                if !arrived {
+                    // It was to stay as it was, and the change that nobody wants any more was done already.
+                    map.targets.entry(partition).or_insert_with(|| assignment.clone());
+                }
                 assignment.replicas = in_order(voters);
                 if arrived && let Some(target) = map.targets.remove(&partition) {
                     *assignment = target;
@@ -149,20 +154,43 @@ fn in_order_of_need(map: &Map, reports: &Reports, now: Instant) -> Vec<GroupId> 
     astray
 }
 
-/// Who comes and who goes next in a group that is not where it is to be: in the same zone, if that can be.
+/// Who comes and who goes next in a group that is not where it is to be: so that it is spread over as many zones as it can
+/// be on the way.
 pub(super) fn next_move(
     map: &Map,
     voters: &[MemberId],
     target: &[MemberId],
 ) -> Option<(Option<MemberId>, Option<MemberId>)> {
-    let zone = |id: MemberId| map.member(id).map(|member| member.zone.as_str());
     let going: Vec<MemberId> = voters.iter().copied().filter(|id| !target.contains(id)).collect();
-    let mut coming: Vec<MemberId> = target.iter().copied().filter(|id| !voters.contains(id)).collect();
-    coming.sort_by_key(|add| !going.iter().any(|remove| zone(*add) == zone(*remove)));
-    let add = coming.first().copied();
-    let same_zone = add.and_then(|add| going.iter().copied().find(|remove| zone(add) == zone(*remove)));
-    let remove = same_zone.or_else(|| going.first().copied());
-    (add.is_some() || remove.is_some()).then_some((add, remove))
+    let coming = target.iter().copied().filter(|id| !voters.contains(id));
+    let mut pairs = coming.map(|add| (Some(add), who_goes(map, voters, &going, add)));
+    let first = pairs.next().or_else(|| going.first().map(|remove| (None, Some(*remove))))?;
+    let spread = |pair: &(Option<MemberId>, Option<MemberId>)| pair_spread(map, voters, pair.0, pair.1);
+    Some(pairs.fold(first, |best, pair| if spread(&pair) > spread(&best) { pair } else { best }))
+}
+
+/// Who of `going` is to go when `add` comes.
+pub(super) fn who_goes(map: &Map, voters: &[MemberId], going: &[MemberId], add: MemberId) -> Option<MemberId> {
+    let first = going.first().copied()?;
+    let spread = |remove: MemberId| pair_spread(map, voters, Some(add), Some(remove));
+    Some(going[1..].iter().fold(first, |best, id| if spread(*id) > spread(best) { *id } else { best }))
+}
+
+/// How well a group is spread when one has come and another gone: over how many zones, with how few in the fullest, and
+/// whether the two are of the same zone.
+fn pair_spread(
+    map: &Map,
+    voters: &[MemberId],
+    add: Option<MemberId>,
+    remove: Option<MemberId>,
+) -> (usize, Reverse<usize>, bool) {
+    let zone = |id: MemberId| map.member(id).map_or("", |member| member.zone.as_str());
+    let stay = voters.iter().copied().filter(|id| Some(*id) != remove);
+    let zones: Vec<&str> = stay.chain(add).map(zone).collect();
+    let in_zone = |of: &str| zones.iter().filter(|zone| **zone == of).count();
+    let distinct = (0..zones.len()).filter(|at| !zones[..*at].contains(&zones[*at])).count();
+    let fullest = zones.iter().map(|zone| in_zone(zone)).max().unwrap_or_default();
+    (distinct, Reverse(fullest), add.map(zone) == remove.map(zone))
 }
 
 fn sender(reports: &Reports, now: Instant, group: GroupId) -> Option<MemberId> {

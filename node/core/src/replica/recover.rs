@@ -10,7 +10,9 @@ use super::admit::is_sound;
 use super::log::{Gap, Log};
 use super::{Configuration, Error, Replica, Tombstone};
 use crate::bugs::{Bug, planted};
-use crate::codec::message::{read_conf_state, read_configuration, read_position, write_configuration, write_position};
+use crate::codec::message::{
+    read_configuration, read_configuration_without_epoch, read_position, write_configuration, write_position,
+};
 use crate::codec::{self, Reader, Writer};
 use crate::id::GroupId;
 use crate::lane::{GroupWrite, LogPosition};
@@ -60,7 +62,7 @@ impl GroupRecord {
         let version = reader.version(VERSION)?;
         let (generation, applied) = (reader.u32()?, read_position(&mut reader)?);
         let record = if version == 1 {
-            let configuration = Configuration { state: read_conf_state(&mut reader)?, epoch: 0 };
+            let configuration = read_configuration_without_epoch(&mut reader)?;
             Self { generation, applied, configuration, tombstone: None }
         } else {
             let configuration = read_configuration(&mut reader)?;
