@@ -209,7 +209,8 @@ impl Replica {
         // A follower that is not to lead says so in its answers to heartbeats (see `send`).
         let reluctant = message.priority < 0;
         let asks_for_vote = matches!(kind, MessageType::MsgRequestVote | MessageType::MsgRequestPreVote);
-        if asks_for_vote && now < self.election.no_vote_until && message.context[..] != CAMPAIGN_TRANSFER[..] {
+        let has_promised = now < self.election.no_vote_until && message.context[..] != CAMPAIGN_TRANSFER[..];
+        if asks_for_vote && (has_promised || self.is_blank()) {
             return Ok(());
         }
         // Raft refuses what it cannot use (a peer that it does not know, a message to itself): nothing to be done.

@@ -323,6 +323,18 @@ impl Replica {
         TableId { group: self.group, generation: self.generation }
     }
 
+    /// The last entry of the log.
+    pub fn last(&self) -> LogPosition {
+        let log = &self.node.raft.raft_log;
+        LogPosition { index: log.last_index(), term: log.last_term() }
+    }
+
+    /// Whether this replica has nothing yet: no snapshot has told it of the group. It may be the second of this member,
+    /// which has forgotten what the first had acknowledged, and so has no vote to give, and nothing to show.
+    pub fn is_blank(&self) -> bool {
+        self.conf_state().voters.is_empty()
+    }
+
     fn conf_state(&self) -> &ConfState {
         self.node.store().conf_state()
     }

@@ -34,6 +34,10 @@ impl Replica {
     ) -> Result<(), Error> {
         let id = request.id;
         let consistency = request.operation.consistency();
+        if consistency == Some(Consistency::Stale) && self.is_blank() {
+            round.replies.push((id, Reply::Refused(Refusal::NoReplica)));
+            return Ok(());
+        }
         if consistency == Some(Consistency::Stale) {
             let reply = self.read(&request.operation, state)?;
             round.replies.push((id, reply));
