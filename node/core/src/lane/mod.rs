@@ -220,6 +220,8 @@ impl<S: State> Lane<S> {
         let Some(mut replica) = self.replicas[group.0 as usize].take() else { return };
         self.groups -= 1;
         replica.abandon(&mut self.round);
+        // Whoever sends requests on by what it has heard of leaders would go on sending them here.
+        self.round.leaders.push(LeaderChange { group, leader: None, term: replica.term() });
         let (write, grave) = replica.bury(&mut self.state);
         self.round.writes.push(write);
         self.round.readies.push((group, None));
