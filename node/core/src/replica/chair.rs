@@ -61,8 +61,9 @@ impl Replica {
     pub(super) fn take_the_chair(&mut self, now: Instant, round: &mut Round) {
         let not_leader = self.not_leader();
         round.replies.extend(self.chair.waiting.take().map(|waiting| (waiting.request, not_leader)));
-        let wall_ms = self.chair.wall_ms;
-        self.chair = Chair { reports: Reports::new(now), wall_ms, ..Chair::default() };
+        // What was proposed may still come to pass, and whoever asked for it is told so then.
+        let (wall_ms, proposed) = (self.chair.wall_ms, self.chair.proposed.take());
+        self.chair = Chair { reports: Reports::new(now), wall_ms, proposed, ..Chair::default() };
     }
 
     pub(super) fn take_report(&mut self, now: Instant, from: MemberId, report: Report) {
@@ -78,7 +79,8 @@ impl Replica {
 
     /// Takes a command; it is looked at when no change is under way.
     pub(super) fn take_command(&mut self, request: RequestId, deadline: Instant, intent: Intent, round: &mut Round) {
-        let busy = self.chair.waiting.is_some() || self.chair.proposed.is_some();
+        let deciding = self.chair.proposed.is_some() && self.chair.changing > self.applied().index;
+        let busy = self.chair.waiting.is_some() || deciding;
         if busy {
             round.replies.push((request, Reply::Changed(Err(map::Refusal::ChangeInProgress))));
             return;
@@ -159,6 +161,7 @@ impl Replica {
         let proposed = self.chair.proposed.take_if(|(proposed, _)| *proposed == request);
         match proposed {
             Some((_, changed)) if took_effect => Reply::Changed(Ok(changed)),
+            None if took_effect => Reply::OutcomeUnknown,
             _ => self.not_leader(),
         }
     }
