@@ -160,11 +160,12 @@ impl<S: State> Lane<S> {
     }
 
     /// Makes the replicas that the first map of a store gives this member, of those groups that `mine` says are this
-    /// lane's. Those that are there already are left alone, so that this can be repeated. Then take the output.
+    /// lane's. Those that are there already, or were and are not any more, are left alone, so that this can be repeated.
+    /// Then take the output.
     pub fn bootstrap(&mut self, map: &Arc<Map>, mine: impl Fn(GroupId) -> bool, now: Instant) -> Result<(), Error> {
         assert_eq!(map.epoch, 1, "only the first map of a store makes replicas that may vote at once");
         for group in map.groups_of(self.settings.member).into_iter().filter(|group| mine(*group)) {
-            if self.replica(group).is_some() {
+            if self.replica(group).is_some() || self.graves.contains_key(&group) {
                 continue;
             }
             let (voters, leader) = map.group(group).expect("the map knows the groups that it gives out");
