@@ -42,11 +42,13 @@ fn end_moves(map: &mut Map, reports: &Reports, now: Instant) -> (u32, u32) {
         let Some(voters) = final_voters(map, group, &moving, &report.configuration) else { continue };
         let target = map.target(group).to_vec();
         let before = map.group(group).map(|(voters, _)| voters.to_vec()).unwrap_or_default();
-        if same(&voters, &before) {
-            cancelled += 1
-        } else {
-            finished += 1
+        let unchanged = same(&voters, &before);
+        if unchanged && !moving.cancelled {
+            // It has not begun: whoever leads the group next may still begin it.
+            continue;
         }
+        cancelled += u32::from(unchanged);
+        finished += u32::from(!unchanged);
         let arrived = same(&voters, &target);
         let in_order = |voters: Vec<MemberId>| {
             let (mut known, rest): (Vec<_>, Vec<_>) = voters.into_iter().partition(|id| target.contains(id));
