@@ -204,6 +204,11 @@ impl Replica {
         if !self.admits(from, &message) {
             return Ok(());
         }
+        if self.is_blank() && message.commit > self.last_index() && message.get_msg_type() == MessageType::MsgHeartbeat
+        {
+            // Meant for the replica that was here before, and late: this one has acknowledged nothing.
+            return Ok(());
+        }
         self.check_memory(&message)?;
         let (kind, term) = (message.get_msg_type(), message.term);
         // A follower that is not to lead says so in its answers to heartbeats (see `send`).
