@@ -365,10 +365,11 @@ fn replace(desired: &mut [Desired], slots: &[Slot]) -> bool {
 fn next_towards(goal: &[Desired], map: &Map) -> Option<Command> {
     let mut goal = goal.to_vec();
     goal.sort_by_key(|desired| desired.id);
-    if desired_of(map) != goal {
-        return Some(Command::Members(goal));
-    }
-    map.members.iter().find(|member| member.state == MemberState::Draining).map(|member| Command::Undrain(member.id))
+    // First those that drain, or too few would be left when others leave.
+    let is_meant = |id: MemberId| goal.iter().any(|desired| desired.id == id);
+    let drains = map.members.iter().find(|member| member.state == MemberState::Draining && is_meant(member.id));
+    let undrain = drains.map(|member| Command::Undrain(member.id));
+    undrain.or_else(|| (desired_of(map) != goal).then(|| Command::Members(goal.clone())))
 }
 
 fn show(operation: &Operation) -> String {
