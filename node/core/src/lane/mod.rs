@@ -253,7 +253,8 @@ impl<S: State> Lane<S> {
     /// Tells the map group how groups that are led here stand.
     fn report(&mut self, now: Instant, only: Option<&[GroupId]>) -> Result<(), Error> {
         let Some(map) = self.map.clone() else { return Ok(()) };
-        let told = |replica: &&Replica| replica.leads() && only.is_none_or(|groups| groups.contains(&replica.group()));
+        let tells = |replica: &Replica| replica.leads() && replica.is_established();
+        let told = |replica: &&Replica| tells(replica) && only.is_none_or(|groups| groups.contains(&replica.group()));
         let groups = self.replicas().filter(told).map(|replica| replica.report(now)).collect();
         let report = Report { epoch: map.epoch, groups };
         let (me, adding) = (self.settings.member, map.moves.get(&GroupId::MAP).and_then(|moving| moving.add));
