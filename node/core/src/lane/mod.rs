@@ -235,8 +235,9 @@ impl<S: State> Lane<S> {
     fn bury(&mut self, group: GroupId) {
         let Some(mut replica) = self.replicas[group.0 as usize].take() else { return };
         self.groups -= 1;
-        self.round.leaders.push(LeaderChange { group, leader: None, term: replica.term() });
         replica.abandon(&mut self.round);
+        // Whoever sends requests on by what it has heard of leaders would go on sending them here.
+        self.round.leaders.push(LeaderChange { group, leader: None, term: replica.term() });
         let (write, grave) = replica.bury(&mut self.state);
         self.round.writes.push(write);
         self.round.readies.push((group, None));
@@ -267,7 +268,8 @@ impl<S: State> Lane<S> {
     /// Tells the map group how groups that are led here stand: all of them, or only these, if any of them is led here.
     fn report(&mut self, now: Instant, only: Option<&[GroupId]>) -> Result<(), Error> {
         let Some(map) = self.map.clone() else { return Ok(()) };
-        let told = |replica: &&Replica| replica.leads() && only.is_none_or(|groups| groups.contains(&replica.group()));
+        let tells = |replica: &Replica| replica.leads() && replica.is_established();
+        let told = |replica: &&Replica| tells(replica) && only.is_none_or(|groups| groups.contains(&replica.group()));
         let groups: Vec<_> = self.replicas().filter(told).map(|replica| replica.report(now)).collect();
         if only.is_some() && groups.is_empty() {
             return Ok(());

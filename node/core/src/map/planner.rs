@@ -60,15 +60,16 @@ fn end_moves(map: &mut Map, reports: &Reports, now: Instant) -> (u32, u32) {
             None => map.map_voters = in_order(voters),
             Some(partition) => {
                 let assignment = &mut map.assignments[partition.0 as usize];
-                if !arrived {
-                    // It was to stay as it was, and the change that nobody wants any more was done already.
-                    map.targets.entry(partition).or_insert_with(|| assignment.clone());
-                }
+                // A move that came through after all leads away from what was right where it was.
+                let target = map.targets.remove(&partition).unwrap_or_else(|| assignment.clone());
                 assignment.replicas = in_order(voters);
-                if arrived && let Some(target) = map.targets.remove(&partition) {
+                if arrived {
                     *assignment = target;
-                } else if !assignment.replicas.contains(&assignment.leader) {
-                    assignment.leader = assignment.replicas[0];
+                } else {
+                    if !assignment.replicas.contains(&assignment.leader) {
+                        assignment.leader = assignment.replicas[0];
+                    }
+                    map.targets.insert(partition, target);
                 }
             }
         }

@@ -16,6 +16,11 @@
 //! earlier leader has proposed is applied or will never be, and only when its own last step is applied. A replica stands
 //! for election only when it has applied everything that it knows to be committed. (Ongaro's thesis, 4.1 to 4.3.)
 //!
+//! **Known to a majority.** A configuration is in force where it is applied, and a member may lag. Were the one that goes
+//! to drop its replica at once, a member that has not heard of the commit yet would still ask it for its vote, and with one
+//! more lost for good the group would never have a leader again. So a leader reports only when an entry that it has
+//! proposed after the change is committed: whoever has that one has been told that the change is.
+//!
 //! It never adds a voter that has not got everything, and never removes the leader: that one hands over first.
 
 use std::collections::BTreeSet;
@@ -213,12 +218,15 @@ impl Replica {
         let Some(wanted) = &self.wanted else { return };
         let is_changing = wanted.moving.is_some()
             || !self.conf_state().voters_outgoing.is_empty()
-            || !self.conf_state().learners.is_empty();
+            || !self.conf_state().learners.is_empty()
+            || !self.is_established();
         if !is_changing || !self.leads() || !self.holds_own_term() || self.configuring > self.applied().index {
             return;
         }
         let next = next_step(self.configuration(), wanted, self.settings.member, |learner| self.has_caught_up(learner));
-        match next {
+        let spreads = self.last_index() <= self.configured;
+        let fence = || Next::Propose(Configure { epoch: self.configuration().epoch, step: Step::Fence });
+        match next.or_else(|| spreads.then(fence)) {
             Some(Next::Propose(configure)) => {
                 // Refused while leadership is handed over; the next leader sees to it.
                 let entry = match &self.machine {
@@ -233,6 +241,11 @@ impl Replica {
             Some(Next::HandOver) => self.hand_over_before_going(now),
             None => {}
         }
+    }
+
+    /// Whether a majority of the voters knows durably that they are the voters, and this leader knows that.
+    pub fn is_established(&self) -> bool {
+        self.applied().index > self.configured
     }
 
     fn has_caught_up(&self, learner: MemberId) -> bool {
@@ -283,6 +296,10 @@ impl Replica {
             }
         };
         let epoch = configure.epoch.max(known);
+        let changes_voters = matches!(configure.step, Step::Swap { .. } | Step::LeaveJoint);
+        if changes_voters && state.voters_outgoing.is_empty() {
+            self.configured = self.last_index();
+        }
         self.node.mut_store().set_configuration(Configuration { state, epoch });
         let left_out = self.voters().all(|id| id != self.settings.member);
         if left_out && self.leads() {

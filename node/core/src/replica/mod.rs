@@ -199,6 +199,8 @@ pub struct Replica {
     wanted: Option<Wanted>,
     /// Index of the latest step of the configuration that this leader has proposed.
     configuring: u64,
+    /// The last index of the log when the group's voters last changed: see [`Replica::is_established`].
+    configured: u64,
     /// When this leader last asked another to take over because it is to be removed.
     handed_over_at: Option<Instant>,
     /// What the leader of the map group knows.
@@ -264,6 +266,7 @@ impl Replica {
             born_in: 0,
             wanted: None,
             configuring: 0,
+            configured: 0,
             handed_over_at: None,
             chair: chair::Chair::default(),
         };
