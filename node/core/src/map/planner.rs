@@ -76,7 +76,12 @@ fn end_moves(map: &mut Map, reports: &Reports, now: Instant) -> (u32, u32) {
 }
 
 /// The voters that the group has come to, if that is final.
-fn final_voters(map: &Map, group: GroupId, moving: &Move, configuration: &Configuration) -> Option<Vec<MemberId>> {
+pub(super) fn final_voters(
+    map: &Map,
+    group: GroupId,
+    moving: &Move,
+    configuration: &Configuration,
+) -> Option<Vec<MemberId>> {
     let is_fenced = configuration.epoch >= moving.epoch || planted(Bug::MoveEndedByStaleReport);
     let state = &configuration.state;
     let is_joint = !state.voters_outgoing.is_empty() && !planted(Bug::OldReplicaDroppedInJoint);
