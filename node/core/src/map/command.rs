@@ -176,7 +176,10 @@ pub fn next(map: &Map, intent: &Intent, reports: &Reports, now: Instant) -> Resu
         return Err(Refusal::TooFewMembers { left, factor: next.replication_factor });
     }
     check_quorums(map, &next, reports, now)?;
-    retarget(&mut next);
+    // A new address moves nothing; worked out anew in the middle of moves, the targets could be others that are as good.
+    if next.candidates() != map.candidates() {
+        retarget(&mut next);
+    }
     Ok((next, reason))
 }
 
@@ -216,15 +219,16 @@ fn desire(map: &mut Map, desired: &[Desired]) -> Result<Reason, Refusal> {
         return Err(Error::MemberCount(map.members.len()).into());
     }
     check_members(&map.members)?;
-    let told = [("joins", joined), ("leaves", leaving), ("is changed", updated)];
-    let told = told.into_iter().filter(|(_, names)| !names.is_empty());
-    Ok(Reason::Members(told.map(|(what, names)| tell(&names, what)).collect::<Vec<_>>().join("; ")))
+    let told = [(joined, ["joins", "join"]), (leaving, ["leaves", "leave"]), (updated, ["is changed", "are changed"])];
+    let told = told.into_iter().filter(|(names, _)| !names.is_empty());
+    Ok(Reason::Members(told.map(|(names, what)| tell(&names, what)).collect::<Vec<_>>().join("; ")))
 }
 
-/// `node-4 joins`, `node-4 and node-5: joins`.
-fn tell(names: &[String], what: &str) -> String {
+/// `node-4 joins`, `node-4, node-5 join`, `node-4, … and 3 more join`.
+fn tell(names: &[String], [one, many]: [&str; 2]) -> String {
     const SHOWN: usize = 10;
     let shown = names.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(", ");
+    let what = if names.len() == 1 { one } else { many };
     let more = names.len().saturating_sub(SHOWN);
     if more == 0 { format!("{shown} {what}") } else { format!("{shown} and {more} more {what}") }
 }
