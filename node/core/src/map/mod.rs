@@ -463,11 +463,11 @@ mod tests {
         }
     }
 
-    fn members(count: u64) -> Vec<Member> {
+    pub(super) fn members(count: u64) -> Vec<Member> {
         (1..=count).map(member).collect()
     }
 
-    fn bootstrap(members: Vec<Member>) -> Result<Map, Error> {
+    pub(super) fn bootstrap(members: Vec<Member>) -> Result<Map, Error> {
         Map::bootstrap(CLUSTER, 16, 3, members)
     }
 
