@@ -278,7 +278,7 @@ impl Chance {
 
     /// Once in so many times.
     fn is(&mut self, times: u64) -> bool {
-        self.next() % times == 0
+        self.next().is_multiple_of(times)
     }
 }
 

@@ -79,7 +79,12 @@ fn end_moves(map: &mut Map, reports: &Reports, now: Instant) -> (u32, u32) {
 }
 
 /// The voters that the group has come to, if that is final.
-fn final_voters(map: &Map, group: GroupId, moving: &Move, configuration: &Configuration) -> Option<Vec<MemberId>> {
+pub(super) fn final_voters(
+    map: &Map,
+    group: GroupId,
+    moving: &Move,
+    configuration: &Configuration,
+) -> Option<Vec<MemberId>> {
     let is_fenced = configuration.epoch >= moving.epoch || planted(Bug::MoveEndedByStaleReport);
     let state = &configuration.state;
     let is_joint = !state.voters_outgoing.is_empty() && !planted(Bug::OldReplicaDroppedInJoint);
@@ -259,5 +264,105 @@ impl Slots {
         }
         self.count(receiver, sender);
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{bootstrap, members};
+    use super::super::{MemberState, Report, command};
+    use super::*;
+    use crate::map::plan::Plan;
+    use crate::map::report::REPORT_EVERY;
+    use crate::replica::Configuration;
+
+    fn id(number: u64) -> MemberId {
+        MemberId::new(number).unwrap()
+    }
+
+    /// Members 1 to 6, of which 1 drains.
+    fn draining() -> Map {
+        let mut map = bootstrap(members(6)).unwrap();
+        map.members[0].state = MemberState::Draining;
+        command::retarget(&mut map);
+        map.epoch += 1;
+        map
+    }
+
+    /// Everybody reports that nothing has moved; each group is led by whom the map prefers.
+    fn heard(map: &Map, now: Instant) -> Reports {
+        let mut reports = Reports::new(now, REPORT_EVERY);
+        for member in &map.members {
+            let led = map.groups().filter(|group| map.group(*group).unwrap().1 == member.id);
+            let groups = led.map(|group| {
+                let voters = map.group(group).unwrap().0.iter().map(|id| id.get()).collect();
+                let state = raft::eraftpb::ConfState { voters, ..Default::default() };
+                let configuration = Configuration { state, epoch: 1 };
+                let (behind, bytes, sent) = (Vec::new(), 0, None);
+                super::super::GroupReport { group, term: 2, configuration, behind, bytes, sent }
+            });
+            reports.take(now, member.id, Report { epoch: map.epoch, groups: groups.collect() });
+        }
+        reports
+    }
+
+    #[test]
+    fn nothing_happens_to_a_settled_map() {
+        let map = bootstrap(members(6)).unwrap();
+        assert_eq!(next(&map, &heard(&map, Instant(0)), Instant(0)), None);
+        assert!(Plan::of(&map, &heard(&map, Instant(0)), Instant(0)).settled);
+    }
+
+    #[test]
+    fn no_member_takes_part_in_more_moves_than_it_may() {
+        let map = draining();
+        let (reports, now) = (heard(&map, Instant(0)), Instant(0));
+        let (planned, reason) = next(&map, &reports, now).unwrap();
+        assert_eq!(
+            reason,
+            Reason::Moves {
+                started: u32::try_from(planned.moves.len()).unwrap(),
+                finished: 0,
+                cancelled: 0,
+                message: String::new()
+            }
+        );
+        let mut sides: BTreeMap<(bool, MemberId), usize> = BTreeMap::new();
+        for (group, moving) in &planned.moves {
+            assert_eq!((moving.remove, moving.epoch), (Some(id(1)), map.epoch + 1));
+            *sides.entry((true, moving.add.unwrap())).or_default() += 1;
+            *sides.entry((false, reports.group(now, *group).unwrap().0)).or_default() += 1;
+        }
+        assert!(sides.values().all(|count| *count <= MOVES_PER_MEMBER), "{sides:?}");
+        assert_eq!(next(&Map { epoch: map.epoch + 1, ..planned }, &reports, now), None, "all slots are taken");
+    }
+
+    #[test]
+    fn groups_that_have_lost_a_voter_come_first_then_the_map_group() {
+        let map = draining();
+        let now = Instant(0);
+        let mut reports = heard(&map, now);
+        let hurt = *map.targets.last_key_value().unwrap().0;
+        let (leader, mut report) = reports.group(now, hurt.group()).map(|(id, report)| (id, report.clone())).unwrap();
+        report.behind = vec![id(1)];
+        reports.take(now, leader, Report { epoch: map.epoch, groups: vec![report] });
+        assert_eq!(in_order_of_need(&map, &reports, now)[..2], [hurt.group(), GroupId::MAP]);
+    }
+
+    #[test]
+    fn who_comes_takes_the_place_of_one_in_its_zone_or_of_whoever_is_missed_least() {
+        // Zones by number: 1 2 0 1 2 0.
+        let map = bootstrap(members(6)).unwrap();
+        let step = |voters: &[u64], target: &[u64]| {
+            let ids = |ids: &[u64]| ids.iter().copied().map(id).collect::<Vec<_>>();
+            next_move(&map, &ids(voters), &ids(target))
+                .map(|(add, remove)| (add.map(MemberId::get), remove.map(MemberId::get)))
+        };
+        assert_eq!(step(&[1, 2, 3], &[4, 5, 3]), Some((Some(4), Some(1))));
+        assert_eq!(step(&[1, 2, 3], &[5, 4, 3]), Some((Some(5), Some(2))));
+        assert_eq!(step(&[1, 4, 3], &[1, 2, 3]), Some((Some(2), Some(4))));
+        assert_eq!(step(&[1, 2], &[1]), Some((None, Some(2))));
+        assert_eq!(step(&[1], &[1, 2]), Some((Some(2), None)));
+        assert_eq!(step(&[1, 2], &[2, 1]), None);
     }
 }

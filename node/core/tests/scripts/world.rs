@@ -171,11 +171,11 @@ impl World {
     pub fn adopt(&mut self, number: u64, map: Arc<Map>) {
         let with_map = self.with_map;
         let Some(member) = self.members.get_mut(&number) else { return };
+        let Some(lane) = &mut member.lane else { return };
         if member.map.as_ref().is_some_and(|known| known.epoch >= map.epoch) {
             return;
         }
         member.map = Some(Arc::clone(&map));
-        let Some(lane) = &mut member.lane else { return };
         let mine = |group: GroupId| with_map || group.partition().is_some();
         lane.adopt(&map, mine, member.now).expect("a map can be used");
         self.tell(true, || format!("{number} has map {}", map.epoch));
