@@ -421,11 +421,18 @@ impl Member {
         }
     }
 
-    /// Another member has said which map it has: it gets the newer one.
+    /// Another member has said which map it has: whoever has the older one gets the newer.
     fn greeted(&mut self, from: usize, hello: Hello, env: &mut Environment) {
         let map = self.process.as_ref().and_then(|process| process.map.clone());
-        if let Some(map) = map.filter(|map| map.epoch > hello.epoch) {
-            self.send_map(from, &map, env);
+        let epoch = map.as_ref().map_or(0, |map| map.epoch);
+        match map.filter(|map| map.epoch > hello.epoch) {
+            Some(map) => self.send_map(from, &map, env),
+            None if epoch < hello.epoch => {
+                let mut writer = FrameWriter::default();
+                writer.push(&Item::Hello(Hello { cluster: CLUSTER, from: hello.to, to: hello.from, epoch }));
+                self.send(from, writer, Carries::Messages, env);
+            }
+            None => {}
         }
     }
 

@@ -116,6 +116,12 @@ impl Operator {
         self.under_way.is_none() && self.goal.as_ref().is_none_or(|goal| next_towards(goal, map).is_none())
     }
 
+    /// Whether it has read the history up to this map.
+    pub fn has_read(&self, map: &Map) -> bool {
+        let newest = self.history.as_ref().and_then(|events| events.first());
+        newest.is_some_and(|event| event.epoch >= map.epoch)
+    }
+
     fn take_over(&mut self, fences: &mut Fences) {
         fences.issued += 1;
         self.fence = fences.issued;
@@ -180,7 +186,7 @@ impl Operator {
             Some(goal) => next_towards(goal, view.map),
             None => self.draw(view),
         };
-        let is_over = self.goal.is_some() && view.map.is_settled() && self.history.is_none();
+        let is_over = self.goal.is_some() && view.map.is_settled() && !self.has_read(view.map);
         let (operation, fence) = match command {
             Some(command) => {
                 // Now and then a person acts in the operator's place.

@@ -464,7 +464,7 @@ impl World {
         let operator = self.operators.first()?;
         let asking = (!operator.has_arrived(&self.map)).then(|| format!("map {} is not the goal", self.map.epoch));
         let unsettled = asking.or_else(|| ring::unsettled(&self.members, &self.map));
-        unsettled.or_else(|| operator.history.is_none().then(|| "the history was not read".to_owned()))
+        unsettled.or_else(|| (!operator.has_read(&self.map)).then(|| "the history was not read".to_owned()))
     }
 
     /// Goes on to the next phase if it is due. Returns whether there is none any more.

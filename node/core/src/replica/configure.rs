@@ -26,8 +26,8 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use raft::ProgressState;
 use raft::eraftpb::{ConfChangeSingle, ConfChangeTransition, ConfChangeType, ConfChangeV2, ConfState};
+use raft::{ProgressState, StateRole};
 
 use super::{Error, Replica, Round};
 use crate::bugs::{Bug, planted};
@@ -302,8 +302,9 @@ impl Replica {
         }
         self.node.mut_store().set_configuration(Configuration { state, epoch });
         let left_out = self.voters().all(|id| id != self.settings.member);
-        if left_out && self.leads() {
-            // Raft would go on leading a group that it is not in any more.
+        if left_out && self.node.raft.state != StateRole::Follower {
+            // Raft would go on leading a group that it is not in any more; and it stops (with a panic) when one wins its
+            // election that is not in it. An answer to its candidacy may have told it of the commit.
             let term = self.term();
             self.node.raft.become_follower(term, raft::INVALID_ID);
         }
