@@ -265,7 +265,6 @@ fn write_changed(writer: &mut Writer, changed: &std::result::Result<Changed, map
             writer.u8(7);
             groups(writer, at_risk, *count);
         }
-        Err(Refusal::StillBeingMade) => writer.u8(9),
         Err(Refusal::Invalid(reason)) => {
             writer.u8(8);
             writer.bytes(reason.as_bytes());
@@ -305,7 +304,6 @@ fn read_changed(reader: &mut Reader) -> Result<std::result::Result<Changed, map:
             Refusal::QuorumAtRisk { groups, count }
         }
         8 => Refusal::Invalid(reader.text()?),
-        9 => Refusal::StillBeingMade,
         id => return Err(reader.unknown(id)),
     }))
 }

@@ -202,8 +202,8 @@ impl<S: State> Lane<S> {
     /// The shell must have the map on disk before: a member that acts on a map must never come back with an older one, or it
     /// would drop what it has got since.
     ///
-    /// A replica that is made here is blank: it gives no vote before its group's leader has told it of the group, and it
-    /// remembers what an earlier one had promised.
+    /// A replica that is made here is blank. If an earlier one was dropped it gives no vote before its group's leader has told
+    /// it of the group, and it remembers what the earlier one had promised.
     pub fn adopt(&mut self, map: &Arc<Map>, mine: impl Fn(GroupId) -> bool, now: Instant) -> Result<(), Error> {
         let is_newer = self.map.as_ref().is_none_or(|known| known.epoch < map.epoch);
         if !is_newer && !planted(Bug::StaleMapObeyed) {

@@ -130,9 +130,6 @@ pub enum Refusal {
         /// How many groups there are.
         count: usize,
     },
-    /// Not every group of the new store has a leader yet.
-    #[error("the store is still being made: not every partition has a leader yet; ask again in a moment")]
-    StillBeingMade,
     /// The members can't be such, and why.
     #[error("{0}")]
     Invalid(String),
@@ -177,11 +174,6 @@ pub fn next(map: &Map, intent: &Intent, reports: &Reports, now: Instant) -> Resu
     let left = next.candidates().len();
     if left < next.replication_factor {
         return Err(Refusal::TooFewMembers { left, factor: next.replication_factor });
-    }
-    // A member that has not heard of the first map must be able to begin with it: with a later one its replicas would be
-    // blank, and too many blank ones can't elect anybody.
-    if map.epoch == 1 && map.groups().any(|group| reports.last(group).is_none()) {
-        return Err(Refusal::StillBeingMade);
     }
     check_quorums(map, &next, reports, now)?;
     // A new address moves nothing; worked out anew in the middle of moves, the targets could be others that are as good.
@@ -400,6 +392,10 @@ mod tests {
     use super::super::{MAX_PARTITIONS, Move};
     use super::*;
 
+    fn made(count: u64) -> Map {
+        bootstrap(members(count)).unwrap()
+    }
+
     fn id(number: u64) -> MemberId {
         MemberId::new(number).unwrap()
     }
@@ -426,7 +422,7 @@ mod tests {
 
     #[test]
     fn a_drain_that_is_taken_back_leaves_the_map_as_it_was() {
-        let before = bootstrap(members(5)).unwrap();
+        let before = made(5);
         for member in 1..=5 {
             let drained = ask(&before, Command::Drain(id(member))).unwrap();
             assert!(drained.targets.values().all(|target| !target.replicas.contains(&id(member))));
@@ -438,7 +434,7 @@ mod tests {
 
     #[test]
     fn a_new_address_in_the_middle_of_moves_turns_none_of_them() {
-        let mut map = ask(&bootstrap(members(5)).unwrap(), Command::Drain(id(2))).unwrap();
+        let mut map = ask(&made(5), Command::Drain(id(2))).unwrap();
         let (partition, target) = map.targets.first_key_value().map(|(at, target)| (*at, target.clone())).unwrap();
         let held = &map.assignments[partition.0 as usize].replicas;
         let add = target.replicas.iter().copied().find(|id| !held.contains(id));
@@ -451,7 +447,7 @@ mod tests {
 
     #[test]
     fn a_member_that_leaves_may_share_its_name_with_the_one_that_takes_its_place() {
-        let before = bootstrap(members(4)).unwrap();
+        let before = made(4);
         let mut members = desired(&before);
         members[3].id = id(9);
         let after = ask(&before, Command::Members(members.clone())).unwrap();

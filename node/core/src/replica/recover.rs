@@ -92,6 +92,8 @@ pub struct Recovering {
     log: Log,
     /// The replica was dropped, and nothing was written for it since.
     buried: bool,
+    /// An earlier replica was dropped, and no snapshot has told this one of its group yet.
+    pub(super) reborn: bool,
 }
 
 impl Recovering {
@@ -103,7 +105,8 @@ impl Recovering {
         if let Some(Tombstone { term, vote }) = record.tombstone.filter(|_| !planted(Bug::TombstoneForgotten)) {
             log.set_hard_state(HardState { term, vote, ..HardState::default() });
         }
-        Self { group, generation: record.generation, log, buried: record.tombstone.is_some() }
+        let buried = record.tombstone.is_some();
+        Self { group, generation: record.generation, log, buried, reborn: buried }
     }
 
     /// The group.
@@ -125,6 +128,7 @@ impl Recovering {
         self.log = Log::default();
         self.log.set_hard_state(HardState { term, vote, ..HardState::default() });
         self.buried = true;
+        self.reborn = true;
         if let Some(grave) = self.grave() {
             state.put(TableId::GROUPS, GroupRecord::key(self.group), grave.encode());
         }
@@ -151,6 +155,7 @@ impl Recovering {
             if installed.generation > self.generation {
                 state.clear(TableId { group, generation: self.generation });
                 self.generation = installed.generation;
+                self.reborn = false;
                 self.log.install(installed.position, installed.configuration);
             } else {
                 self.log.restart(installed.position);
@@ -199,7 +204,9 @@ impl Replica {
             return;
         }
         let (applied, configuration) = (self.applied(), self.configuration().clone());
-        let record = GroupRecord { generation: self.generation, applied, configuration, tombstone: None };
+        let HardState { term, vote, .. } = self.node.raft.hard_state();
+        let tombstone = self.reborn.then_some(Tombstone { term, vote });
+        let record = GroupRecord { generation: self.generation, applied, configuration, tombstone };
         state.put(TableId::GROUPS, GroupRecord::key(self.group), record.encode());
     }
 
