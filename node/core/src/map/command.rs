@@ -226,7 +226,9 @@ fn desire(map: &mut Map, desired: &[Desired]) -> Result<Reason, Refusal> {
     check_members(&map.members)?;
     let told = [(joined, ["joins", "join"]), (leaving, ["leaves", "leave"]), (updated, ["is changed", "are changed"])];
     let told = told.into_iter().filter(|(names, _)| !names.is_empty());
-    Ok(Reason::Members(told.map(|(names, what)| tell(&names, what)).collect::<Vec<_>>().join("; ")))
+    let told: Vec<String> = told.map(|(names, what)| tell(&names, what)).collect();
+    // A change all the same if the fence is a new one.
+    Ok(Reason::Members(if told.is_empty() { "as they are".to_owned() } else { told.join("; ") }))
 }
 
 /// `node-4 joins`, `node-4, node-5 join`, `node-4, … and 3 more join`.

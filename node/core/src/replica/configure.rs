@@ -204,7 +204,10 @@ impl Replica {
     pub fn follow(&mut self, map: &Map) {
         self.wanted = map.wanted(self.group);
         if let Some((replicas, leader)) = map.group(self.group) {
-            self.set_preference(replicas, leader);
+            // Who is on the way out comes last: it would only have to hand over again.
+            let (stay, go): (Vec<MemberId>, Vec<_>) =
+                replicas.iter().copied().partition(|id| map.target(self.group).contains(id));
+            self.set_preference(&[stay, go].concat(), leader);
         }
     }
 

@@ -331,8 +331,11 @@ impl World {
         map.assignments.iter_mut().for_each(|assignment| assignment.leader = preferred);
         let map = Arc::new(map);
         for number in self.numbers() {
-            if self.members[&number].map.is_some() {
-                self.adopt(number, Arc::clone(&map));
+            match self.members.get_mut(&number) {
+                // Whoever is down hears of it when it is back.
+                Some(member @ Member { lane: None, map: Some(_), .. }) => member.map = Some(Arc::clone(&map)),
+                Some(Member { map: Some(_), .. }) => self.adopt(number, Arc::clone(&map)),
+                _ => {}
             }
         }
     }
