@@ -170,11 +170,17 @@ pub fn unsettled(members: &[Member], map: &Map) -> Option<String> {
     }
     for member in members.iter().filter(|member| member.process.is_some()) {
         let known = member.process.as_ref().and_then(|process| process.map.as_ref());
-        // One that was never let in has none.
-        if known.is_some_and(|known| known.epoch != map.epoch) {
+        let runs = |id: MemberId| id != member.id() && members[members_index(id)].process.is_some();
+        // One that was never let in has none; one that is let go hears of it only if it knows somebody who is still there.
+        let hears = |known: &Map| known.members.iter().any(|other| map.member(other.id).is_some() && runs(other.id));
+        let hears = map.member(member.id()).is_some() || known.is_some_and(|known| hears(known));
+        if hears && known.is_none_or(|known| known.epoch != map.epoch) {
             return Some(format!("member {} has not heard of map {}", member.index, map.epoch));
         }
-        let stray = map.groups().find(|group| !map.holds(member.id(), *group) && holds_something(member, *group));
+        let stray = map
+            .groups()
+            .filter(|_| hears)
+            .find(|group| !map.holds(member.id(), *group) && holds_something(member, *group));
         if let Some(group) = stray {
             return Some(format!("member {} still has something of {group}", member.index));
         }
