@@ -27,7 +27,7 @@ use crate::state::{State, TableId};
 use crate::time::Instant;
 
 pub use output::{Durable, GroupWrite, Installed, LeaderChange, LogPosition, Output, Staged, Writes};
-pub use pace::{HIGHEST_RATE, Pace};
+pub use pace::{HIGHEST_RATE, Pace, UNPACED};
 pub use request::{Changed, Operation, Refusal, Reply, Request};
 
 /// Memory for the log entries that are kept for followers that lag, over all groups of a lane, in bytes.

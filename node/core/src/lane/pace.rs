@@ -17,6 +17,8 @@ const FIRST_RATE: u64 = 16 << 20;
 const LEAST_RATE: u64 = 1 << 20;
 /// The highest rate unless a limit is set.
 pub const HIGHEST_RATE: u64 = 4 << 30;
+/// The limit of a lane that sends as fast as it can, whatever that does to its clients.
+pub const UNPACED: u64 = u64::MAX;
 /// The bucket holds what flows in this time, at least.
 const BURST: Duration = Duration::from_millis(4);
 /// Writes wait too long when they take this many times what they took when nothing was sent, in tenths: on average, and
@@ -62,7 +64,7 @@ impl Default for Pace {
 }
 
 impl Pace {
-    /// Never sends faster than this many bytes a second.
+    /// Never sends faster than this many bytes a second; [`UNPACED`]: never waits at all.
     pub fn set_limit(&mut self, bytes_per_second: u64) {
         self.limit = bytes_per_second.max(LEAST_RATE);
         self.rate = self.rate.min(self.limit);
@@ -75,6 +77,9 @@ impl Pace {
 
     /// Whether another chunk may be sent.
     pub fn allows(&mut self, now: Instant) -> bool {
+        if self.limit == UNPACED {
+            return true;
+        }
         let passed = now.since(self.refilled_at);
         self.refilled_at = now;
         let flowed = |time: Duration| (self.rate as f64 * time.as_secs_f64()) as i64;

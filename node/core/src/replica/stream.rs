@@ -25,7 +25,7 @@ use crate::state::{self, View};
 use crate::time::Instant;
 
 /// Most chunks on the way to one follower.
-const WINDOW: usize = 16;
+const WINDOW: usize = 12;
 /// A chunk is full when its records take this many bytes.
 const CHUNK_BYTES: usize = 64 * 1024;
 /// Chunks that were not acknowledged for this long are sent again.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use annulus_core::codec::frame::{FrameWriter, HEADER_BYTES, Item, read_header, read_payload};
 use annulus_core::codec::message::PeerMessage;
 use annulus_core::id::{GroupId, MemberId, RequestId};
-use annulus_core::lane::{Input, Lane, Operation, Output, Reply, Request};
+use annulus_core::lane::{Input, Lane, Operation, Output, Reply, Request, UNPACED};
 use annulus_core::map::Map;
 use annulus_core::replica::{Replica, Settings};
 use annulus_core::state::MemoryState;
@@ -303,6 +303,8 @@ impl World {
         let Some(member) = self.members.get_mut(&number) else { return };
         let (state, wal) = (member.disk.state.clone(), member.disk.wal.clone());
         let mut lane = Lane::recover(member.settings.clone(), state, wal, member.now).expect("the disk is whole");
+        // No time passes while messages are delivered.
+        lane.limit_moves(UNPACED);
         let (with_map, now) = (self.with_map, member.now);
         let mine = |group: GroupId| with_map || group.partition().is_some();
         match &member.map {
