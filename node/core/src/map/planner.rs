@@ -243,7 +243,9 @@ impl Slots {
     pub(super) fn of(map: &Map, reports: &Reports, now: Instant) -> Self {
         let mut slots = Self { receiving: BTreeMap::new(), sending: BTreeMap::new(), left: MOVES_AT_ONCE };
         for (group, moving) in &map.moves {
-            slots.count(moving.add, sender(reports, now, *group));
+            // Whoever sends to a member that is not there sends nothing, and may begin something else meanwhile.
+            let sends = moving.add.is_none_or(|add| reports.is_there(now, add));
+            slots.count(moving.add, sender(reports, now, *group).filter(|_| sends));
         }
         slots
     }
