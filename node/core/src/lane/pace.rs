@@ -1,10 +1,11 @@
 //! How fast a lane sends snapshots: as fast as they can go while the writes of its clients do not wait longer for that.
 //!
 //! A token bucket whose rate adapts. In windows of a quarter of a second the lane compares how long its clients' writes took
-//! (from the proposal to the answer) with how long they take when nothing is sent: longer, and the rate falls by a
-//! half; not so, and it rises by an eighth; without any writes it doubles. This is the delay-based congestion control of
-//! LEDBAT (RFC 6817) with the foreground's own latency as the signal, because what moves shares more with it than a link:
-//! processors, the disk of each replica, and this lane's rounds.
+//! (from the proposal to the answer) with how long they take when nothing is sent: longer, and the rate falls to half of what
+//! was sent; not so, and it rises by an eighth; without any writes it doubles. Now and then it sends nothing for a window, to
+//! hear how long writes take without that. This is the delay-based congestion control of LEDBAT (RFC 6817) with the
+//! foreground's own latency as the signal, because what moves shares more with it than a link: processors, the disk of each
+//! replica, and this lane's rounds.
 
 use std::time::Duration;
 
@@ -27,6 +28,12 @@ const STRAINED_MEAN: u64 = 14;
 const STRAINED_MAX: u64 = 18;
 /// A window with fewer writes says nothing.
 const FEWEST_WRITES: u64 = 8;
+/// After so many windows in which something was sent, nothing is for one.
+const WINDOWS_BETWEEN_PAUSES: u32 = 32;
+/// How fast what is known of the quiet follows a window without moves, and one that only pauses (others may go on, and it
+/// must not grow used to that): by one part of so many.
+const FOLLOWS: u64 = 8;
+const FOLLOWS_PAUSE: u64 = 32;
 
 /// How fast a lane sends snapshots.
 #[derive(Debug)]
@@ -39,6 +46,10 @@ pub struct Pace {
     window: Window,
     /// What writes took in windows in which nothing was sent: the mean and the slowest, smoothed. 0: not known.
     quiet_us: (u64, u64),
+    /// Windows in which something was sent since one in which nothing was.
+    noisy: u32,
+    /// Nothing is sent until this window ends.
+    pauses: bool,
 }
 
 #[derive(Debug, Default)]
@@ -59,6 +70,8 @@ impl Default for Pace {
             refilled_at: Instant::default(),
             window: Window::default(),
             quiet_us: (0, 0),
+            noisy: 0,
+            pauses: false,
         }
     }
 }
@@ -85,7 +98,7 @@ impl Pace {
         let flowed = |time: Duration| (self.rate as f64 * time.as_secs_f64()) as i64;
         let most = flowed(BURST).max(1);
         self.budget = self.budget.saturating_add(flowed(passed)).min(most);
-        self.budget > 0
+        self.budget > 0 && !self.pauses
     }
 
     /// A chunk of this many bytes was sent.
@@ -110,24 +123,43 @@ impl Pace {
         }
         let window = std::mem::replace(&mut self.window, Window { began_at: now, ..Window::default() });
         let tells = window.writes >= FEWEST_WRITES;
-        let mean_us = window.sum_us / window.writes.max(1);
         if window.sent == 0 {
+            self.noisy = 0;
+            let follows = if std::mem::take(&mut self.pauses) { FOLLOWS_PAUSE } else { FOLLOWS };
             if tells {
-                let smooth = |old: u64, new: u64| if old == 0 { new } else { (old * 7 + new) / 8 };
-                self.quiet_us = (smooth(self.quiet_us.0, mean_us), smooth(self.quiet_us.1, window.max_us));
+                self.hear_quiet(window.mean_us(), window.max_us, follows);
             }
             return;
         }
+        self.noisy += 1;
         let (quiet_mean, quiet_max) = self.quiet_us;
         let known = quiet_mean > 0 && tells;
-        let strained =
-            known && (mean_us * 10 > quiet_mean * STRAINED_MEAN || window.max_us * 10 > quiet_max * STRAINED_MAX);
+        let strained = known
+            && (window.mean_us() * 10 > quiet_mean * STRAINED_MEAN || window.max_us * 10 > quiet_max * STRAINED_MAX);
+        let sent_rate = window.sent.saturating_mul(1000) / WINDOW.as_millis() as u64;
         self.rate = match (strained, tells) {
-            (true, _) => self.rate / 2,
+            (true, _) => self.rate.min(sent_rate) / 2,
             (false, true) => self.rate * 9 / 8,
             (false, false) => self.rate * 2,
         };
         self.rate = self.rate.clamp(LEAST_RATE, self.limit);
+        self.pauses = tells && (quiet_mean == 0 || self.noisy >= WINDOWS_BETWEEN_PAUSES);
+    }
+
+    /// Writes took this long while nothing was sent. What is faster than what was known is believed sooner.
+    fn hear_quiet(&mut self, mean_us: u64, max_us: u64, follows: u64) {
+        let follow = |known: u64, heard: u64| match known {
+            0 => heard,
+            known if heard < known => (known + heard) / 2,
+            known => (known * (follows - 1) + heard) / follows,
+        };
+        self.quiet_us = (follow(self.quiet_us.0, mean_us), follow(self.quiet_us.1, max_us));
+    }
+}
+
+impl Window {
+    fn mean_us(&self) -> u64 {
+        self.sum_us / self.writes.max(1)
     }
 }
 
@@ -189,5 +221,23 @@ mod tests {
             pace.tick(now);
         }
         assert_eq!(pace.rate(), 200 << 20);
+    }
+
+    #[test]
+    fn it_pauses_to_hear_the_quiet_at_once_when_it_does_not_know_it_and_now_and_then_when_it_does() {
+        let (mut pace, mut now) = (Pace::default(), Instant(0));
+        windows(&mut pace, &mut now, 1, 9, true);
+        assert!(!pace.allows(now + Duration::from_millis(20)), "what is normal is not known");
+        windows(&mut pace, &mut now, 1, 2, false);
+        let mut paused = 0;
+        for _ in 0..=WINDOWS_BETWEEN_PAUSES {
+            let pauses = !pace.allows(now + Duration::from_millis(20));
+            paused += u32::from(pauses);
+            windows(&mut pace, &mut now, 1, 2, !pauses);
+        }
+        assert_eq!(paused, 1);
+        let rate = pace.rate();
+        windows(&mut pace, &mut now, 1, 9, true);
+        assert!(pace.rate() < rate, "the quiet is known: 9 ms are strain");
     }
 }

@@ -50,6 +50,10 @@ pub trait DiskFile: Debug + Send + Sync {
     fn set_len(&self, len: u64) -> io::Result<()>;
     /// Makes everything written to the file so far durable.
     fn sync_data(&self) -> io::Result<()>;
+    /// Has the disk take what was written to the file so far, so that less is left for the next sync. Promises nothing.
+    fn relieve(&self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// A directory of the operating system, held by this process alone for as long as the value lives.
@@ -163,6 +167,11 @@ impl DiskFile for OpenFile {
     }
 
     fn sync_data(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+
+    /// Nothing that is safe to call from here only starts the writing, so this waits for it too.
+    fn relieve(&self) -> io::Result<()> {
         self.0.sync_data()
     }
 }

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use annulus_core::codec::{Reader, Writer};
 use annulus_core::id::GroupId;
@@ -25,6 +26,8 @@ const CHECKSUM_BYTES: usize = 4;
 const ABOUT_TABLE: TableDefinition<'static, &[u8], &[u8]> = TableDefinition::new("lane");
 /// The one key in it.
 const ABOUT_KEY: &[u8] = b"about";
+/// What is written goes to the disk in steps of so many bytes.
+const STEP_BYTES: u64 = 1 << 20;
 /// Version of what is in the file.
 const VERSION: u16 = 1;
 
@@ -123,7 +126,7 @@ pub(super) fn open(disk: &dyn Disk, name: &str, cache_bytes: usize) -> Result<Ar
     let database = Builder::new()
         .set_cache_size(cache_bytes)
         .set_check_integrity_on_open(true)
-        .create_with_backend(Backend(backend))
+        .create_with_backend(Backend::new(backend))
         .map_err(|source| Error::store("open", &file, source))?;
     Ok(Arc::new(database))
 }
@@ -139,7 +142,7 @@ pub(super) fn create(disk: &dyn Disk, directory: &str, name: &str, about: About)
     let backend = disk.create(&unfinished).map_err(io("create"))?;
     backend.set_len(0).map_err(io("empty"))?;
     let fill = || -> std::result::Result<(), redb::Error> {
-        let database = Builder::new().set_cache_size(1 << 20).create_with_backend(Backend(backend))?;
+        let database = Builder::new().set_cache_size(1 << 20).create_with_backend(Backend::new(backend))?;
         let mut transaction = database.begin_write()?;
         transaction.set_quick_repair(true);
         about.write(&transaction)?;
@@ -258,27 +261,47 @@ impl StoredTable {
 }
 
 /// Runs redb on a file of a [`Disk`]. It takes no lock: the whole volume is locked already.
+///
+/// What redb writes goes down in small steps: a checkpoint is tens of megabytes, and each sync of the WAL would wait behind
+/// all that its commit hands to the disk at once.
 #[derive(Debug)]
-struct Backend(Box<dyn DiskFile>);
+struct Backend {
+    file: Box<dyn DiskFile>,
+    /// Bytes written since the last step.
+    unwritten: AtomicU64,
+}
+
+impl Backend {
+    fn new(file: Box<dyn DiskFile>) -> Self {
+        Self { file, unwritten: AtomicU64::new(0) }
+    }
+}
 
 impl StorageBackend for Backend {
     fn len(&self) -> io::Result<u64> {
-        self.0.len()
+        self.file.len()
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.0.read_at(offset, out)
+        self.file.read_at(offset, out)
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.0.set_len(len)
+        self.file.set_len(len)
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.0.sync_data()
+        self.unwritten.store(0, Ordering::Relaxed);
+        self.file.sync_data()
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.0.write_at(offset, data)
+        self.file.write_at(offset, data)?;
+        let bytes = data.len() as u64;
+        if self.unwritten.fetch_add(bytes, Ordering::Relaxed) + bytes >= STEP_BYTES {
+            self.unwritten.store(0, Ordering::Relaxed);
+            self.file.relieve()?;
+        }
+        Ok(())
     }
 }
