@@ -215,7 +215,7 @@ impl Replica {
         let reluctant = message.priority < 0;
         let asks_for_vote = matches!(kind, MessageType::MsgRequestVote | MessageType::MsgRequestPreVote);
         let has_promised = now < self.election.no_vote_until && message.context[..] != CAMPAIGN_TRANSFER[..];
-        if asks_for_vote && (has_promised || self.is_blank()) {
+        if asks_for_vote && (has_promised || !self.has_vote()) {
             return Ok(());
         }
         // Raft refuses what it cannot use (a peer that it does not know, a message to itself): nothing to be done.

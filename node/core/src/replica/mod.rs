@@ -31,6 +31,7 @@ use std::time::Duration;
 use raft::eraftpb::{ConfState, Message};
 use raft::{RawNode, StateRole};
 
+use crate::bugs::{Bug, planted};
 use crate::codec;
 use crate::codec::message::{Body, PeerMessage};
 use crate::id::{GroupId, MemberId, RequestId};
@@ -332,10 +333,15 @@ impl Replica {
         LogPosition { index: log.last_index(), term: log.last_term() }
     }
 
-    /// Whether this replica has nothing yet: no snapshot has told it of the group. It may be the second of this member,
-    /// which has forgotten what the first had acknowledged, and so has no vote to give, and nothing to show.
+    /// Whether this replica has nothing yet: no snapshot has told it of the group.
     pub fn is_blank(&self) -> bool {
         self.conf_state().voters.is_empty()
+    }
+
+    /// Whether this replica may vote. One that is blank may be the second of its member, which has forgotten what the first
+    /// had acknowledged.
+    pub fn has_vote(&self) -> bool {
+        !self.is_blank() || planted(Bug::BlankReplicaVotes)
     }
 
     fn conf_state(&self) -> &ConfState {
