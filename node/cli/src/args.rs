@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use annulus_client::{Client, Condition, Consistency, Version};
+use clap::builder::NonEmptyStringValueParser;
 use clap::error::{ContextKind, ContextValue};
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
@@ -68,6 +69,12 @@ pub(crate) enum Command {
     Scan(Scan),
     /// Show who holds and leads which part of the ring
     Ring(Ring),
+    /// List the members, or change who they are
+    Members(Members),
+    /// Show what still moves until every member holds what it should
+    Plan(Plan),
+    /// List the last changes of the map
+    History(History),
     /// Show how the store and its members are
     Status(Status),
     /// Measure throughput and latency with a closed loop of clients
@@ -247,6 +254,116 @@ pub(crate) struct Ring {
     /// Draw the ring also when stdout is not a terminal
     #[arg(long)]
     pub(crate) picture: bool,
+    /// Show it again and again, until Ctrl-C; where stdout is no terminal, each time it has changed
+    #[arg(long, short)]
+    pub(crate) watch: bool,
+    #[command(flatten)]
+    pub(crate) connect: Connect,
+    /// How to write the result
+    #[arg(long, short, value_enum, default_value_t, value_name = "FORMAT")]
+    pub(crate) output: Format,
+}
+
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(crate) struct Members {
+    #[command(subcommand)]
+    pub(crate) verb: Option<MembersVerb>,
+    #[command(flatten)]
+    pub(crate) connect: Connect,
+    /// How to write the result
+    #[arg(long, short, value_enum, default_value_t, value_name = "FORMAT")]
+    pub(crate) output: Format,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum MembersVerb {
+    /// Let nodes that run already become members
+    Add(Add),
+    /// Let replicas and leaders move away from members that stay members
+    Drain(Named),
+    /// Let drained members hold replicas again
+    Undrain(Named),
+    /// Let replicas move away from members, which then are members no more
+    Remove(Remove),
+}
+
+/// How to make a change of the members.
+#[derive(Debug, Args)]
+pub(crate) struct Change {
+    /// Wait until everything is where it should be, and show how far it is
+    #[arg(long, short)]
+    pub(crate) wait: bool,
+    /// Be refused if the store has seen a higher number: for operators that replace each other
+    #[arg(long, value_name = "NUMBER")]
+    pub(crate) operator_fence: Option<u64>,
+    #[command(flatten)]
+    pub(crate) connect: Connect,
+    /// How to write the result
+    #[arg(long, short, value_enum, default_value_t, value_name = "FORMAT")]
+    pub(crate) output: Format,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Start each node first (`annulus node`), with an empty volume and a name of its own. It is asked who \
+                        it is; one that belongs to another cluster is refused. A node that has the name of a member takes \
+                        its place."
+)]
+pub(crate) struct Add {
+    /// Admin addresses (HOST:PORT) of the new nodes
+    #[arg(required = true, value_name = "ADMIN_ADDRESS")]
+    pub(crate) nodes: Vec<String>,
+    /// Their share of the partitions relative to others [default: as they are configured, else 100]
+    #[arg(long, value_name = "WEIGHT", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) weight: Option<u32>,
+    #[command(flatten)]
+    pub(crate) change: Change,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Named {
+    /// The members, by name or id
+    #[arg(required = true, value_name = "NAME|ID")]
+    pub(crate) members: Vec<String>,
+    #[command(flatten)]
+    pub(crate) change: Change,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Its process goes on; end it when its member is gone from `annulus members`. Its volume can't be used \
+                        again: a node with an empty one can join under the same name."
+)]
+pub(crate) struct Remove {
+    /// The members, by name or id
+    #[arg(required = true, value_name = "NAME|ID")]
+    pub(crate) members: Vec<String>,
+    /// Move nothing: remove them at once, or be refused if they hold a replica
+    #[arg(long)]
+    pub(crate) now: bool,
+    #[command(flatten)]
+    pub(crate) change: Change,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Plan {
+    /// Show it again and again until nothing moves, with a picture of the ring; where stdout is no terminal, a line each
+    /// time it has changed
+    #[arg(long, short)]
+    pub(crate) watch: bool,
+    #[command(flatten)]
+    pub(crate) connect: Connect,
+    /// How to write the result
+    #[arg(long, short, value_enum, default_value_t, value_name = "FORMAT")]
+    pub(crate) output: Format,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct History {
+    /// Show the ring as it was after the change that made this epoch
+    #[arg(long, value_name = "EPOCH")]
+    pub(crate) epoch: Option<u64>,
     #[command(flatten)]
     pub(crate) connect: Connect,
     /// How to write the result
@@ -278,8 +395,9 @@ pub(crate) enum Operation {
 #[derive(Debug, Args)]
 #[command(
     after_help = "Each client sends its next request when it has the answer to the last, to the leader of a key \
-                        drawn at random from bench/000000000000 on. Nothing is retried: what fails is counted by kind, and \
-                        the load goes on. Ctrl-C ends early, with the figures so far."
+                        drawn at random from bench/000000000000 on. Without --retries nothing is sent twice: what fails is \
+                        counted by kind, and the load goes on. With --rate a request's latency counts from when it was \
+                        due, so that a store that stands still is not let off. Ctrl-C ends early, with the figures so far."
 )]
 pub(crate) struct Bench {
     /// What to do
@@ -301,6 +419,12 @@ pub(crate) struct Bench {
     /// Put every key once before the measurement begins
     #[arg(long)]
     pub(crate) fill: bool,
+    /// Send this many requests a second at most, evenly spread [default: as many as are answered]
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    pub(crate) rate: Option<u32>,
+    /// Send a request that failed again, this many times at most; how many needed that is told
+    #[arg(long, default_value_t = 0, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(..=100))]
+    pub(crate) retries: u32,
     /// Threads of the load; by default half of the machine's cores
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub(crate) threads: Option<u32>,
@@ -314,12 +438,19 @@ pub(crate) struct Bench {
 #[derive(Debug, Args)]
 #[command(
     after_help = "Member N listens at 127.0.0.1 on --client-port + N - 1 for clients, 100 above that for the operator \
-                        and 200 above that for other members. Where everything is stands in DIR/dev.json."
+                        and 200 above that for other members. Where everything is stands in DIR/dev.json.\n\nStarted with \
+                        another --members than before, the store grows or shrinks while it serves, and keeps as many \
+                        copies as it was made with. Whoever leaves is ended when its replicas have moved away; its volume \
+                        is put aside as DIR/node-N/left-ID. A member whose DIR/node-N/data was deleted comes back as a new \
+                        one in the old one's place. `annulus plan --watch` shows how far it is."
 )]
 pub(crate) struct Dev {
-    /// How many members; a store of three or more goes on when one of them dies
+    /// How many members; a store of three or more goes on when one of them dies. May change from one start to the next
     #[arg(long, default_value_t = 3, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..=99))]
     pub(crate) members: u16,
+    /// Zones for the members, separated by commas, in turn by their number; they stay from one start to the next
+    #[arg(long, value_delimiter = ',', value_name = "ZONE,…", value_parser = NonEmptyStringValueParser::new())]
+    pub(crate) zones: Vec<String>,
     /// Where the data stays from one start to the next [default: in the user's data folder]
     #[arg(long, value_name = "DIR")]
     pub(crate) data: Option<PathBuf>,
@@ -408,6 +539,17 @@ mod tests {
         assert_eq!(parse("put k v --file f").unwrap_err().kind(), ErrorKind::ArgumentConflict);
         assert_eq!(parse("put k v --if-absent --if-version 3").unwrap_err().kind(), ErrorKind::ArgumentConflict);
         assert_eq!(parse("put k v --ttl 30").unwrap_err().kind(), ErrorKind::ValueValidation);
+    }
+
+    #[test]
+    fn members_are_listed_or_changed_and_an_option_before_the_verb_is_not_lost_in_silence() {
+        assert!(parse("members -o json").is_ok());
+        assert!(parse("members drain node-1 node-2 --wait --operator-fence 7 --endpoint a:1").is_ok());
+        assert!(parse("members add a:1 b:1 --weight 200").is_ok());
+        assert!(parse("members remove node-1 --now").is_ok());
+        assert!(parse("members --endpoint a:1 drain node-1").is_err());
+        assert_eq!(parse("members drain").unwrap_err().kind(), ErrorKind::MissingRequiredArgument);
+        assert_eq!(parse("members add a:1 --weight 1001").unwrap_err().kind(), ErrorKind::ValueValidation);
     }
 
     #[test]

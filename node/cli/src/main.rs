@@ -1,5 +1,5 @@
-//! `annulus`, the one binary: it starts stores (`dev`, `node`) and talks to them (`put`, `get`, `delete`, `scan`, `ring`,
-//! `status`, `bench`).
+//! `annulus`, the one binary: it starts stores (`dev`, `node`), talks to them (`put`, `get`, `delete`, `scan`, `ring`,
+//! `status`, `bench`), and changes who their members are (`members`, `plan`, `history`).
 //!
 //! Values go to stdout as they are, everything said about them to stderr. How a command ended is told by its exit code
 //! (see [`exit`]); what went wrong, where, and what to do about it stands on stderr.
@@ -9,9 +9,13 @@ mod bench;
 mod data;
 mod dev;
 mod exit;
+mod history;
 mod input;
+mod members;
 mod node;
 mod output;
+mod plan;
+mod progress;
 mod ring;
 mod status;
 
@@ -44,6 +48,9 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Delete(delete) => block_on(data::delete(delete)),
         Command::Scan(scan) => block_on(data::scan(scan)),
         Command::Ring(ring) => block_on(ring::run(ring)),
+        Command::Members(members) => block_on(members::run(members)),
+        Command::Plan(plan) => block_on(plan::run(plan)),
+        Command::History(history) => block_on(history::run(history)),
         Command::Status(status) => block_on(status::run(status)),
         Command::Bench(bench) => bench::run(bench),
         Command::Completions { shell } => {

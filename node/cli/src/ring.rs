@@ -1,49 +1,110 @@
 //! `annulus ring`: the ring as a picture, and a line for each member.
 //!
 //! The picture is the ring itself: a circle cut into the partitions, clockwise from the top, each in the colour (without
-//! colours: the letter) of the member that leads it.
+//! colours: the letter) of the member that leads it. Where a replica is on its way to another member, the inner half of the
+//! band is shaded in that member's colour (without colours: `*`).
 
 use std::f64::consts::TAU;
 use std::io::{self, BufWriter, IsTerminal, Write};
+use std::time::Duration;
 
-use annulus_client::{Member, MemberState, Ring};
+use annulus_client::{Member, MemberId, Ring, state_text};
+use tokio::time::sleep;
 
 use crate::args;
 use crate::exit::Failure;
 use crate::output::{self, Format};
+use crate::progress::Live;
 
 /// Lines of the picture. A character is about twice as high as wide.
 const HEIGHT: usize = 19;
 const WIDTH: usize = 2 * HEIGHT;
 /// The hole's radius, as a part of the ring's.
 const HOLE: f64 = 0.66;
+/// Where the inner half of the band ends.
+const MIDDLE: f64 = 0.83;
+/// How often the ring is looked at while it is watched.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// A character of the picture. Members stand by their place among [`by_name`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Cell {
+    Outside,
+    Leaderless,
+    Led(usize),
+    /// A replica moves to this member; `None`: one is given up.
+    Moving(Option<usize>),
+}
 
 /// Shows the ring.
 pub(crate) async fn run(arguments: args::Ring) -> Result<(), Failure> {
-    let ring = arguments.connect.client()?.ring().await?;
+    let client = arguments.connect.client()?;
+    if arguments.watch {
+        return watch(&arguments, &client).await;
+    }
+    let ring = client.ring().await?;
+    show(&ring, arguments.output, arguments.picture)
+}
+
+/// Writes a ring: for people with its picture, if stdout is a terminal or they ask for it.
+pub(crate) fn show(ring: &Ring, format: Format, picture: bool) -> Result<(), Failure> {
     let mut out = BufWriter::new(io::stdout().lock());
-    if arguments.output == Format::Json {
-        serde_json::to_writer(&mut out, &*ring).map_err(io::Error::from)?;
-        writeln!(out)?;
-        return Ok(out.flush()?);
-    }
-    let colour = output::colour();
-    let picture = arguments.picture || io::stdout().is_terminal();
-    if picture {
-        for line in draw(&ring) {
-            writeln!(out, "  {}", paint(&line, colour))?;
+    match format {
+        Format::Json => {
+            serde_json::to_writer(&mut out, ring).map_err(io::Error::from)?;
+            writeln!(out)?;
         }
-        writeln!(out)?;
-    }
-    for (at, line) in lines(&ring).iter().enumerate() {
-        let mark = match (picture, at) {
-            (false, _) => String::new(),
-            (true, 0) => "     ".to_owned(),
-            (true, _) => format!("  {}  ", paint(&[letter(at - 1)], colour)),
-        };
-        writeln!(out, "{mark}{line}")?;
+        Format::Text => {
+            for line in text(ring, picture || io::stdout().is_terminal(), output::colour()) {
+                writeln!(out, "{line}")?;
+            }
+        }
     }
     Ok(out.flush()?)
+}
+
+/// Shows the ring again and again, until the process is ended. Where nobody looks on: each time it has changed.
+async fn watch(arguments: &args::Ring, client: &annulus_client::Client) -> Result<(), Failure> {
+    let live = Live::new();
+    let seen = live.seen() && arguments.output == Format::Text;
+    let mut last = None;
+    loop {
+        let ring = client.fresh_ring().await?;
+        if seen {
+            live.show(&text(&ring, true, output::colour()));
+        } else if last.as_ref() != Some(&ring) {
+            show(&ring, arguments.output, arguments.picture)?;
+            last = Some(ring);
+        }
+        sleep(LOOK).await;
+    }
+}
+
+/// A ring as lines of text.
+pub(crate) fn text(ring: &Ring, picture: bool, colour: bool) -> Vec<String> {
+    let mut text = Vec::new();
+    if picture {
+        text.extend(draw(ring).iter().map(|line| format!("  {}", paint(line, colour))));
+        text.push(String::new());
+    }
+    for (at, line) in lines(ring).iter().enumerate() {
+        text.push(match (picture, at) {
+            (false, _) => line.clone(),
+            (true, 0) => format!("     {line}"),
+            (true, _) => format!("  {}  {line}", paint(&[Cell::Led(at - 1)], colour)),
+        });
+    }
+    match ring.moves().len() {
+        0 => {}
+        moves if picture => {
+            let sign = if colour { "░" } else { "*" };
+            text.push(format!(
+                "  {sign}  {moves} of the replicas are on their way: shaded in the colour of who receives them"
+            ));
+        }
+        moves => text.push(format!("{moves} of the replicas are on their way")),
+    }
+    text
 }
 
 /// The letter that stands for the member at this place: A to Z, a to z, then all over.
@@ -52,41 +113,54 @@ fn letter(place: usize) -> char {
     letters[place % letters.len()]
 }
 
-/// A line with its letters, which stand for members; with colours they become blocks.
-fn paint(line: &[char], colour: bool) -> String {
+/// A line of the picture; with colours, members are blocks instead of letters.
+fn paint(line: &[Cell], colour: bool) -> String {
     let mut painted = String::new();
-    for character in line {
-        let place = (0..52).find(|place| letter(*place) == *character);
-        match place.filter(|_| colour) {
-            Some(place) => {
-                let style = output::member_style(place);
-                painted.push_str(&format!("{style}█{style:#}"));
-            }
-            None => painted.push(*character),
+    for cell in line {
+        match *cell {
+            Cell::Outside => painted.push(' '),
+            Cell::Leaderless => painted.push('·'),
+            Cell::Led(place) if colour => painted.push_str(&coloured(place, '█')),
+            Cell::Led(place) => painted.push(letter(place)),
+            Cell::Moving(Some(place)) if colour => painted.push_str(&coloured(place, '░')),
+            Cell::Moving(None) if colour => painted.push('░'),
+            Cell::Moving(_) => painted.push('*'),
         }
     }
     painted.trim_end().to_owned()
 }
 
-/// The picture: letters for led partitions, `·` for those without a leader.
-fn draw(ring: &Ring) -> Vec<Vec<char>> {
-    let partitions = ring.assignments();
+fn coloured(place: usize, character: char) -> String {
+    let style = output::member_style(place);
+    format!("{style}{character}{style:#}")
+}
+
+/// The picture: who leads each partition, and which ones have a replica on its way.
+fn draw(ring: &Ring) -> Vec<Vec<Cell>> {
     let members = by_name(ring);
-    let leader_letter = |partition: usize| {
-        let leader = partitions[partition].leader?;
-        members.iter().position(|member| member.id == leader).map(letter)
-    };
+    let place = |id: MemberId| members.iter().position(|member| member.id == id);
+    let led = ring.assignments().iter().map(|assignment| {
+        let leader = assignment.leader.and_then(place);
+        leader.map_or(Cell::Leaderless, Cell::Led)
+    });
+    let led: Vec<Cell> = led.collect();
+    let mut inner = led.clone();
+    for moving in ring.moves() {
+        if let Some(cell) = moving.partition.and_then(|partition| inner.get_mut(partition as usize)) {
+            *cell = Cell::Moving(moving.to.and_then(place));
+        }
+    }
     let centre = (HEIGHT as f64 / 2.0, WIDTH as f64 / 2.0);
     let cell = |row: usize, column: usize| {
         let up = (centre.0 - row as f64 - 0.5) / centre.0;
         let right = (column as f64 + 0.5 - centre.1) / centre.1;
         let radius = up.hypot(right);
         if !(HOLE..=1.0).contains(&radius) {
-            return ' ';
+            return Cell::Outside;
         }
         let turn = right.atan2(up).rem_euclid(TAU) / TAU;
-        let partition = (turn * partitions.len() as f64) as usize;
-        leader_letter(partition.min(partitions.len() - 1)).unwrap_or('·')
+        let partition = ((turn * led.len() as f64) as usize).min(led.len() - 1);
+        if radius < MIDDLE { inner[partition] } else { led[partition] }
     };
     (0..HEIGHT).map(|row| (0..WIDTH).map(|column| cell(row, column)).collect()).collect()
 }
@@ -100,7 +174,7 @@ fn lines(ring: &Ring) -> Vec<String> {
         vec![
             member.name.clone(),
             if member.zone.is_empty() { "-".to_owned() } else { member.zone.clone() },
-            state(member).to_owned(),
+            state_text(member.state).to_owned(),
             replicas.to_string(),
             format!("{:.1}%", share(replicas, ring)),
             led(ring, member).to_string(),
@@ -133,16 +207,6 @@ pub(crate) fn led(ring: &Ring, member: &Member) -> usize {
     ring.assignments().iter().filter(|assignment| assignment.leader == Some(member.id)).count()
 }
 
-/// A member's state in a word.
-pub(crate) fn state(member: &Member) -> &'static str {
-    match member.state {
-        MemberState::Joining => "joining",
-        MemberState::Active => "active",
-        MemberState::Leaving => "leaving",
-        MemberState::Draining => "draining",
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -163,20 +227,48 @@ mod tests {
         .unwrap()
     }
 
+    fn moving(partition: u32, to: &str) -> Ring {
+        let mut ring = serde_json::to_value(ring()).unwrap();
+        ring["moves"] = json!([{"group": partition + 1, "partition": partition, "from": null, "to": to}]);
+        serde_json::from_value(ring).unwrap()
+    }
+
     #[test]
     fn the_picture_shows_the_leaders_clockwise_from_the_top() {
         let picture = draw(&ring());
         assert_eq!((picture.len(), picture[0].len()), (HEIGHT, WIDTH));
         let (top, bottom, left, right) = (1, HEIGHT - 2, WIDTH / 2 - 4, WIDTH / 2 + 4);
-        assert_eq!((picture[top][right], picture[bottom][right]), ('A', 'B'));
-        assert_eq!((picture[bottom][left], picture[top][left]), ('·', 'A'));
-        assert_eq!(picture[HEIGHT / 2][WIDTH / 2], ' ');
+        assert_eq!((picture[top][right], picture[bottom][right]), (Cell::Led(0), Cell::Led(1)));
+        assert_eq!((picture[bottom][left], picture[top][left]), (Cell::Leaderless, Cell::Led(0)));
+        assert_eq!(picture[HEIGHT / 2][WIDTH / 2], Cell::Outside);
+    }
+
+    #[test]
+    fn a_partition_that_moves_is_marked_in_the_inner_half_of_its_arc_only() {
+        let still = text(&ring(), true, false);
+        assert!(!still.concat().contains('*'), "{still:?}");
+        let moving = text(&moving(1, "0000000000000001"), true, false);
+        assert!(moving.last().unwrap().contains("1 of the replicas"), "{moving:?}");
+        // Partition 1 is the lower right quarter, and its leader stays to be seen.
+        let quarter = |line: &String| line.chars().skip(2 + WIDTH / 2).collect::<String>();
+        let below: String = moving[HEIGHT / 2 + 1..HEIGHT].iter().map(quarter).collect();
+        assert!(below.contains('*') && below.contains('B'), "{below}");
+        assert!(!moving[..HEIGHT / 2].concat().contains('*'), "{moving:?}");
+    }
+
+    #[test]
+    fn a_ring_that_moves_the_map_group_or_to_somebody_unknown_is_drawn_all_the_same() {
+        assert!(text(&moving(3, "00000000000000ff"), true, true).concat().contains('░'));
+        let mut ring = serde_json::to_value(ring()).unwrap();
+        ring["moves"] = json!([{"group": 0, "partition": null, "from": null, "to": null, "cancelled": true}]);
+        let ring: Ring = serde_json::from_value(ring).unwrap();
+        assert!(text(&ring, false, false).last().unwrap().starts_with("1 of the replicas"));
     }
 
     #[test]
     fn without_colours_there_is_no_escape_and_with_them_no_letter() {
-        assert_eq!(paint(&['A', ' ', '·', ' '], false), "A ·");
-        let painted = paint(&['A', '·'], true);
+        assert_eq!(paint(&[Cell::Led(0), Cell::Outside, Cell::Leaderless, Cell::Outside], false), "A ·");
+        let painted = paint(&[Cell::Led(0), Cell::Leaderless], true);
         assert!(painted.contains('█') && painted.contains('\x1b') && !painted.contains('A'));
     }
 

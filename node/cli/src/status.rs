@@ -2,8 +2,8 @@
 
 use std::io::{self, BufWriter, Write};
 
-use annulus_client::Ring;
 use annulus_client::node::Nodes;
+use annulus_client::{Ring, state_text};
 use serde_json::json;
 use tokio::task::JoinSet;
 
@@ -64,7 +64,7 @@ fn write_text(out: &mut dyn Write, ring: &Ring, health: &[Health], leaderless: u
     let yes = |is: bool| if is { "yes" } else { "NO" }.to_owned();
     let rows = ring::by_name(ring).into_iter().zip(health).map(|(member, health)| {
         let leads = ring::led(ring, member).to_string();
-        let state = ring::state(member).to_owned();
+        let state = state_text(member.state).to_owned();
         vec![member.name.clone(), state, yes(health.alive), yes(health.ready), leads, member.client_address.clone()]
     });
     let head = ["member", "state", "alive", "ready", "leads", "address"];
@@ -77,7 +77,7 @@ fn write_text(out: &mut dyn Write, ring: &Ring, health: &[Health], leaderless: u
 fn write_json(out: &mut dyn Write, ring: &Ring, health: &[Health], leaderless: usize) -> io::Result<()> {
     let members = ring::by_name(ring).into_iter().zip(health).map(|(member, health)| {
         json!({
-            "id": member.id.to_string(), "name": member.name, "zone": member.zone, "state": ring::state(member),
+            "id": member.id.to_string(), "name": member.name, "zone": member.zone, "state": state_text(member.state),
             "alive": health.alive, "ready": health.ready, "leads": ring::led(ring, member),
             "client_address": member.client_address,
         })

@@ -166,8 +166,8 @@ async fn what_does_not_fit_is_refused_with_its_name() {
     assert!(text.contains(&format!("127.0.0.1:{port}, the client port of node-1")), "{text}");
     dev.end(Signal::TERM).await;
 
-    let text = refused(path, port, &["--members", "3"]).await;
-    assert!(text.contains(&format!("was made with --members 1 --client-port {port}")), "{text}");
+    let text = refused(path, port + 3, &["--members", "1"]).await;
+    assert!(text.contains(&format!("was made with --client-port {port}, not --client-port {}", port + 3)), "{text}");
     // Another volume in the member's place.
     let volume = path.join("node-1").join("data");
     std::fs::remove_dir_all(&volume).unwrap();

@@ -67,7 +67,9 @@ impl Call<'_> {
             let next = match judge(self.safety, sent) {
                 Verdict::Answered(answer) => {
                     directory.mark_up(&address);
-                    answer.epoch().into_iter().for_each(|epoch| directory.saw_epoch(epoch));
+                    if let Some(epoch) = answer.epoch() {
+                        directory.saw_epoch(epoch, &address);
+                    }
                     return course.settle(self.safety, answer);
                 }
                 Verdict::Elsewhere(reason) => {

@@ -10,6 +10,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 use tokio::time::Instant;
 
+use crate::admin::Admin;
 use crate::call::Call;
 use crate::directory::{Directory, Place};
 use crate::node::Nodes;
@@ -195,11 +196,48 @@ impl Client {
         Pages::new(self.clone(), scan)
     }
 
-    /// The ring as the store tells it now.
+    /// The ring as far as this client knows it: asked for when there is none, or when an answer told of a newer one.
     pub async fn ring(&self) -> Result<Arc<Ring>> {
         let deadline = Instant::now() + self.shared.deadline;
         let table = self.shared.directory.table(deadline).await?;
         Ok(Arc::clone(&table.ring))
+    }
+
+    /// The ring as the store tells it now.
+    pub async fn fresh_ring(&self) -> Result<Arc<Ring>> {
+        let deadline = Instant::now() + self.shared.deadline;
+        let table = self.shared.directory.table(deadline).await?;
+        let fresh = self.shared.directory.refresh(&table, deadline).await?;
+        let reason = || "no member told its ring in time".to_owned();
+        let fresh = fresh.ok_or_else(|| Error::Unavailable { reason: reason(), overloaded: false, attempts: 1 })?;
+        Ok(Arc::clone(&fresh.ring))
+    }
+
+    /// For changes of the store's members, at the admin addresses that its ring tells.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::UnexpectedAnswer`] when the ring tells none, as that of an older node does.
+    pub async fn admin(&self) -> Result<Admin> {
+        let ring = self.ring().await?;
+        let told: Vec<&str> = ring.members.iter().filter_map(|member| member.admin_address.as_deref()).collect();
+        if told.is_empty() {
+            return Err(strange_read("the ring tells no admin addresses; the members run an older version"));
+        }
+        self.admin_at(told)
+    }
+
+    /// For changes of a store's members, at these admin addresses (`host:port`).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidOption`] when there is none, or one is not `host:port`.
+    pub fn admin_at<'a>(&self, addresses: impl IntoIterator<Item = &'a str>) -> Result<Admin> {
+        let addresses = addresses.into_iter().map(endpoint).collect::<Result<Vec<_>>>()?;
+        if addresses.is_empty() {
+            return Err(invalid("admin addresses", "", "name at least one, such as 127.0.0.1:7170"));
+        }
+        Ok(Admin::new(self.shared.transport.clone(), addresses, self.shared.deadline))
     }
 
     /// For questions to single nodes, over this client's connections.

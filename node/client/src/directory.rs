@@ -44,6 +44,8 @@ pub(crate) struct Directory {
     /// When the last fetch ended; held while fetching.
     fetching: tokio::sync::Mutex<Option<Instant>>,
     newest_epoch: AtomicU64,
+    /// Who told of that epoch, and so has that ring.
+    teller: Mutex<Option<Authority>>,
     down: Mutex<HashMap<Authority, Down>>,
     turn: AtomicUsize,
 }
@@ -73,6 +75,7 @@ impl Directory {
             table: RwLock::new(None),
             fetching: tokio::sync::Mutex::new(None),
             newest_epoch: AtomicU64::new(0),
+            teller: Mutex::new(None),
             down: Mutex::new(HashMap::new()),
             turn: AtomicUsize::new(0),
         }
@@ -94,9 +97,11 @@ impl Directory {
         }
     }
 
-    /// Takes note of the epoch that an answer carried.
-    pub(crate) fn saw_epoch(&self, epoch: u64) {
-        self.newest_epoch.fetch_max(epoch, Ordering::Relaxed);
+    /// Takes note of the epoch that an answer from this address carried.
+    pub(crate) fn saw_epoch(&self, epoch: u64, address: &Authority) {
+        if self.newest_epoch.fetch_max(epoch, Ordering::Relaxed) < epoch {
+            *self.teller.lock().unwrap_or_else(PoisonError::into_inner) = Some(address.clone());
+        }
     }
 
     /// Fetches the ring once more, unless somebody else has just done so; `None` when nobody could tell it.
@@ -111,7 +116,7 @@ impl Directory {
         self.fetch_anywhere(old, deadline, &mut last).await
     }
 
-    /// Fetches the ring from the first who can tell it.
+    /// Fetches the ring from the first who can tell it: whoever told of a newer one, then anybody.
     async fn fetch_anywhere(
         &self,
         old: &Table,
@@ -119,7 +124,8 @@ impl Directory {
         last: &mut Option<Instant>,
     ) -> Result<Option<Arc<Table>>, Error> {
         let mut asked = Vec::new();
-        while let Some(address) = self.pick(Some(old), Place::Anybody, &asked) {
+        let mut teller = self.teller.lock().unwrap_or_else(PoisonError::into_inner).take();
+        while let Some(address) = teller.take().or_else(|| self.pick(Some(old), Place::Anybody, &asked)) {
             let limit = deadline.min(Instant::now() + FETCH_TIMEOUT);
             let fetched = fetch(&self.transport, &address, limit).await;
             *last = Some(Instant::now());

@@ -43,7 +43,8 @@ pub enum Error {
         /// The version of the key now; `None`: there is no such key, or the store did not say.
         current: Option<Version>,
     },
-    /// The write is at odds with an earlier one: the idempotency key was used for another write before.
+    /// What was asked is at odds with what is: the idempotency key was used for another write before, or the members were
+    /// changed meanwhile.
     #[error("conflict: {0}")]
     Conflict(Box<Problem>),
     /// The store will not do this however often it is asked.
@@ -60,7 +61,7 @@ pub enum Error {
         attempts: u32,
     },
     /// The write may have happened, may still happen, or may never happen. Read the key to find out, or send the write
-    /// again under the same idempotency key if it had one.
+    /// again under the same idempotency key if it had one. A change of the members: look at the plan, or send it again.
     #[error("outcome unknown: {reason}")]
     OutcomeUnknown {
         /// How the attempt ended whose fate is unknown.
@@ -112,6 +113,9 @@ pub struct Problem {
     pub status: u16,
     /// This very occurrence in words: names the limit or field that was wrong.
     pub detail: String,
+    /// What it tells beside, such as `partitions` or `current`.
+    #[serde(flatten)]
+    pub other: serde_json::Map<String, serde_json::Value>,
 }
 
 impl Problem {

@@ -11,6 +11,9 @@
 //!                                                                    └─ otherwise ─▶ Error::OutcomeUnknown
 //! ```
 //!
+//! The members of a store are changed through an [`Admin`](admin::Admin), single nodes are asked through
+//! [`Nodes`](node::Nodes).
+//!
 //! What it never does: repeat a write that may have happened already, unless the repetition cannot write twice (see
 //! [`PutOptions`]); report a write of unknown fate as failed; talk to two clusters at once; wait past a deadline.
 //!
@@ -24,6 +27,7 @@
 //! # }
 //! ```
 
+pub mod admin;
 mod call;
 mod client;
 mod directory;
@@ -35,6 +39,7 @@ mod scan;
 mod text;
 mod transport;
 mod verdict;
+mod wire;
 
 pub use annulus_core::id::{ClusterId, MemberId, PartitionId};
 pub use annulus_core::map::MemberState;
@@ -42,6 +47,7 @@ pub use annulus_core::partition::Consistency;
 pub use client::{Builder, Client};
 pub use error::{Error, Problem, Result};
 pub use options::{Condition, DeleteOptions, GetOptions, Item, ParseVersionError, PutOptions, Version, Written};
-pub use ring::{Assignment, Member, Ring, RingError};
+pub use ring::{Assignment, Member, Move, Ring, RingError};
 pub use scan::{Entry, Page, Pages, Scan};
 pub use text::BytesAsText;
+pub use wire::state_text;

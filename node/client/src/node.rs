@@ -1,4 +1,5 @@
-//! Questions to a single node: is it alive, is it ready, who is it; and the bootstrap of a new store.
+//! Questions to a single node: is it alive, is it ready, who is it; the bootstrap of a new store; the eviction of its
+//! leaders.
 //!
 //! Nothing here knows the ring or retries: who asks about one node wants to know about that one, now.
 
@@ -12,13 +13,14 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use crate::client::endpoint;
-use crate::transport::{Answer, Message, Transport};
-use crate::{Error, Result};
+use crate::options::ttl_text;
+use crate::transport::{Answer, Failure, Message, Transport};
+use crate::{Error, Result, wire};
 
 /// How long a node may take to answer.
 const DEADLINE: Duration = Duration::from_secs(2);
-/// How long a node may take for a bootstrap.
-const BOOTSTRAP_DEADLINE: Duration = Duration::from_secs(10);
+/// How long a node may take for a bootstrap or an eviction.
+const CHANGE_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Asks single nodes.
 #[derive(Debug, Clone)]
@@ -28,15 +30,41 @@ pub struct Nodes {
 
 /// What a node tells of itself on its admin port.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
-#[serde(try_from = "WireStatus", into = "WireStatus")]
 pub struct Status {
     /// Its identity.
+    #[serde(with = "wire::text")]
     pub id: MemberId,
     /// Its name among people.
     pub name: String,
-    /// The store that it belongs to; `None` before the bootstrap.
+    /// The store that it belongs to; `None` before the bootstrap, and before it has joined.
+    #[serde(default, with = "wire::optional")]
     pub cluster: Option<ClusterId>,
+    /// The zone it runs in; empty when zones are not told apart.
+    #[serde(default)]
+    pub zone: String,
+    /// The weight that it is configured with; `None`: it does not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weight: Option<u32>,
+    /// `host:port` for clients, as it is configured; `None`: it does not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_address: Option<String>,
+    /// `host:port` for other members, as it is configured; `None`: it does not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer_address: Option<String>,
+    /// `host:port` for the operator, as it is configured; `None`: it does not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub admin_address: Option<String>,
+    /// The epoch of the map that it goes by; 0: none.
+    #[serde(default)]
+    pub epoch: u64,
+    /// How many replicas are on their way to it; `None`: it does not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub moves_in: Option<u64>,
+    /// Whether it has handed its leaders over and takes none for a while.
+    #[serde(default)]
+    pub evicted: bool,
     /// Everything else that it tells.
+    #[serde(flatten)]
     pub other: serde_json::Map<String, serde_json::Value>,
 }
 
@@ -50,12 +78,12 @@ pub struct Bootstrap {
     /// How many copies each partition has.
     pub replication_factor: u32,
     /// The members.
-    pub members: Vec<BootstrapMember>,
+    pub members: Vec<MemberSpec>,
 }
 
-/// A member of a new store.
+/// A member as the operator wants it.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
-pub struct BootstrapMember {
+pub struct MemberSpec {
     /// Its identity, 16 hexadecimal digits, as its status tells it.
     pub id: String,
     /// Its name among people.
@@ -70,6 +98,15 @@ pub struct BootstrapMember {
     pub peer_address: String,
     /// `host:port` for the operator.
     pub admin_address: String,
+}
+
+/// What came of an eviction.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+pub struct Evicted {
+    /// How many partitions the member still leads.
+    pub leaders_left: u64,
+    /// How long it took.
+    pub seconds: f64,
 }
 
 impl Nodes {
@@ -103,8 +140,43 @@ impl Nodes {
         let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))]);
         let path = PathAndQuery::from_static("/admin/v1/bootstrap");
         let message = Message { method: Method::POST, path, headers, body };
-        let answer = self.send(admin_address, message, BOOTSTRAP_DEADLINE).await?;
+        let answer = self.send(admin_address, message, CHANGE_DEADLINE).await?;
         if answer.status.is_success() { Ok(()) } else { Err(refusal(&answer)) }
+    }
+
+    /// Has a member hand its leaders over; it takes none for a while (30 s, or `period`, up to 10 min). Waits up to 5 s for
+    /// the leaders to go.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::OutcomeUnknown`] when the answer was lost; it may be repeated.
+    pub async fn evict(&self, admin_address: &str, period: Option<Duration>) -> Result<Evicted> {
+        let query = period.map(|period| format!("?for={}", ttl_text(period))).unwrap_or_default();
+        let answer = self.change_eviction(admin_address, Method::POST, &query).await?;
+        serde_json::from_slice(&answer.body)
+            .map_err(|error| Error::OutcomeUnknown { reason: format!("{admin_address}: {error}") })
+    }
+
+    /// Lets a member take leaders again.
+    ///
+    /// # Errors
+    ///
+    /// As [`Nodes::evict`].
+    pub async fn end_eviction(&self, admin_address: &str) -> Result<()> {
+        self.change_eviction(admin_address, Method::DELETE, "").await.map(drop)
+    }
+
+    async fn change_eviction(&self, admin_address: &str, method: Method, query: &str) -> Result<Answer> {
+        let to = endpoint(admin_address)?;
+        let path = format!("/admin/v1/leaders/evict{query}");
+        let path = PathAndQuery::try_from(path).expect("a path with at most a duration");
+        let message = Message { method, path, headers: HeaderMap::new(), body: Bytes::new() };
+        match self.transport.send(&to, &message, Instant::now() + CHANGE_DEADLINE).await {
+            Ok(answer) if answer.status.is_success() => Ok(answer),
+            Ok(answer) => Err(refusal(&answer)),
+            Err(Failure::Broken(reason)) => Err(Error::OutcomeUnknown { reason: format!("{admin_address}: {reason}") }),
+            Err(failure) => Err(unavailable(admin_address, &failure)),
+        }
     }
 
     async fn get(&self, address: &str, path: &'static str) -> Result<Answer> {
@@ -116,12 +188,12 @@ impl Nodes {
     async fn send(&self, address: &str, message: Message, within: Duration) -> Result<Answer> {
         let to = endpoint(address)?;
         let sent = self.transport.send(&to, &message, Instant::now() + within).await;
-        sent.map_err(|failure| Error::Unavailable {
-            reason: format!("{address}: {failure}"),
-            overloaded: false,
-            attempts: 1,
-        })
+        sent.map_err(|failure| unavailable(address, &failure))
     }
+}
+
+fn unavailable(address: &str, failure: &Failure) -> Error {
+    Error::Unavailable { reason: format!("{address}: {failure}"), overloaded: false, attempts: 1 }
 }
 
 fn refusal(answer: &Answer) -> Error {
@@ -130,30 +202,5 @@ fn refusal(answer: &Answer) -> Error {
         StatusCode::CONFLICT => Error::Conflict(Box::new(problem)),
         status if status.is_client_error() => Error::Refused(Box::new(problem)),
         _ => Error::Unavailable { reason: problem.to_string(), overloaded: false, attempts: 1 },
-    }
-}
-
-#[derive(Deserialize, Serialize, Clone)]
-struct WireStatus {
-    id: String,
-    name: String,
-    cluster: Option<String>,
-    #[serde(flatten)]
-    other: serde_json::Map<String, serde_json::Value>,
-}
-
-impl TryFrom<WireStatus> for Status {
-    type Error = annulus_core::id::ParseError;
-
-    fn try_from(wire: WireStatus) -> std::result::Result<Self, Self::Error> {
-        let cluster = wire.cluster.map(|text| text.parse()).transpose()?;
-        Ok(Self { id: wire.id.parse()?, name: wire.name, cluster, other: wire.other })
-    }
-}
-
-impl From<Status> for WireStatus {
-    fn from(status: Status) -> Self {
-        let cluster = status.cluster.map(|cluster| cluster.to_string());
-        Self { id: status.id.to_string(), name: status.name, cluster, other: status.other }
     }
 }

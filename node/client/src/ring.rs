@@ -6,6 +6,8 @@ use annulus_core::map::{MAX_PARTITIONS, MemberState};
 use annulus_core::ring::partition_of;
 use serde::{Deserialize, Serialize};
 
+use crate::wire::{self, state_of, state_text};
+
 /// Who the members are and which of them hold which partition.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(try_from = "WireRing", into = "WireRing")]
@@ -19,7 +21,7 @@ pub struct Ring {
     /// The members.
     pub members: Vec<Member>,
     assignments: Vec<Assignment>,
-    moves: Vec<serde_json::Value>,
+    moves: Vec<Move>,
 }
 
 /// A member of the store.
@@ -35,6 +37,12 @@ pub struct Member {
     pub state: MemberState,
     /// `host:port` for clients.
     pub client_address: String,
+    /// Its share of the partitions relative to others; `None`: the node that was asked does not tell.
+    pub weight: Option<u32>,
+    /// `host:port` for other members; `None`: the node that was asked does not tell.
+    pub peer_address: Option<String>,
+    /// `host:port` for the operator; `None`: the node that was asked does not tell.
+    pub admin_address: Option<String>,
 }
 
 /// Who holds a partition.
@@ -44,6 +52,24 @@ pub struct Assignment {
     pub replicas: Vec<MemberId>,
     /// The one of them that leads; `None` while nobody is known to.
     pub leader: Option<MemberId>,
+}
+
+/// A replica on its way from one member to another. It only tells what goes on: requests are routed by the assignments.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+pub struct Move {
+    /// The group that the replica belongs to: 0 is the map group, `p + 1` that of partition `p`.
+    pub group: u32,
+    /// The partition that the group replicates; `None`: it is the map group.
+    pub partition: Option<u32>,
+    /// Who gives the replica up; `None`: there is one replica more afterwards.
+    #[serde(with = "wire::optional")]
+    pub from: Option<MemberId>,
+    /// Who receives it; `None`: there is one replica fewer afterwards.
+    #[serde(with = "wire::optional")]
+    pub to: Option<MemberId>,
+    /// Whether it was called off and is being undone.
+    #[serde(default)]
+    pub cancelled: bool,
 }
 
 /// Why a JSON document is not a ring.
@@ -67,7 +93,7 @@ pub enum RingError {
         member: MemberId,
     },
     /// A member's state is not one that we know.
-    #[error("member state `{0}` is not joining, active or leaving")]
+    #[error("member state `{0}` is not joining, active, leaving or draining")]
     State(String),
 }
 
@@ -92,6 +118,11 @@ impl Ring {
         &self.assignments[self.partition_of(key).0 as usize]
     }
 
+    /// The replicas that are on their way from one member to another.
+    pub fn moves(&self) -> &[Move] {
+        &self.moves
+    }
+
     /// The member with this id.
     pub fn member(&self, id: MemberId) -> Option<&Member> {
         self.members.iter().find(|member| member.id == id)
@@ -108,7 +139,7 @@ struct WireRing {
     members: Vec<WireMember>,
     assignments: Vec<WireAssignment>,
     #[serde(default)]
-    moves: Vec<serde_json::Value>,
+    moves: Vec<Move>,
 }
 
 #[derive(Debug, Clone, Deserialize, Serialize)]
@@ -119,6 +150,12 @@ struct WireMember {
     zone: String,
     state: String,
     client_address: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    weight: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    peer_address: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    admin_address: Option<String>,
 }
 
 #[derive(Debug, Clone, Deserialize, Serialize)]
@@ -154,13 +191,17 @@ impl TryFrom<WireRing> for Ring {
 }
 
 fn read_member(wire: WireMember) -> Result<Member, RingError> {
-    let state = match wire.state.as_str() {
-        "joining" => MemberState::Joining,
-        "active" => MemberState::Active,
-        "leaving" => MemberState::Leaving,
-        _ => return Err(RingError::State(wire.state)),
-    };
-    Ok(Member { id: wire.id.parse()?, name: wire.name, zone: wire.zone, state, client_address: wire.client_address })
+    let state = state_of(&wire.state).ok_or(RingError::State(wire.state))?;
+    Ok(Member {
+        id: wire.id.parse()?,
+        name: wire.name,
+        zone: wire.zone,
+        state,
+        client_address: wire.client_address,
+        weight: wire.weight,
+        peer_address: wire.peer_address,
+        admin_address: wire.admin_address,
+    })
 }
 
 fn read_assignment(wire: WireAssignment, members: &[Member]) -> Result<Assignment, RingError> {
@@ -181,6 +222,9 @@ impl From<Ring> for WireRing {
             zone: member.zone.clone(),
             state: state_text(member.state).to_owned(),
             client_address: member.client_address.clone(),
+            weight: member.weight,
+            peer_address: member.peer_address.clone(),
+            admin_address: member.admin_address.clone(),
         };
         let assignment = |(partition, assignment): (u32, &Assignment)| WireAssignment {
             partition,
@@ -196,16 +240,6 @@ impl From<Ring> for WireRing {
             assignments: (0..).zip(&ring.assignments).map(assignment).collect(),
             moves: ring.moves,
         }
-    }
-}
-
-/// The name of a member's state.
-pub(crate) fn state_text(state: MemberState) -> &'static str {
-    match state {
-        MemberState::Joining => "joining",
-        MemberState::Active => "active",
-        MemberState::Leaving => "leaving",
-        MemberState::Draining => "draining",
     }
 }
 
@@ -233,6 +267,25 @@ mod tests {
         assert_eq!(serde_json::to_value(&ring).unwrap(), wire());
         // SHA-256 of `a` begins with 0xca: the upper half.
         assert_eq!(ring.assignment_of(b"a").leader, None);
+    }
+
+    #[test]
+    fn a_ring_that_changes_tells_its_moves_and_where_its_members_are() {
+        let mut wire = wire();
+        wire["members"][0] = json!({
+            "id": "000000000000000a", "name": "node-1", "zone": "a", "state": "draining",
+            "client_address": "h:1", "weight": 200, "peer_address": "h:2", "admin_address": "h:3",
+        });
+        wire["moves"] = json!([
+            {"group": 2, "partition": 1, "from": "000000000000000a", "to": "000000000000000b", "cancelled": false},
+            {"group": 0, "partition": null, "from": null, "to": "000000000000000b", "cancelled": true},
+        ]);
+        let ring: Ring = serde_json::from_value(wire.clone()).unwrap();
+        assert_eq!(ring.members[0].state, MemberState::Draining);
+        assert_eq!(ring.members[0].admin_address.as_deref(), Some("h:3"));
+        assert_eq!((ring.moves()[0].partition, ring.moves()[0].from), (Some(1), MemberId::new(10)));
+        assert_eq!((ring.moves()[1].from, ring.moves()[1].cancelled), (None, true));
+        assert_eq!(serde_json::to_value(&ring).unwrap(), wire);
     }
 
     #[test]

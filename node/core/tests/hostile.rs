@@ -7,14 +7,16 @@
 mod values;
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use annulus_core::codec::message::{Body, Chunk, PeerMessage, Stream};
 use annulus_core::id::{ClusterId, GroupId, MemberId, RequestId};
 use annulus_core::lane::{Input, Lane, LogPosition, Operation, Request, Writes};
-use annulus_core::map::{Map, Member, MemberState};
+use annulus_core::map::change::Entry as MapEntry;
+use annulus_core::map::{self, Desired, GroupReport, Intent, Map, Member, MemberState, Report, Reports, planner};
 use annulus_core::partition::{Command, Consistency, Entry, Key};
-use annulus_core::replica::{Error, Settings};
+use annulus_core::replica::{Configuration, Configure, Error, Settings};
 use annulus_core::state::MemoryState;
 use annulus_core::time::Instant;
 use bytes::Bytes;
@@ -38,6 +40,11 @@ enum Event {
     Persist(usize),
     Write(u8),
     Read(Consistency),
+    /// The lane is given the map that comes of this command, or that the map group's replica here has.
+    Map(map::Command),
+    /// A command to the map group, or a question.
+    Ask(Operation),
+    Evict(bool),
     Checkpoint,
     EndRound,
     Restart,
@@ -49,7 +56,21 @@ fn number() -> impl Strategy<Value = u64> {
 }
 
 fn log_entries() -> impl Strategy<Value = Vec<LogEntry>> {
-    let data = prop_oneof![Just(Bytes::new()), Just(Entry { clock_ms: 5, command: Command::Expire }.encode())];
+    let small = || (1u64..6).prop_map(|number| MemberId::new(number).expect("not 0"));
+    let configure = || {
+        let step = values::configure_among(small());
+        step.prop_map(|configure| Configure { epoch: configure.epoch % 4, ..configure })
+    };
+    let data = prop_oneof![
+        3 => Just(Bytes::new()),
+        3 => Just(Entry { clock_ms: 5, command: Command::Expire }.encode()),
+        2 => configure().prop_map(|step| Entry { clock_ms: 5, command: Command::Configure(step) }.encode()),
+        1 => configure().prop_map(|step| MapEntry::Configure(step).encode()),
+        1 => values::map_change().prop_map(|mut change| {
+            change.base = 1;
+            MapEntry::Change(change).encode()
+        }),
+    ];
     let follow_on = (number(), number(), vec(data.clone(), 0..4)).prop_map(|(index, term, data)| {
         let entries = data.into_iter().zip(0..).map(|(data, offset)| LogEntry {
             index: index.wrapping_add(offset),
@@ -109,7 +130,8 @@ fn peer_message() -> impl Strategy<Value = PeerMessage> {
         auto_leave,
         ..ConfState::default()
     });
-    let chunk = (stream(), 0u32..3, option::of(conf_state)).prop_map(|(stream, number, last)| Chunk {
+    let configuration = (conf_state, 0u64..4).prop_map(|(state, epoch)| Configuration { state, epoch });
+    let chunk = (stream(), 0u32..3, option::of(configuration)).prop_map(|(stream, number, last)| Chunk {
         stream,
         number,
         records: Vec::new(),
@@ -119,8 +141,31 @@ fn peer_message() -> impl Strategy<Value = PeerMessage> {
         8 => (raft_message(), number()).prop_map(|(message, stamp)| Body::Raft { message, stamp }),
         2 => chunk.prop_map(Body::Chunk),
         1 => (stream(), 0u32..4).prop_map(|(stream, next)| Body::ChunkAck { stream, next }),
+        1 => values::report().prop_map(Body::Report),
+        2 => report().prop_map(Body::Report),
     ];
     (0u32..3, body).prop_map(|(group, body)| PeerMessage { group: GroupId(group), body })
+}
+
+/// A report that fits what the map says, more or less.
+fn report() -> impl Strategy<Value = Report> {
+    let ids = || vec(1u64..6, 0..5);
+    let configuration = (ids(), ids(), vec(1u64..6, 0..2), 0u64..5);
+    let configuration = configuration.prop_map(|(voters, voters_outgoing, learners, epoch)| {
+        let state = ConfState { voters, voters_outgoing, learners, ..ConfState::default() };
+        Configuration { state, epoch }
+    });
+    let group =
+        (0u32..3, number(), configuration, vec((1u64..6).prop_map(|id| MemberId::new(id).expect("not 0")), 0..3));
+    let group = group.prop_map(|(group, term, configuration, behind)| GroupReport {
+        group: GroupId(group),
+        term,
+        configuration,
+        behind,
+        bytes: term,
+        sent: Some(term),
+    });
+    (number(), vec(group, 0..3)).prop_map(|(epoch, groups)| Report { epoch, groups })
 }
 
 fn event() -> impl Strategy<Value = Event> {
@@ -132,8 +177,34 @@ fn event() -> impl Strategy<Value = Event> {
         1 => Just(Event::Read(Consistency::Linearizable)),
         1 => Just(Event::Read(Consistency::Quorum)),
         1 => Just(Event::Checkpoint),
+        1 => command().prop_map(Event::Map),
+        1 => command().prop_map(|command| Event::Ask(Operation::ChangeMap(Intent { fence: 0, epoch: None, command }))),
+        1 => prop_oneof![Just(Operation::ReadPlan), Just(Operation::ReadHistory { epoch: None })].prop_map(Event::Ask),
+        1 => any::<bool>().prop_map(Event::Evict),
         6 => Just(Event::EndRound),
         1 => Just(Event::Restart),
+    ]
+}
+
+fn command() -> impl Strategy<Value = map::Command> {
+    let one = || (1u64..6).prop_map(|id| MemberId::new(id).expect("not 0"));
+    let members = prop::collection::btree_set(1u64..6, 1..6).prop_map(|ids| {
+        let desired = ids.into_iter().map(|number| Desired {
+            id: MemberId::new(number).expect("not 0"),
+            name: format!("m{number}"),
+            zone: String::new(),
+            weight: 100,
+            client_address: format!("m{number}:1"),
+            peer_address: format!("m{number}:2"),
+            admin_address: format!("m{number}:3"),
+        });
+        map::Command::Members(desired.collect())
+    });
+    prop_oneof![
+        3 => members,
+        1 => one().prop_map(map::Command::Drain),
+        1 => one().prop_map(map::Command::Undrain),
+        1 => one().prop_map(map::Command::Remove),
     ]
 }
 
@@ -156,6 +227,8 @@ struct Victim {
     lane: Lane<MemoryState>,
     settings: Settings,
     now: Instant,
+    /// The newest map that the lane was given.
+    map: Arc<Map>,
     waiting: VecDeque<Writes>,
     wal: Vec<Vec<annulus_core::lane::GroupWrite>>,
     requests: u64,
@@ -171,20 +244,54 @@ impl Victim {
         };
         let now = Instant(1_000_000);
         let mut lane = Lane::recover(settings.clone(), MemoryState::default(), [], now).expect("an empty disk");
-        lane.bootstrap(&map(members), |_| true, now).expect("a first map can be used");
-        Self { lane, settings, now, waiting: VecDeque::new(), wal: Vec::new(), requests: 0 }
+        let map = Arc::new(map(members));
+        lane.bootstrap(&map, |_| true, now).expect("a first map can be used");
+        Self { lane, settings, now, map, waiting: VecDeque::new(), wal: Vec::new(), requests: 0 }
     }
 
     fn end_round(&mut self) -> Result<(), Error> {
         let output = self.lane.take_output(self.now)?;
         self.waiting.extend(output.writes);
-        self.lane.check()
+        self.lane.check()?;
+        match output.map {
+            Some(map) => {
+                self.adopt(map)?;
+                self.end_round()
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn adopt(&mut self, map: Arc<Map>) -> Result<(), Error> {
+        self.lane.adopt(&map, |_| true, self.now)?;
+        if self.map.epoch < map.epoch {
+            self.map = map;
+        }
+        Ok(())
+    }
+
+    /// Somebody else has changed the map: what comes of this command, and of a step of the planner.
+    fn change(&mut self, command: map::Command) -> Result<(), Error> {
+        let (intent, reports) = (Intent { fence: self.map.fence, epoch: None, command }, Reports::default());
+        let Ok((mut next, _)) = map::command::next(&self.map, &intent, &reports, self.now) else { return Ok(()) };
+        next.epoch += 1;
+        let mut reports = Reports::new(self.now, self.settings.tick());
+        for member in &next.members {
+            reports.take(self.now, member.id, Report { epoch: next.epoch, groups: Vec::new() });
+        }
+        if let Some((planned, _)) = planner::next(&next, &reports, self.now) {
+            next = Map { epoch: next.epoch + 1, ..planned };
+        }
+        self.adopt(Arc::new(next))
     }
 
     fn request(&mut self, operation: Operation) -> Result<(), Error> {
         self.requests += 1;
         let deadline = self.now + Duration::from_secs(1);
-        let request = Request { id: RequestId(self.requests), group: GroupId(1), deadline, operation };
+        let is_about_map =
+            matches!(operation, Operation::ChangeMap(_) | Operation::ReadPlan | Operation::ReadHistory { .. });
+        let group = if is_about_map { GroupId::MAP } else { GroupId(1) };
+        let request = Request { id: RequestId(self.requests), group, deadline, operation };
         self.lane.step(self.now, Input::Request(request))
     }
 
@@ -226,11 +333,20 @@ impl Victim {
                 let _ = self.lane.begin_checkpoint();
                 Ok(())
             }
+            Event::Map(command) => self.change(command),
+            Event::Ask(operation) => self.request(operation),
+            Event::Evict(evicted) => {
+                self.lane.evict(evicted);
+                Ok(())
+            }
             Event::EndRound => self.end_round(),
             Event::Restart => {
                 self.waiting.clear();
                 let wal = self.wal.clone();
                 self.lane = Lane::recover(self.settings.clone(), MemoryState::default(), wal, self.now)?;
+                if self.map.epoch > 1 {
+                    self.lane.adopt(&self.map, |_| true, self.now)?;
+                }
                 self.end_round()
             }
         }

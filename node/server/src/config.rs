@@ -96,6 +96,16 @@ pub enum LogFormat {
     Json,
 }
 
+/// What is done with a volume that must not be voted from any more.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum OnDamage {
+    /// The member does not start.
+    #[default]
+    Stop,
+    /// The volume is set aside at the next start, and the member begins anew with another id.
+    Quarantine,
+}
+
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
 const GIB: u64 = 1024 * MIB;
@@ -115,6 +125,8 @@ pub type OverlaySize = Size<MIB, { 4 * GIB }>;
 pub type OverlayAge = Span<100, DAY_MS>;
 /// Size of a lane's cache.
 pub type CacheSize = Size<MIB, { 1024 * GIB }>;
+/// Bytes a second.
+pub type MoveRate = Size<MIB, { 4 * GIB }>;
 /// Election timeout.
 pub type ElectionTimeout = Span<100, 60_000>;
 
@@ -149,8 +161,13 @@ pub struct Config {
     pub max_connections: Connections,
     /// When an overlay is written to redb.
     pub overlay: Overlay,
+    /// What is done with a volume that is damaged, or has lost what it had acknowledged.
+    pub on_damage: OnDamage,
     /// How much memory redb's cache takes, for each lane.
     pub cache_bytes: CacheSize,
+    /// How many bytes of replicas each lane sends to other members in a second at most; less while clients' writes wait
+    /// longer for that.
+    pub max_move_rate: MoveRate,
     /// How long a follower waits for its leader before it asks for an election.
     pub election_timeout: ElectionTimeout,
     /// What is logged, and how.
@@ -213,7 +230,9 @@ settings! {
     max_connections: Connections = "max_connections" "ANNULUS_MAX_CONNECTIONS";
     overlay.max_bytes: OverlaySize = "overlay.max_bytes" "ANNULUS_OVERLAY_MAX_BYTES";
     overlay.max_age: OverlayAge = "overlay.max_age" "ANNULUS_OVERLAY_MAX_AGE";
+    on_damage: OnDamage = "on_damage" "ANNULUS_ON_DAMAGE";
     cache_bytes: CacheSize = "cache_bytes" "ANNULUS_CACHE_BYTES";
+    max_move_rate: MoveRate = "max_move_rate" "ANNULUS_MAX_MOVE_RATE";
     election_timeout: ElectionTimeout = "election_timeout" "ANNULUS_ELECTION_TIMEOUT";
     log.format: LogFormat = "log.format" "ANNULUS_LOG_FORMAT";
     log.level: Level = "log.level" "ANNULUS_LOG_LEVEL";
@@ -238,7 +257,9 @@ pub struct Partial {
     pub max_value_bytes: Option<ValueSize>,
     pub max_connections: Option<Connections>,
     pub overlay: PartialOverlay,
+    pub on_damage: Option<OnDamage>,
     pub cache_bytes: Option<CacheSize>,
+    pub max_move_rate: Option<MoveRate>,
     pub election_timeout: Option<ElectionTimeout>,
     pub log: PartialLog,
 }
@@ -329,7 +350,9 @@ impl Partial {
             max_value_bytes: self.max_value_bytes.unwrap_or(Size(DEFAULT_MAX_VALUE_BYTES as u64)),
             max_connections: self.max_connections.unwrap_or(Count(4096)),
             overlay,
+            on_damage: self.on_damage.unwrap_or_default(),
             cache_bytes: self.cache_bytes.unwrap_or(Size(64 * MIB)),
+            max_move_rate: self.max_move_rate.unwrap_or(Size(4 * GIB)),
             election_timeout: self.election_timeout.unwrap_or(Span(500)),
             log: Log { format: self.log.format.unwrap_or_default(), level: self.log.level.unwrap_or_default() },
         })
@@ -477,6 +500,18 @@ impl FromStr for LogFormat {
     }
 }
 
+impl FromStr for OnDamage {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "stop" => Ok(Self::Stop),
+            "quarantine" => Ok(Self::Quarantine),
+            _ => Err(format!("`{text}` is not a way to deal with damage; it is stop or quarantine")),
+        }
+    }
+}
+
 impl Default for Level {
     fn default() -> Self {
         Self("info".to_owned())
@@ -536,6 +571,15 @@ impl fmt::Display for LogFormat {
     }
 }
 
+impl fmt::Display for OnDamage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Stop => "stop",
+            Self::Quarantine => "quarantine",
+        })
+    }
+}
+
 /// In YAML a number may stand without quotes; the same text is read either way, so that the error is the same too.
 struct Scalar<T>(std::marker::PhantomData<T>);
 
@@ -585,6 +629,7 @@ as_text! {
     [] Address;
     [] Level;
     [] LogFormat;
+    [] OnDamage;
 }
 
 impl<'de, const MIN: u64, const MAX: u64> Deserialize<'de> for Count<MIN, MAX> {

@@ -55,7 +55,7 @@ impl Default for Metrics {
 }
 
 /// How many routes are told apart in the metrics.
-pub const ROUTES: usize = 10;
+pub const ROUTES: usize = 16;
 /// The methods that are told apart in the metrics.
 const METHODS: [&str; 6] = ["GET", "PUT", "DELETE", "HEAD", "POST", "other"];
 /// The classes of statuses.

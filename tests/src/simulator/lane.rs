@@ -211,8 +211,10 @@ impl LaneThreads {
 
     fn pressure(&self) -> Pressure {
         let bytes = self.lane.state().overlay_bytes();
-        if !self.checkpointing || bytes < self.limits.overlay_bytes {
+        if !self.checkpointing || bytes < self.limits.overlay_bytes / 2 {
             Pressure::None
+        } else if bytes < self.limits.overlay_bytes {
+            Pressure::RefuseSnapshots
         } else if bytes < 2 * self.limits.overlay_bytes {
             Pressure::RefuseWrites
         } else {

@@ -30,8 +30,10 @@ pub(super) struct Tally {
     pub(super) gets: Histogram<u64>,
     /// Gets of a key that is not there: answered, and counted among the gets.
     pub(super) absent: u64,
-    /// Failures by kind (see [`Error::kind`]).
+    /// Failures by kind (see [`Error::kind`]), of requests that were given up.
     pub(super) errors: BTreeMap<&'static str, u64>,
+    /// Requests that failed first and were answered well when they were sent again, by how often.
+    pub(super) retried: BTreeMap<u32, u64>,
     /// When the last request was answered.
     pub(super) last_answer: Option<Instant>,
     /// The last failure's words.
@@ -46,6 +48,7 @@ impl Tally {
             gets: histogram,
             absent: 0,
             errors: BTreeMap::new(),
+            retried: BTreeMap::new(),
             last_answer: None,
             last_error: None,
         }
@@ -64,6 +67,9 @@ impl Tally {
         for (kind, count) in &other.errors {
             *self.errors.entry(kind).or_default() += count;
         }
+        for (times, count) in &other.retried {
+            *self.retried.entry(*times).or_default() += count;
+        }
         self.last_answer = self.last_answer.max(other.last_answer);
         self.last_error = other.last_error.clone().or(self.last_error.take());
     }
@@ -76,6 +82,30 @@ impl Tally {
 
 fn panicked(_: JoinError) -> Failure {
     Failure::Refused("a loop of the load has panicked: this is a bug of annulus".into())
+}
+
+/// When one loop sends its requests.
+struct Schedule {
+    interval: Option<Duration>,
+    due: Instant,
+}
+
+impl Schedule {
+    fn new(arguments: &crate::args::Bench, number: u32) -> Self {
+        let clients = arguments.clients;
+        let interval = arguments.rate.map(|rate| Duration::from_secs_f64(f64::from(clients) / f64::from(rate)));
+        let offset = interval.map_or(Duration::ZERO, |interval| interval * number / clients);
+        Self { interval, due: Instant::now() + offset }
+    }
+
+    /// Waits for the next request's time. What its latency counts from: that time, however late it is.
+    async fn next(&mut self) -> Instant {
+        let Some(interval) = self.interval else { return Instant::now() };
+        let due = self.due;
+        self.due += interval;
+        tokio::time::sleep_until(due.into()).await;
+        due
+    }
 }
 
 /// The key with this number.
@@ -103,6 +133,7 @@ impl Load {
         let mut tally = Tally::new();
         // In a mixed load every loop takes turns; half of them begin with a get.
         let mut turn = number;
+        let mut schedule = Schedule::new(&self.arguments, number);
         while Instant::now() < until && !self.stop.load(Ordering::Relaxed) {
             let key = key(rand::rng().random_range(0..self.arguments.keys));
             let put = match self.arguments.op {
@@ -111,22 +142,17 @@ impl Load {
                 Operation::Mixed => turn.is_multiple_of(2),
             };
             turn = turn.wrapping_add(1);
-            let began = Instant::now();
-            // Whatever hangs when the time is over is not waited for much longer.
-            let deadline = Some(self.arguments.connect.timeout.min(until + LAST_WAIT - began));
-            let ended = if put {
-                let options = PutOptions { deadline, ..PutOptions::default() };
-                client.put_with(&key, self.value.clone(), &options).await.map(|_| true)
-            } else {
-                let options = GetOptions { deadline, ..GetOptions::default() };
-                client.get_with(&key, &options).await.map(|item| item.is_some())
-            };
+            let began = schedule.next().await;
+            let (ended, retries) = self.ask(&client, &key, put, until + LAST_WAIT).await;
             let latency = u64::try_from(began.elapsed().as_micros()).unwrap_or(LONGEST_US).max(1);
             match ended {
                 Ok(present) => {
                     let histogram = if put { &mut tally.puts } else { &mut tally.gets };
                     histogram.saturating_record(latency);
                     tally.absent += u64::from(!present);
+                    if retries > 0 {
+                        *tally.retried.entry(retries).or_default() += 1;
+                    }
                     tally.last_answer = Some(Instant::now());
                     self.done.fetch_add(1, Ordering::Relaxed);
                 }
@@ -137,6 +163,28 @@ impl Load {
             }
         }
         tally
+    }
+
+    /// Sends one request, and again if it fails, as often as may be. How it ended, and how often it was sent again.
+    async fn ask(&self, client: &Client, key: &str, put: bool, until: Instant) -> (Result<bool, Error>, u32) {
+        let mut retries = 0;
+        loop {
+            // Whatever hangs when the time is over is not waited for much longer.
+            let left = until.saturating_duration_since(Instant::now());
+            let deadline = Some(self.arguments.connect.timeout.min(left));
+            let ended = if put {
+                let options = PutOptions { deadline, ..PutOptions::default() };
+                client.put_with(key, self.value.clone(), &options).await.map(|_| true)
+            } else {
+                let options = GetOptions { deadline, ..GetOptions::default() };
+                client.get_with(key, &options).await.map(|item| item.is_some())
+            };
+            if ended.is_ok() || retries >= self.arguments.retries || Instant::now() >= until {
+                return (ended, retries);
+            }
+            retries += 1;
+            tokio::time::sleep(PAUSE).await;
+        }
     }
 
     /// Puts every key once, with `count` loops on the calling thread.

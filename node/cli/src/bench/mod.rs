@@ -6,8 +6,8 @@
 //!       └─ watches: Ctrl-C, the progress bar                           ┘
 //! ```
 //!
-//! Threads share nothing but two counters and the word to stop. Nothing is retried in the measurement: a request that
-//! fails is counted by its kind, and the loop goes on with the next.
+//! Threads share nothing but two counters and the word to stop. The measurement retries nothing but what `--retries` asks
+//! for: a request that fails is counted by its kind, and the loop goes on with the next.
 
 mod load;
 mod report;

@@ -75,6 +75,9 @@ impl<'a> Report<'a> {
             let _ =
                 writeln!(text, "\n{} gets were of a key that is not there (--fill puts them all)", self.tally.absent);
         }
+        for (times, count) in &self.tally.retried {
+            let _ = writeln!(text, "\n{count} requests were answered when they were sent again ({times} times)");
+        }
         let errors: Vec<String> = self.tally.errors.iter().map(|(kind, count)| format!("{kind} {count}")).collect();
         let errors = if errors.is_empty() { "none".to_owned() } else { errors.join(", ") };
         let _ = writeln!(text, "\nerrors: {errors}");
@@ -113,6 +116,7 @@ impl<'a> Report<'a> {
             "operations": parts,
             "per_second": self.tally.answered() as f64 / self.seconds,
             "absent": self.tally.absent,
+            "retried": self.tally.retried,
             "errors": self.tally.errors,
             "last_error": self.tally.last_error,
         })

@@ -1,22 +1,23 @@
 //! The folder of a dev store, and the files that `dev` itself keeps there:
 //!
 //! - `dev.lock`: held while a `dev` runs here; names its process.
-//! - `store.json`: who the members are. Written once, before the bootstrap, and exactly what is sent as one: a bootstrap
-//!   that was cut short is so repeated to the letter.
+//! - `store.json`: what the store was made with, and who its members should be. Written before either is sent: a bootstrap
+//!   that was cut short is so repeated to the letter, and a change of the members is gone on with.
+//! - `node-N/data`: a member's volume. `node-N/left-ID`: that of one which is a member no more; it is never used again.
 //! - `dev.json`: which processes run now and where. There only while a `dev` runs.
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
-use annulus_client::node::Bootstrap;
+use annulus_client::node::{Bootstrap, MemberSpec};
 use serde::{Deserialize, Serialize};
 
-use super::layout::Layout;
+use super::layout::{Place, number_of};
 use crate::exit::Failure;
 
 /// The format of `store.json`.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// A dev store's folder, locked.
 #[derive(Debug)]
@@ -33,8 +34,30 @@ pub(super) struct Store {
     format: u32,
     /// The first member's client port.
     pub(super) client_port: u16,
+    /// The zones that members run in, in turn.
+    pub(super) zones: Vec<String>,
     /// What the store was made with.
     pub(super) bootstrap: Bootstrap,
+    /// Who the members should be, of those that a `dev` runs.
+    pub(super) members: Vec<MemberSpec>,
+    /// Who is on its way out: such a one runs until it is a member no more.
+    pub(super) leaving: Vec<MemberSpec>,
+}
+
+/// `store.json` in format 1: its members never changed.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StoreOne {
+    #[serde(rename = "format")]
+    _format: u32,
+    client_port: u16,
+    bootstrap: Bootstrap,
+}
+
+/// What every format of `store.json` begins with.
+#[derive(Debug, Deserialize)]
+struct Format {
+    format: u32,
 }
 
 /// `dev.json`.
@@ -78,7 +101,7 @@ impl Folder {
                 let holder = holder.trim();
                 return Err(Failure::Refused(format!(
                     "another `annulus dev` (process {holder}) runs on `{}`.\n  End it, or start a second store with another \
-                     --data and --client-port.",
+                     --data and --client-port. `annulus members` changes the members of the one that runs.",
                     root.display()
                 )));
             }
@@ -109,18 +132,24 @@ impl Folder {
             Err(error) => return Err(Failure::system(format!("`{}` can't be read", path.display()), &error)),
         };
         let broken = |reason: String| Failure::Refused(format!("`{}` can't be used: {reason}", path.display()));
-        let store: Store = serde_json::from_slice(&text).map_err(|error| broken(error.to_string()))?;
-        if store.format != FORMAT {
-            return Err(broken(format!("it has format {}, and this version knows {FORMAT}", store.format)));
-        }
-        Ok(Some(store))
+        Store::read(&text).map(Some).map_err(broken)
     }
 
-    /// Writes down what the store is made with.
-    pub(super) fn write_store(&self, client_port: u16, bootstrap: Bootstrap) -> Result<Store, Failure> {
-        let store = Store { format: FORMAT, client_port, bootstrap };
-        self.replace("store.json", &store)?;
-        Ok(store)
+    /// Writes down what the store is made with and who its members should be.
+    pub(super) fn write_store(&self, store: &Store) -> Result<(), Failure> {
+        self.replace("store.json", store)
+    }
+
+    /// Puts the volume of a member aside that is a member no more: under its identity it must never come back.
+    pub(super) fn set_aside(&self, place: &Place, id: &str) -> Result<(), Failure> {
+        let aside = place.data.with_file_name(format!("left-{id}"));
+        match fs::rename(&place.data, &aside) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Failure::system(
+                format!("`{}` can't be moved to `{}`", place.data.display(), aside.display()),
+                &error,
+            )),
+            _ => Ok(()),
+        }
     }
 
     /// Writes down which processes run.
@@ -163,20 +192,53 @@ impl Folder {
 }
 
 impl Store {
-    /// Refuses flags that do not fit the store that is here.
-    pub(super) fn check_flags(&self, layout: &Layout, root: &Path) -> Result<(), Failure> {
-        let (members, port) = (self.bootstrap.members.len(), self.client_port);
-        if members == layout.members.len() && port == layout.client_port {
-            return Ok(());
+    /// A store that is to be made.
+    pub(super) fn new(client_port: u16, zones: Vec<String>, bootstrap: Bootstrap) -> Self {
+        let members = bootstrap.members.clone();
+        Self { format: FORMAT, client_port, zones, bootstrap, members, leaving: Vec::new() }
+    }
+
+    fn read(text: &[u8]) -> Result<Self, String> {
+        let told = |error: serde_json::Error| error.to_string();
+        match serde_json::from_slice::<Format>(text).map_err(told)?.format {
+            1 => {
+                let one: StoreOne = serde_json::from_slice(text).map_err(told)?;
+                Ok(Self::new(one.client_port, Vec::new(), one.bootstrap))
+            }
+            FORMAT => serde_json::from_slice(text).map_err(told),
+            other => Err(format!("it has format {other}, and this version knows 1 and {FORMAT}")),
         }
-        Err(Failure::Refused(format!(
-            "the store in `{}` was made with --members {members} --client-port {port}, not --members {} --client-port {}.\n  \
-             Start it with the former, or make another store with another --data. (Changing members comes in a later \
-             version.)",
-            root.display(),
-            layout.members.len(),
-            layout.client_port
-        )))
+    }
+
+    /// Who has this number, by its name.
+    pub(super) fn member(&self, number: u16) -> Option<&MemberSpec> {
+        self.members.iter().chain(&self.leaving).find(|member| number_of(&member.name) == Some(number))
+    }
+
+    /// The numbers of all members whose processes a `dev` runs.
+    pub(super) fn numbers(&self) -> impl Iterator<Item = u16> {
+        self.members.iter().chain(&self.leaving).filter_map(|member| number_of(&member.name))
+    }
+
+    /// Refuses flags that do not fit the store that is here.
+    pub(super) fn check_flags(&self, members: u16, client_port: u16, root: &Path) -> Result<(), Failure> {
+        if client_port != self.client_port {
+            return Err(Failure::Refused(format!(
+                "the store in `{}` was made with --client-port {}, not --client-port {client_port}.\n  Start it with the \
+                 former, or make another store with another --data.",
+                root.display(),
+                self.client_port
+            )));
+        }
+        let copies = self.bootstrap.replication_factor;
+        if u32::from(members) < copies {
+            return Err(Failure::Refused(format!(
+                "the store in `{}` keeps {copies} copies of everything, so it needs at least {copies} members, and not \
+                 --members {members}.\n  Make another store with another --data.",
+                root.display()
+            )));
+        }
+        Ok(())
     }
 }
 
@@ -189,7 +251,7 @@ mod tests {
     use super::*;
 
     fn bootstrap(members: usize) -> Bootstrap {
-        let member = |number| annulus_client::node::BootstrapMember {
+        let member = |number| MemberSpec {
             id: format!("{number:016x}"),
             name: format!("node-{number}"),
             zone: String::new(),
@@ -220,16 +282,44 @@ mod tests {
         let temporary = tempfile::tempdir().unwrap();
         let folder = Folder::open(Some(temporary.path().into())).unwrap();
         assert_eq!(folder.store().unwrap(), None);
-        let store = folder.write_store(7070, bootstrap(3)).unwrap();
+        let mut store = Store::new(7070, vec!["a".into(), "b".into()], bootstrap(4));
+        store.leaving = store.members.split_off(3);
+        folder.write_store(&store).unwrap();
         assert_eq!(folder.store().unwrap(), Some(store.clone()));
-        let check = |members, port| store.check_flags(&Layout::new(folder.root(), members, port), folder.root());
-        assert!(check(3, 7070).is_ok());
-        for (members, port) in [(5, 7070), (3, 8080)] {
-            let text = check(members, port).unwrap_err().to_string();
-            assert!(text.contains("was made with --members 3 --client-port 7070, not"), "{text}");
-        }
+        assert_eq!(store.numbers().collect::<Vec<_>>(), [1, 2, 3, 4]);
+        assert_eq!(store.member(4).unwrap().name, "node-4");
+        let check = |members, port| store.check_flags(members, port, folder.root()).map_err(|error| error.to_string());
+        assert!(check(3, 7070).is_ok() && check(9, 7070).is_ok());
+        assert!(check(3, 8080).unwrap_err().contains("was made with --client-port 7070, not --client-port 8080"));
+        assert!(check(2, 7070).unwrap_err().contains("at least 3 members, and not --members 2"));
         fs::write(folder.root().join("store.json"), "{").unwrap();
         assert!(folder.store().unwrap_err().to_string().contains("store.json"));
+        fs::write(folder.root().join("store.json"), r#"{"format": 3}"#).unwrap();
+        assert!(folder.store().unwrap_err().to_string().contains("format 3, and this version knows 1 and 2"));
+    }
+
+    #[test]
+    fn a_store_of_format_1_has_the_members_that_it_was_made_with() {
+        let store = Store::read(include_bytes!("store-1.json")).unwrap();
+        assert_eq!((store.format, store.client_port, store.zones.len()), (FORMAT, 7070, 0));
+        assert_eq!(store.bootstrap.cluster, "5b1e9a36-7c1d-4a52-9d0c-3f1f6d0c1a11");
+        assert_eq!((&store.members, store.leaving.len()), (&store.bootstrap.members, 0));
+        assert_eq!(store.member(3).unwrap().id, "8f2d4c6b0a1e3957");
+    }
+
+    #[test]
+    fn a_volume_that_is_put_aside_leaves_room_for_a_new_one() {
+        let temporary = tempfile::tempdir().unwrap();
+        let folder = Folder::open(Some(temporary.path().into())).unwrap();
+        let layout = super::super::layout::Layout { root: folder.root().into(), client_port: 7070, zones: Vec::new() };
+        let place = layout.place(4);
+        fs::create_dir_all(&place.data).unwrap();
+        fs::write(place.data.join("identity"), "x").unwrap();
+        folder.set_aside(&place, "000000000000000a").unwrap();
+        assert!(!place.data.exists());
+        assert!(folder.root().join("node-4/left-000000000000000a/identity").exists());
+        // Asked again after a crash.
+        folder.set_aside(&place, "000000000000000a").unwrap();
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! somebody else meanwhile. A member gets a process group of its own, so that a Ctrl-C in the terminal reaches only `dev`,
 //! which then ends the members in order.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::process::ExitStatusExt;
@@ -18,7 +19,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::folder::{DevFile, DevMember};
-use super::layout::{Layout, Place};
+use super::layout::Place;
 use crate::exit::Failure;
 
 /// How long a member may take to end by itself.
@@ -40,19 +41,21 @@ enum Asked {
     Kill,
 }
 
-/// What happened to a member.
+/// What happened to a member, by its number.
 #[derive(Debug)]
 pub(super) enum Event {
-    /// Its process ended.
+    /// Its process ended by itself.
     Ended(Ended),
+    /// Its process ended because it was to.
+    Stopped(u16),
     /// The wait before its next start is over.
-    Due(usize),
+    Due(u16),
 }
 
 /// How a member's process ended.
 #[derive(Debug)]
 pub(super) struct Ended {
-    place: usize,
+    number: u16,
     pid: u32,
     status: io::Result<ExitStatus>,
     lived: Duration,
@@ -60,111 +63,144 @@ pub(super) struct Ended {
 
 /// All members.
 #[derive(Debug)]
-pub(super) struct Herd<'a> {
-    layout: &'a Layout,
+pub(super) struct Herd {
     program: PathBuf,
     tasks: JoinSet<Event>,
-    asked: watch::Sender<Asked>,
-    ids: Vec<String>,
-    pids: Vec<Option<u32>>,
-    /// How often each died young in a row.
-    early_deaths: Vec<u32>,
+    members: BTreeMap<u16, Member>,
 }
 
-impl<'a> Herd<'a> {
+/// A member and its process.
+#[derive(Debug)]
+struct Member {
+    place: Place,
+    id: String,
+    /// `None` while it does not run.
+    pid: Option<u32>,
+    asked: watch::Sender<Asked>,
+    /// Whether its end is wanted.
+    stopping: bool,
+    /// How often it died young in a row.
+    early_deaths: u32,
+}
+
+impl Herd {
     /// Members that do not run yet.
-    pub(super) fn new(layout: &'a Layout, program: PathBuf) -> Self {
-        let count = layout.members.len();
-        Self {
-            layout,
-            program,
-            tasks: JoinSet::new(),
-            asked: watch::channel(Asked::Nothing).0,
-            ids: vec![String::new(); count],
-            pids: vec![None; count],
-            early_deaths: vec![0; count],
+    pub(super) fn new(program: PathBuf, places: impl IntoIterator<Item = Place>) -> Self {
+        let member = |place: Place| {
+            let asked = watch::channel(Asked::Nothing).0;
+            (place.number, Member { place, id: String::new(), pid: None, asked, stopping: false, early_deaths: 0 })
+        };
+        Self { program, tasks: JoinSet::new(), members: places.into_iter().map(member).collect() }
+    }
+
+    /// Where the members are whose processes are here to stay, in order.
+    pub(super) fn places(&self) -> Vec<Place> {
+        let staying = self.members.values().filter(|member| !member.stopping);
+        staying.map(|member| member.place.clone()).collect()
+    }
+
+    /// Takes note of who a member is.
+    pub(super) fn set_id(&mut self, number: u16, id: String) {
+        if let Some(member) = self.members.get_mut(&number) {
+            member.id = id;
         }
-    }
-
-    /// Where the members are.
-    pub(super) fn layout(&self) -> &'a Layout {
-        self.layout
-    }
-
-    /// The members' processes; `None` for one that does not run.
-    pub(super) fn pids(&self) -> &[Option<u32>] {
-        &self.pids
-    }
-
-    /// Takes note of who the members are.
-    pub(super) fn set_ids(&mut self, ids: Vec<String>) {
-        self.ids = ids;
     }
 
     /// What `dev.json` should say now.
     pub(super) fn dev_file(&self) -> DevFile {
-        let members = self.layout.members.iter().zip(&self.ids).zip(&self.pids).map(|((place, id), pid)| DevMember {
-            name: place.name.clone(),
-            id: id.clone(),
-            pid: *pid,
-            client_address: place.client_address.clone(),
-            admin_address: place.admin_address.clone(),
-            peer_address: place.peer_address.clone(),
-            data: place.data.clone(),
+        let members = self.members.values().map(|member| DevMember {
+            name: member.place.name.clone(),
+            id: member.id.clone(),
+            pid: member.pid,
+            client_address: member.place.client_address.clone(),
+            admin_address: member.place.admin_address.clone(),
+            peer_address: member.place.peer_address.clone(),
+            data: member.place.data.clone(),
         });
         DevFile { members: members.collect() }
     }
 
     /// Starts a member.
-    pub(super) fn start(&mut self, place: usize) -> Result<(), Failure> {
-        let member = &self.layout.members[place];
-        let failed = |error: io::Error| Failure::system(format!("{} can't be started", member.name), &error);
-        let log = open_log(&member.log).map_err(failed)?;
-        fs::create_dir_all(&member.data).map_err(failed)?;
-        let child = command(&self.program, member, log).and_then(|mut command| command.spawn()).map_err(failed)?;
+    pub(super) fn start(&mut self, number: u16) -> Result<(), Failure> {
+        let Some(member) = self.members.get_mut(&number) else { return Ok(()) };
+        let place = &member.place;
+        let failed = |error: io::Error| Failure::system(format!("{} can't be started", place.name), &error);
+        let log = open_log(&place.log).map_err(failed)?;
+        fs::create_dir_all(&place.data).map_err(failed)?;
+        let child = command(&self.program, place, log).and_then(|mut command| command.spawn()).map_err(failed)?;
         let pid = child.id().unwrap_or_default();
-        self.pids[place] = Some(pid);
-        let asked = self.asked.subscribe();
+        member.pid = Some(pid);
+        member.stopping = false;
+        member.asked.send_replace(Asked::Nothing);
+        let asked = member.asked.subscribe();
         self.tasks.spawn(async move {
             let born = Instant::now();
             let status = live(child, asked).await;
-            Event::Ended(Ended { place, pid, status, lived: born.elapsed() })
+            Event::Ended(Ended { number, pid, status, lived: born.elapsed() })
         });
         Ok(())
     }
 
+    /// Asks a member to end for good: [`Event::Stopped`] tells when it has.
+    pub(super) fn stop(&mut self, number: u16) {
+        let Some(member) = self.members.get_mut(&number).filter(|member| !member.stopping) else { return };
+        member.stopping = true;
+        if member.pid.is_none() {
+            self.tasks.spawn(async move { Event::Stopped(number) });
+            return;
+        }
+        member.asked.send_replace(Asked::Terminate);
+    }
+
+    /// Forgets a member that has stopped.
+    pub(super) fn remove(&mut self, number: u16) {
+        self.members.remove(&number);
+    }
+
+    /// Where a member is, and who it is.
+    pub(super) fn member(&self, number: u16) -> Option<(&Place, &str)> {
+        self.members.get(&number).map(|member| (&member.place, member.id.as_str()))
+    }
+
     /// Starts a member again: at once if it ran well before, later each time it dies young.
     pub(super) fn start_later(&mut self, ended: &Ended) {
-        if ended.lived >= HEALTHY {
-            self.early_deaths[ended.place] = 0;
+        if let Some(member) = self.members.get_mut(&ended.number).filter(|_| ended.lived >= HEALTHY) {
+            member.early_deaths = 0;
         }
-        self.start_later_after_failure(ended.place);
+        self.start_later_after_failure(ended.number);
     }
 
     /// Starts a member again that could not even be started.
-    pub(super) fn start_later_after_failure(&mut self, place: usize) {
-        let deaths = self.early_deaths[place];
-        self.early_deaths[place] += 1;
+    pub(super) fn start_later_after_failure(&mut self, number: u16) {
+        let Some(member) = self.members.get_mut(&number) else { return };
+        let deaths = member.early_deaths;
+        member.early_deaths += 1;
         let doubled = FIRST_WAIT * 2_u32.pow(deaths.saturating_sub(1).min(10));
         let wait = if deaths == 0 { Duration::ZERO } else { doubled.min(LONGEST_WAIT) };
         self.tasks.spawn(async move {
             sleep(wait).await;
-            Event::Due(place)
+            Event::Due(number)
         });
     }
 
     /// What happens next. Pending for ever when no member runs or will.
     pub(super) async fn event(&mut self) -> Event {
         loop {
-            match self.tasks.join_next().await {
-                Some(Ok(event)) => {
-                    if let Event::Ended(ended) = &event {
-                        self.pids[ended.place] = None;
-                    }
-                    return event;
-                }
-                Some(Err(_)) => {}
+            let event = match self.tasks.join_next().await {
+                Some(Ok(event)) => event,
+                Some(Err(_)) => continue,
                 None => std::future::pending().await,
+            };
+            let (Event::Ended(Ended { number, .. }) | Event::Stopped(number) | Event::Due(number)) = event;
+            let Some(member) = self.members.get_mut(&number) else { continue };
+            match event {
+                Event::Ended(ended) => {
+                    member.pid = None;
+                    return if member.stopping { Event::Stopped(number) } else { Event::Ended(ended) };
+                }
+                // Whoever is to stop does not start again.
+                Event::Due(_) if member.stopping => {}
+                event => return event,
             }
         }
     }
@@ -173,43 +209,54 @@ impl<'a> Herd<'a> {
     pub(super) async fn ended_early(&mut self) -> Failure {
         loop {
             if let Event::Ended(ended) = self.event().await {
-                let log = &self.layout.members[ended.place].log;
-                let last = last_lines(log).map(|line| format!("\n  | {line}"));
-                return Failure::Refused(format!(
-                    "{} can't be started: it ended with {}. Its log is `{}`{}",
-                    self.layout.members[ended.place].name,
-                    status_text(&ended.status),
-                    log.display(),
-                    last.collect::<String>()
-                ));
+                return self.early_end(&ended);
             }
         }
     }
 
+    /// Why a start failed in which this member ended.
+    pub(super) fn early_end(&self, ended: &Ended) -> Failure {
+        let Some((place, _)) = self.member(ended.number) else {
+            return Failure::Refused("a member has ended".to_owned());
+        };
+        let last = last_lines(&place.log).map(|line| format!("\n  | {line}"));
+        Failure::Refused(format!(
+            "{} can't be started: it ended with {}. Its log is `{}`{}",
+            place.name,
+            status_text(&ended.status),
+            place.log.display(),
+            last.collect::<String>()
+        ))
+    }
+
     /// What to say of a member that died.
     pub(super) fn obituary(&self, ended: &Ended, no_restart: bool) -> String {
-        let member = &self.layout.members[ended.place];
+        let Some((place, _)) = self.member(ended.number) else { return String::new() };
         let next = if no_restart { "it stays dead (--no-restart)" } else { "it is started again" };
         format!(
             "{} (pid {}) ended with {}; {next}. Its log: {}",
-            member.name,
+            place.name,
             ended.pid,
             status_text(&ended.status),
-            member.log.display()
+            place.log.display()
         )
     }
 
     /// Ends all members: asks, waits up to ten seconds, kills; kills at once when `hurry` comes.
     pub(super) async fn end(mut self, hurry: impl Future<Output = ()>) {
-        self.asked.send_replace(Asked::Terminate);
-        let asked = self.asked.clone();
+        let ask = |what| {
+            for member in self.members.values() {
+                member.asked.send_replace(what);
+            }
+        };
+        ask(Asked::Terminate);
         let all_ended = async { while self.tasks.join_next().await.is_some() {} };
         tokio::pin!(all_ended, hurry);
         tokio::select! {
             () = &mut all_ended => return,
             () = &mut hurry => {}
         }
-        asked.send_replace(Asked::Kill);
+        ask(Asked::Kill);
         all_ended.await;
     }
 }
@@ -223,6 +270,13 @@ fn command(program: &Path, member: &Place, log: File) -> io::Result<Command> {
     command.arg("node").arg("--name").arg(&member.name).arg("--data").arg(&member.data);
     command.arg("--client-listen").arg(&member.client_address).arg("--admin-listen").arg(&member.admin_address);
     command.arg("--peer-listen").arg(&member.peer_address).arg("--log-format").arg("text").arg("--exit-with-stdin");
+    if !member.zone.is_empty() {
+        command.arg("--zone").arg(&member.zone);
+    }
+    // A damaged volume is set aside, and its member comes back as another in its place. Whoever sets this knows better.
+    if std::env::var_os("ANNULUS_ON_DAMAGE").is_none() {
+        command.env("ANNULUS_ON_DAMAGE", "quarantine");
+    }
     // The log is a file, whatever this terminal can do.
     command.env("NO_COLOR", "1");
     command.stdin(Stdio::piped()).stdout(log.try_clone()?).stderr(log);

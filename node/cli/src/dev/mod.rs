@@ -1,30 +1,40 @@
 //! `annulus dev`: a store on this machine, each member a process of its own.
 //!
 //! ```text
-//! folder locked, ports free ─▶ members started ─▶ who are they? ─▶ bootstrapped (once) ─▶ all ready ─▶ watched
-//!                                   │ one ends             │ not who they were                          │ one ends
-//!                                   ▼                      ▼                                            ▼
-//!                              all end, with the reason and its log                             started again
+//! folder locked, ports free ─▶ processes started ─▶ who are they? ─┬─ a new store: bootstrapped ──┬─▶ ready ─▶ watched
+//!                                   │ one ends             │       └─ not who is wanted: stated ──┘              │ one ends
+//!                                   ▼                      ▼ of another store                                    ▼
+//!                              all end, with the reason and its log                                       started again
 //! ```
 //!
-//! What it never does: change who the members of a store are; start on a folder that another `dev` runs on; outlive or
+//! When other members are wanted than the store has (`--members`, `--zones`, an emptied volume), it serves while the ring
+//! changes: `keep.rs` states who the members should be until that is so, `wish.rs` decides it. Whoever has left the map is
+//! ended, and its volume put aside.
+//!
+//! What it never does: start on a folder that another `dev` runs on; use the volume of a member that has left; outlive or
 //! be outlived by its members: they end on SIGTERM, and when their stdin closes, as it does when this process is killed.
 
 mod folder;
 mod herd;
+mod keep;
 mod layout;
 mod start;
+mod wish;
 
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::time::Instant;
 
+use annulus_client::node::Status;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::args;
 use crate::exit::Failure;
 use folder::{Folder, Store};
 use herd::{Event, Herd};
-use layout::Layout;
+use keep::{Keeper, Round};
+use layout::{Layout, Place};
+use start::Start;
 
 /// Runs a store until Ctrl-C or SIGTERM.
 pub(crate) async fn run(arguments: args::Dev) -> Result<(), Failure> {
@@ -37,97 +47,230 @@ pub(crate) async fn run(arguments: args::Dev) -> Result<(), Failure> {
 
 async fn run_in(folder: &Folder, stop: &mut Stop, arguments: args::Dev) -> Result<(), Failure> {
     let began = Instant::now();
-    let layout = Layout::new(folder.root(), arguments.members, arguments.client_port);
-    let store = folder.store()?;
-    if let Some(store) = &store {
-        store.check_flags(&layout, folder.root())?;
+    let mut store = folder.store()?;
+    let mut zones = arguments.zones.clone();
+    if let Some(store) = &mut store {
+        store.check_flags(arguments.members, arguments.client_port, folder.root())?;
+        match zones.is_empty() {
+            true => zones.clone_from(&store.zones),
+            false => store.zones.clone_from(&zones),
+        }
     }
-    layout.wait_for_ports(folder.left_in_haste()).await?;
+    let layout = Layout { root: folder.root().to_owned(), client_port: arguments.client_port, zones };
+    let known = store.iter().flat_map(Store::numbers);
+    let numbers: BTreeSet<u16> = known.chain(1..=arguments.members).collect();
+    let places: Vec<Place> = numbers.into_iter().map(|number| layout.place(number)).collect();
+    layout::wait_for_ports(&places, folder.left_in_haste()).await?;
     let program = match arguments.program {
         Some(program) => program,
         None => std::env::current_exe().map_err(|error| Failure::system("this program can't be found", &error))?,
     };
-    let mut herd = Herd::new(&layout, program);
+    let mut herd = Herd::new(program, places.iter().cloned());
+    let dev = Dev { folder, layout, places, members: arguments.members, no_restart: arguments.no_restart, began };
     let watched = tokio::select! {
         // Without an order, whatever is ready is taken: a stop is never starved by members that die all the time.
         () = stop.asked() => Ok(()),
-        failed = bring_up_and_watch(&mut herd, folder, store, arguments.no_restart, began) => failed,
+        failed = dev.bring_up_and_watch(&mut herd, store) => failed,
     };
     eprintln!("Ending the members; once more Ctrl-C kills them.");
     herd.end(stop.asked()).await;
     watched
 }
 
-/// Brings the store up and watches over it. Ends only with an error.
-async fn bring_up_and_watch(
-    herd: &mut Herd<'_>,
-    folder: &Folder,
-    store: Option<Store>,
+/// A store that runs.
+struct Dev<'a> {
+    folder: &'a Folder,
+    layout: Layout,
+    /// Everybody who is started.
+    places: Vec<Place>,
+    /// How many members are wanted.
+    members: u16,
     no_restart: bool,
     began: Instant,
-) -> Result<(), Failure> {
-    let layout = herd.layout();
-    for place in 0..layout.members.len() {
-        herd.start(place)?;
-    }
-    let starting = start::Start::new(layout, folder);
-    let members = tokio::select! {
-        members = starting.identify(store.as_ref()) => members?,
-        failure = herd.ended_early() => return Err(failure),
-    };
-    herd.set_ids(members.iter().map(|member| member.id.to_string()).collect());
-    folder.write_dev(&herd.dev_file())?;
-    tokio::select! {
-        ready = starting.bootstrap(store, &members) => ready?,
-        failure = herd.ended_early() => return Err(failure),
-    }
-    announce(layout, folder, herd, began);
-    watch(herd, folder, no_restart).await
 }
 
-/// Watches the members: says which one died and starts it again. Ends only with an error.
-async fn watch(herd: &mut Herd<'_>, folder: &Folder, no_restart: bool) -> Result<(), Failure> {
-    loop {
-        match herd.event().await {
+impl Dev<'_> {
+    /// Brings the store up and watches over it. Ends only with an error.
+    async fn bring_up_and_watch(&self, herd: &mut Herd, store: Option<Store>) -> Result<(), Failure> {
+        for place in &self.places {
+            herd.start(place.number)?;
+        }
+        let starting = Start::new(&self.layout, self.folder, &self.places);
+        let statuses = tokio::select! {
+            statuses = starting.identify(store.as_ref()) => statuses?,
+            failure = herd.ended_early() => return Err(failure),
+        };
+        for (place, status) in self.places.iter().zip(&statuses) {
+            herd.set_id(place.number, status.id.to_string());
+        }
+        self.folder.write_dev(&herd.dev_file())?;
+        let (store, wake) = tokio::select! {
+            made = self.make_or_compare(&starting, store, &statuses) => made?,
+            failure = herd.ended_early() => return Err(failure),
+        };
+        let wanted: Vec<Place> = (1..=self.members).map(|number| self.layout.place(number)).collect();
+        let mut keeper = Keeper::new(self.folder, store, wanted.clone())?;
+        if wake {
+            keeper.wake();
+            self.watch(herd, &mut keeper, Until::Stated).await?;
+        }
+        // Who has just joined comes up while the store serves.
+        let old = |place: &&Place| {
+            let status = self.places.iter().position(|known| known == *place).map(|at| &statuses[at]);
+            status.is_some_and(|status| herd.member(place.number).is_some_and(|(_, id)| id == status.id.to_string()))
+                && (!wake || status.is_some_and(|status| status.cluster.is_some()))
+        };
+        let first: Vec<Place> = wanted.iter().filter(old).cloned().collect();
+        tokio::select! {
+            ready = starting.ready(&first) => ready?,
+            failure = herd.ended_early() => return Err(failure),
+        }
+        keeper.aside(|| self.announce(herd));
+        self.watch(herd, &mut keeper, Until::Stopped).await
+    }
+
+    /// Makes the store, or holds its map against who is wanted: tells whether they differ, or the ring has not settled.
+    async fn make_or_compare(
+        &self,
+        starting: &Start<'_>,
+        store: Option<Store>,
+        statuses: &[Status],
+    ) -> Result<(Store, bool), Failure> {
+        let Some(store) = store else { return Ok((starting.make(statuses).await?, false)) };
+        starting.bootstrap_again(&store, statuses).await?;
+        let wanted: Vec<Place> = (1..=self.members).map(|number| self.layout.place(number)).collect();
+        let known = |place: &Place| {
+            let member = store.members.iter().find(|member| member.name == place.name);
+            member.is_some_and(|member| member.zone == place.zone)
+        };
+        let same_ids =
+            self.places.iter().zip(statuses).all(|(place, status)| {
+                store.member(place.number).is_some_and(|member| member.id == status.id.to_string())
+            });
+        let unchanged = wanted.len() == self.places.len() && wanted.iter().all(known) && same_ids;
+        let wake = match starting.plan().await? {
+            Some(plan) => {
+                let answers = self.places.iter().map(|place| place.number).zip(statuses.iter().cloned()).collect();
+                let wish = wish::decide(&wanted, &answers, &store, &plan);
+                let idle = !wish.to_be_stated && wish.discard.is_empty() && wish.leaving.is_empty() && plan.settled;
+                !(unchanged && idle)
+            }
+            // Members of an older version: they go on as they are, and what is not so can't be changed.
+            None => !unchanged,
+        };
+        Ok((store, wake))
+    }
+
+    /// Watches the members: says which one died and starts it again, and carries out what the keeper asks for. Ends, but for
+    /// an error, only when the map names whom it should and that is what was waited for.
+    async fn watch(&self, herd: &mut Herd, keeper: &mut Keeper<'_>, until: Until) -> Result<(), Failure> {
+        let mut written = None;
+        loop {
+            let dev = herd.dev_file();
+            if written.as_ref() != Some(&dev) {
+                self.folder.write_dev(&dev)?;
+                written = Some(dev);
+            }
+            let running = herd.places();
+            tokio::select! {
+                event = herd.event() => self.happened(herd, keeper, event, until)?,
+                round = keeper.round(&running) => match round {
+                    Ok(round) => {
+                        if self.carry_out(herd, round, until) {
+                            return Ok(());
+                        }
+                    }
+                    Err(failure) if until == Until::Stated => return Err(failure),
+                    Err(failure) => eprintln!("annulus: {failure}"),
+                },
+            }
+        }
+    }
+
+    /// Goes on after something happened to a member.
+    fn happened(&self, herd: &mut Herd, keeper: &mut Keeper<'_>, event: Event, until: Until) -> Result<(), Failure> {
+        match event {
+            Event::Ended(ended) if until == Until::Stated => return Err(herd.early_end(&ended)),
             Event::Ended(ended) => {
-                eprintln!("{}", herd.obituary(&ended, no_restart));
-                if !no_restart {
+                keeper.aside(|| eprintln!("{}", herd.obituary(&ended, self.no_restart)));
+                if !self.no_restart {
                     herd.start_later(&ended);
                 }
             }
-            Event::Due(place) => {
-                if let Err(failure) = herd.start(place) {
+            Event::Due(number) => match herd.start(number) {
+                Ok(()) => keeper.suspect(number),
+                Err(failure) => {
                     eprintln!("annulus: {failure}");
-                    herd.start_later_after_failure(place);
+                    herd.start_later_after_failure(number);
+                }
+            },
+            Event::Stopped(number) => {
+                if let Some((place, id)) = herd.member(number) {
+                    self.folder.set_aside(place, id)?;
+                }
+                if keeper.wants(number) {
+                    herd.start(number)?;
+                } else {
+                    herd.remove(number);
                 }
             }
         }
-        folder.write_dev(&herd.dev_file())?;
+        Ok(())
+    }
+
+    /// Does what a round has found to be done; tells whether that is all that was waited for.
+    fn carry_out(&self, herd: &mut Herd, round: Round, until: Until) -> bool {
+        for (number, id) in round.ids {
+            herd.set_id(number, id);
+        }
+        for number in round.discard {
+            herd.stop(number);
+        }
+        if round.settled && until == Until::Stopped {
+            let seconds = self.began.elapsed().as_secs_f64();
+            say(&format!("The ring has settled: {} after {seconds:.1} s.\n", count(self.members)));
+        }
+        until == Until::Stated && round.stated
+    }
+
+    /// Says where everything is, and what to try first.
+    fn announce(&self, herd: &Herd) {
+        let seconds = self.began.elapsed().as_secs_f64();
+        let root = self.folder.root().display();
+        let running = herd.dev_file().members;
+        let started = u16::try_from(running.len()).unwrap_or(u16::MAX);
+        let mut text = format!("Annulus is up: {} after {seconds:.1} s. Data and logs: {root}\n", count(started));
+        for member in &running {
+            let pid = member.pid.map(|pid| pid.to_string()).unwrap_or_default();
+            let (name, client, admin) = (&member.name, &member.client_address, &member.admin_address);
+            text.push_str(&format!("  {name:<8} http://{client}   admin {admin}   pid {pid}\n"));
+        }
+        let first = self.layout.place(1).client_address;
+        let last = self.layout.place(self.members).client_address;
+        let endpoint = if self.layout.client_port == 7070 { String::new() } else { format!(" --endpoint {first}") };
+        text.push_str(&format!(
+            "\nTry it:\n  curl -X PUT http://{first}/v1/kv/greeting --data-binary hello\n  curl http://{last}/v1/kv/greeting\n  \
+             annulus ring{endpoint}\n\nCtrl-C ends it; the data stays.\n"
+        ));
+        say(&text);
     }
 }
 
-/// Says where everything is, and what to try first.
-fn announce(layout: &Layout, folder: &Folder, herd: &Herd<'_>, began: Instant) {
-    let seconds = began.elapsed().as_secs_f64();
-    let root = folder.root().display();
-    let count = layout.members.len();
-    let mut text = format!(
-        "Annulus is up: {count} {} after {seconds:.1} s. Data and logs: {root}\n",
-        if count == 1 { "member" } else { "members" }
-    );
-    for (member, pid) in layout.members.iter().zip(herd.pids()) {
-        let pid = pid.map(|pid| pid.to_string()).unwrap_or_default();
-        let (name, client, admin) = (&member.name, &member.client_address, &member.admin_address);
-        text.push_str(&format!("  {name:<8} http://{client}   admin {admin}   pid {pid}\n"));
-    }
-    let first = &layout.members[0].client_address;
-    let last = &layout.members[count - 1].client_address;
-    let endpoint = if layout.client_port == 7070 { String::new() } else { format!(" --endpoint {first}") };
-    text.push_str(&format!(
-        "\nTry it:\n  curl -X PUT http://{first}/v1/kv/greeting --data-binary hello\n  curl http://{last}/v1/kv/greeting\n  \
-         annulus ring{endpoint}\n\nCtrl-C ends it; the data stays.\n"
-    ));
-    // Whoever started this may not read what it says; the store runs all the same.
+/// What is watched for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Until {
+    /// That the map names whom it should. A member that ends by itself is an error.
+    Stated,
+    /// Nothing: the store is up.
+    Stopped,
+}
+
+fn count(members: u16) -> String {
+    format!("{members} {}", if members == 1 { "member" } else { "members" })
+}
+
+/// Says something on stdout. Whoever started this may not read what it says; the store runs all the same.
+fn say(text: &str) {
     let _ = std::io::stdout().lock().write_all(text.as_bytes());
 }
 

@@ -3,19 +3,23 @@
 use std::future::Future;
 use std::time::Duration;
 
-use annulus_client::node::{Bootstrap, BootstrapMember, Nodes, Status};
+use annulus_client::admin::{Admin, Plan};
+use annulus_client::node::{Bootstrap, MemberSpec, Nodes, Status};
 use annulus_client::{Client, ClusterId, Error};
 use rand::Rng;
 use tokio::time::{Instant, sleep};
 
 use super::folder::{Folder, Store};
-use super::layout::{Layout, Place};
+use super::layout::{Layout, Place, replication_factor};
+use super::wish::spec;
 use crate::exit::Failure;
 
 /// How often a member is asked that is not there yet.
 const POLL: Duration = Duration::from_millis(10);
 /// How long a start may take.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a plan may take; who is not told it asks again.
+const PLAN_DEADLINE: Duration = Duration::from_secs(2);
 /// Partitions of a dev store.
 const PARTITIONS: u32 = 128;
 
@@ -24,86 +28,110 @@ const PARTITIONS: u32 = 128;
 pub(super) struct Start<'a> {
     layout: &'a Layout,
     folder: &'a Folder,
+    /// Everybody who runs.
+    places: &'a [Place],
     nodes: Nodes,
+    admin: Admin,
     deadline: Instant,
 }
 
 impl<'a> Start<'a> {
-    pub(super) fn new(layout: &'a Layout, folder: &'a Folder) -> Self {
-        let client = Client::builder(layout.members.iter().map(|member| member.client_address.clone())).build();
-        let nodes = client.expect("addresses that we have made ourselves").nodes();
-        Self { layout, folder, nodes, deadline: Instant::now() + PATIENCE }
+    pub(super) fn new(layout: &'a Layout, folder: &'a Folder, places: &'a [Place]) -> Self {
+        let client = Client::builder(places.iter().map(|member| member.client_address.clone())).build();
+        let client = client.expect("addresses that we have made ourselves");
+        let admin = client.admin_at(places.iter().map(|member| member.admin_address.as_str()));
+        let admin = admin.expect("addresses that we have made ourselves").with_deadline(PLAN_DEADLINE);
+        Self { layout, folder, places, nodes: client.nodes(), admin, deadline: Instant::now() + PATIENCE }
     }
 
-    /// Waits until every member says who it is, and holds that against what is known of the store.
+    /// Waits until every process says who it is, and holds that against what is known of the store.
     pub(super) async fn identify(&self, store: Option<&Store>) -> Result<Vec<Status>, Failure> {
         let mut members = Vec::new();
-        for (at, place) in self.layout.members.iter().enumerate() {
+        for place in self.places {
             let status = self.patiently(place, "answer at its admin port", || self.status(place)).await?;
-            let expected = store.and_then(|store| store.bootstrap.members.get(at));
-            self.check(place, &status, store.map(|store| store.bootstrap.cluster.as_str()), expected)?;
+            self.check_cluster(place, &status, store)?;
             members.push(status);
+        }
+        let Some(store) = store else { return Ok(members) };
+        // An empty volume is somebody new, who can take the old one's place as long as others know the store.
+        let orphaned = members.iter().all(|member| member.cluster.is_none());
+        for (place, status) in self.places.iter().zip(&members) {
+            let known = store.member(place.number).filter(|known| known.id != status.id.to_string());
+            if let Some(known) = known.filter(|_| orphaned || status.cluster.is_some()) {
+                return Err(Failure::Refused(format!(
+                    "the data of {} in `{}` is member {}, but this store was made with member {}.\n  Bring its own data \
+                     back, or make another store with another --data.",
+                    place.name,
+                    place.data.display(),
+                    status.id,
+                    known.id
+                )));
+            }
         }
         Ok(members)
     }
 
-    /// Makes a store of the members, unless they are one already; returns when every one is ready.
-    pub(super) async fn bootstrap(&self, store: Option<Store>, members: &[Status]) -> Result<(), Failure> {
-        let store = match store {
-            Some(store) => store,
-            // Written down before it is sent: if we are killed in between, the next start sends the very same.
-            None => self.folder.write_store(self.layout.client_port, self.compose(members))?,
+    /// Makes a store of the members.
+    pub(super) async fn make(&self, members: &[Status]) -> Result<Store, Failure> {
+        let store = Store::new(self.layout.client_port, self.layout.zones.clone(), self.compose(members));
+        // Written down before it is sent: if we are killed in between, the next start sends the very same.
+        self.folder.write_store(&store)?;
+        self.bootstrap(&self.places[0], &store).await?;
+        Ok(store)
+    }
+
+    /// Sends the bootstrap again if a member has not heard of it. To one that has, it changes nothing; it also reaches
+    /// those that an earlier, interrupted bootstrap has not reached.
+    pub(super) async fn bootstrap_again(&self, store: &Store, members: &[Status]) -> Result<(), Failure> {
+        let first = |id: &str| store.bootstrap.members.iter().any(|member| member.id == id);
+        let mut firsts = self.places.iter().zip(members).filter(|(_, status)| first(&status.id.to_string())).peekable();
+        let Some((place, _)) = firsts.peek() else { return Ok(()) };
+        let place = *place;
+        let unchanged = store.leaving.is_empty() && store.members.iter().all(|member| first(&member.id));
+        let unheard = firsts.any(|(_, status)| status.cluster.is_none());
+        if unchanged && unheard { self.bootstrap(place, store).await } else { Ok(()) }
+    }
+
+    async fn bootstrap(&self, place: &Place, store: &Store) -> Result<(), Failure> {
+        self.patiently(place, "take the bootstrap", || self.send(place, &store.bootstrap)).await
+    }
+
+    /// What the store has still to do; `None`: its members run a version that does not tell.
+    pub(super) async fn plan(&self) -> Result<Option<Plan>, Failure> {
+        let ask = async || match self.admin.plan().await {
+            Ok(plan) => Ok(Some(Some(plan))),
+            Err(Error::Refused(problem)) if problem.status == 404 => Ok(Some(None)),
+            Err(error) => Err(error),
         };
-        // Sending it again, to one that has it, changes nothing; it also reaches those that an earlier, interrupted
-        // bootstrap has not reached.
-        if members.iter().any(|member| member.cluster.is_none()) {
-            let first = &self.layout.members[0];
-            self.patiently(first, "take the bootstrap", || self.send(first, &store.bootstrap)).await?;
-        }
-        for place in &self.layout.members {
-            self.patiently(place, "become ready", || self.ready(place)).await?;
+        self.patiently(&self.places[0], "tell the plan", ask).await
+    }
+
+    /// Waits until all of these are ready.
+    pub(super) async fn ready(&self, places: &[Place]) -> Result<(), Failure> {
+        for place in places {
+            self.patiently(place, "become ready", || self.is_ready(place)).await?;
         }
         Ok(())
     }
 
     fn compose(&self, members: &[Status]) -> Bootstrap {
-        let member = |(place, status): (&Place, &Status)| BootstrapMember {
-            id: status.id.to_string(),
-            name: place.name.clone(),
-            zone: String::new(),
-            weight: 100,
-            client_address: place.client_address.clone(),
-            peer_address: place.peer_address.clone(),
-            admin_address: place.admin_address.clone(),
-        };
+        let member = |(place, status): (&Place, &Status)| -> MemberSpec { spec(place, status.id.to_string(), 100) };
         Bootstrap {
             cluster: new_cluster().to_string(),
             partitions: PARTITIONS,
-            replication_factor: self.layout.replication_factor(),
-            members: self.layout.members.iter().zip(members).map(member).collect(),
+            replication_factor: replication_factor(u16::try_from(members.len()).unwrap_or(u16::MAX)),
+            members: self.places.iter().zip(members).map(member).collect(),
         }
     }
 
-    /// Refuses a member whose volume is not the one that the store was made with.
-    fn check(
-        &self,
-        place: &Place,
-        status: &Status,
-        cluster: Option<&str>,
-        expected: Option<&BootstrapMember>,
-    ) -> Result<(), Failure> {
+    /// Refuses who is not the member that should listen there, or belongs to another store.
+    fn check_cluster(&self, place: &Place, status: &Status, store: Option<&Store>) -> Result<(), Failure> {
         let data = place.data.display();
         if status.name != place.name {
             let (address, name) = (&place.admin_address, &status.name);
             return Err(Failure::Refused(format!("{address} answers as `{name}`: it is not our {}", place.name)));
         }
-        if let Some(expected) = expected.filter(|expected| expected.id != status.id.to_string()) {
-            return Err(Failure::Refused(format!(
-                "the data of {} in `{data}` is member {}, but this store was made with member {}.\n  Bring its own data back, \
-                 or make another store with another --data.",
-                place.name, status.id, expected.id
-            )));
-        }
+        let cluster = store.map(|store| store.bootstrap.cluster.as_str());
         let belongs = status.cluster.map(|cluster| cluster.to_string());
         match (belongs, cluster) {
             (Some(belongs), None) => Err(Failure::Refused(format!(
@@ -128,7 +156,7 @@ impl<'a> Start<'a> {
         self.nodes.bootstrap(&place.admin_address, bootstrap).await.map(Some)
     }
 
-    async fn ready(&self, place: &Place) -> Result<Option<()>, Error> {
+    async fn is_ready(&self, place: &Place) -> Result<Option<()>, Error> {
         Ok(self.nodes.ready(&place.client_address).await?.then_some(()))
     }
 

@@ -1,4 +1,5 @@
-//! A node that does as it is told: it answers each request for a key with the next line of its script.
+//! A node that does as it is told: it answers each request with the next line of its script; its ring, and its plan if it
+//! has one, it tells whoever asks. Its clients and its operator find it at one address.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -22,6 +23,8 @@ pub(crate) const CLUSTER: &str = "00010203-0405-0607-0809-0a0b0c0d0e0f";
 pub(crate) enum Turn {
     /// With this status, headers and body.
     Answer(u16, Vec<(&'static str, String)>, &'static str),
+    /// With this status and this JSON.
+    Json(u16, serde_json::Value),
     /// The request is read, then the connection breaks.
     Break,
     /// Nothing comes back, ever.
@@ -53,6 +56,8 @@ struct Shared {
     seen: Vec<Seen>,
     ring: String,
     rings_told: usize,
+    /// What `/admin/v1/plan` answers, one after the other; the last one stays. None: the script answers.
+    plans: VecDeque<serde_json::Value>,
 }
 
 /// A fake node; ends when dropped.
@@ -73,6 +78,7 @@ impl Fake {
             seen: Vec::new(),
             ring: ring(CLUSTER, 1, &[&address], 0),
             rings_told: 0,
+            plans: VecDeque::new(),
         }));
         let serving = tokio::spawn(serve(listener, Arc::clone(&shared)));
         Self { address, shared, serving }
@@ -83,7 +89,12 @@ impl Fake {
         self.shared.lock().unwrap().ring = ring;
     }
 
-    /// The requests for keys that came in so far.
+    /// Tells these plans from now on, one after the other, then the last one for ever.
+    pub(crate) fn set_plans(&self, plans: impl IntoIterator<Item = serde_json::Value>) {
+        self.shared.lock().unwrap().plans = plans.into_iter().collect();
+    }
+
+    /// The requests that the script has answered so far.
     pub(crate) fn seen(&self) -> Vec<Seen> {
         self.shared.lock().unwrap().seen.clone()
     }
@@ -100,12 +111,20 @@ impl Drop for Fake {
     }
 }
 
+/// A member that clients, members and the operator find at one address.
+pub(crate) fn member(id: &str, name: &str, state: &str, address: &str) -> serde_json::Value {
+    serde_json::json!({
+        "id": id, "name": name, "zone": "", "state": state, "client_address": address, "weight": 100,
+        "peer_address": address, "admin_address": address,
+    })
+}
+
 /// A ring of one partition that every member holds, led by the member at the place `leader`.
 pub(crate) fn ring(cluster: &str, epoch: u64, addresses: &[&str], leader: usize) -> String {
     let id = |place: usize| format!("{:016x}", place + 1);
     let members = addresses.iter().enumerate().map(|(place, address)| {
         let name = format!("node-{}", place + 1);
-        serde_json::json!({"id": id(place), "name": name, "zone": "", "state": "active", "client_address": address})
+        member(&id(place), &name, "active", address)
     });
     let replicas: Vec<String> = (0..addresses.len()).map(id).collect();
     serde_json::json!({
@@ -142,6 +161,13 @@ async fn respond(
             shared.rings_told += 1;
             return Ok(Response::new(Full::from(shared.ring.clone())));
         }
+        if parts.uri.path() == "/admin/v1/plan" && !shared.plans.is_empty() {
+            let plan = shared.plans[0].to_string();
+            if shared.plans.len() > 1 {
+                shared.plans.pop_front();
+            }
+            return Ok(Response::new(Full::from(plan)));
+        }
         let headers = parts.headers.iter().map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned()));
         let path = parts.uri.path_and_query().unwrap().to_string();
         shared.seen.push(Seen { method: parts.method.to_string(), path, headers: headers.collect(), body });
@@ -155,6 +181,7 @@ async fn respond(
             }
             Ok(response.body(Full::from(body)).unwrap())
         }
+        Turn::Json(status, body) => Ok(Response::builder().status(status).body(Full::from(body.to_string())).unwrap()),
         Turn::Break => Err(std::io::Error::other("as told")),
         Turn::Hang => match std::future::pending::<Infallible>().await {},
     }

@@ -11,6 +11,7 @@
 //! writes: its shell does, in the order that the types of `output` leave it. Lanes share nothing.
 
 mod output;
+mod pace;
 mod request;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -19,20 +20,20 @@ use std::sync::Arc;
 use crate::bugs::{Bug, planted};
 use crate::codec::message::{Body, PeerMessage};
 use crate::id::{GroupId, MemberId};
+use crate::map::report::REPORT_EVERY;
 use crate::map::{self, Map, Report};
 use crate::replica::{Configuration, Error, GroupRecord, Life, Recovering, Replica, Round, Settings};
 use crate::state::{State, TableId};
 use crate::time::Instant;
 
 pub use output::{Durable, GroupWrite, Installed, LeaderChange, LogPosition, Output, Staged, Writes};
+pub use pace::{HIGHEST_RATE, Pace, UNPACED};
 pub use request::{Changed, Operation, Refusal, Reply, Request};
 
 /// Memory for the log entries that are kept for followers that lag, over all groups of a lane, in bytes.
 const LOG_BUDGET_BYTES: usize = 16 * 1024 * 1024;
 /// A shell that was away for longer than this many ticks does not make up for all of them.
 const MOST_TICKS_AT_ONCE: u32 = 20;
-/// Every so many ticks a lane tells the map group how all the groups that it leads stand.
-const REPORT_TICKS: u64 = 10;
 /// Where the log of a group that was just made begins. Not 0: a replica that has nothing at all is at 0, and needs a
 /// snapshot even from a leader whose log is whole.
 const FIRST_POSITION: LogPosition = LogPosition { index: 1, term: 1 };
@@ -63,7 +64,9 @@ pub enum Pressure {
     /// Not at all.
     #[default]
     None,
-    /// Clients' writes are turned away.
+    /// Pieces of snapshots are turned away; they come again, later.
+    RefuseSnapshots,
+    /// Clients' writes are turned away, too.
     RefuseWrites,
     /// Leaders' entries are turned away, too; they come again.
     RefuseEntries,
@@ -94,6 +97,10 @@ pub struct Lane<S> {
     graves: BTreeMap<GroupId, GroupRecord>,
     /// Whether this member takes no leadership.
     evicted: bool,
+    /// Members that were found to have an older map.
+    outdated: Vec<MemberId>,
+    /// Whether a snapshot may be under way from here.
+    streams: bool,
 }
 
 /// A round whose writes are not durable yet, and what waits for them.
@@ -140,6 +147,8 @@ impl<S: State> Lane<S> {
             map: None,
             graves: BTreeMap::new(),
             evicted: false,
+            outdated: Vec::new(),
+            streams: false,
         };
         for recovered in recovering.into_iter().flatten() {
             match recovered.grave() {
@@ -147,11 +156,13 @@ impl<S: State> Lane<S> {
                 None => lane.add(recovered, Life::Recovered, now)?,
             }
         }
+        lane.round.map_changed = lane.replica(GroupId::MAP).is_some_and(|replica| replica.map().is_some());
         Ok(lane)
     }
 
     fn add(&mut self, recovered: Recovering, life: Life, now: Instant) -> Result<(), Error> {
-        let replica = Replica::new(self.settings.clone(), recovered, life, &self.state, now)?;
+        let mut replica = Replica::new(self.settings.clone(), recovered, life, &self.state, now)?;
+        replica.evict(self.evicted);
         let group = replica.group();
         *slot(&mut self.replicas, group) = Some(replica);
         self.groups += 1;
@@ -184,11 +195,15 @@ impl<S: State> Lane<S> {
         self.adopt(map, mine, now)
     }
 
-    /// Takes a newer map: drops the replicas that this member is not to have any more, makes those that it is to have, and
+    /// Takes a newer map: drops the replicas that this member is not to have any more (unless the group has already acted on
+    /// a newer one: then the map that says so is still to come), makes those that it is to have, and
     /// tells the others how their groups should stand. A map that is not newer is passed over. Then take the output.
     ///
-    /// A replica that is made here is blank: it has no vote that it could give before its group's leader has told it of the
-    /// group, and it remembers what an earlier one had promised.
+    /// The shell must have the map on disk before: a member that acts on a map must never come back with an older one, or it
+    /// would drop what it has got since.
+    ///
+    /// A replica that is made here is blank. If an earlier one was dropped it gives no vote before its group's leader has told
+    /// it of the group, and it remembers what the earlier one had promised.
     pub fn adopt(&mut self, map: &Arc<Map>, mine: impl Fn(GroupId) -> bool, now: Instant) -> Result<(), Error> {
         let is_newer = self.map.as_ref().is_none_or(|known| known.epoch < map.epoch);
         if !is_newer && !planted(Bug::StaleMapObeyed) {
@@ -196,8 +211,8 @@ impl<S: State> Lane<S> {
         }
         self.map = Some(Arc::clone(map));
         let me = self.settings.member;
-        let groups: Vec<GroupId> = self.replicas().map(Replica::group).collect();
-        for group in groups.into_iter().filter(|group| !map.holds(me, *group)) {
+        let is_over = |replica: &&Replica| !map.holds(me, replica.group()) && replica.configuration().epoch < map.epoch;
+        for group in self.replicas().filter(is_over).map(Replica::group).collect::<Vec<_>>() {
             self.bury(group);
         }
         for group in map.groups_of(me).into_iter().filter(|group| mine(*group)) {
@@ -250,12 +265,15 @@ impl<S: State> Lane<S> {
         }
     }
 
-    /// Tells the map group how groups that are led here stand.
+    /// Tells the map group how groups that are led here stand: all of them, or only these, if any of them is led here.
     fn report(&mut self, now: Instant, only: Option<&[GroupId]>) -> Result<(), Error> {
         let Some(map) = self.map.clone() else { return Ok(()) };
         let tells = |replica: &Replica| replica.leads() && replica.is_established();
         let told = |replica: &&Replica| tells(replica) && only.is_none_or(|groups| groups.contains(&replica.group()));
-        let groups = self.replicas().filter(told).map(|replica| replica.report(now)).collect();
+        let groups: Vec<_> = self.replicas().filter(told).map(|replica| replica.report(now)).collect();
+        if only.is_some() && groups.is_empty() {
+            return Ok(());
+        }
         let report = Report { epoch: map.epoch, groups };
         let (me, adding) = (self.settings.member, map.moves.get(&GroupId::MAP).and_then(|moving| moving.add));
         for to in map.map_voters.iter().copied().chain(adding) {
@@ -310,12 +328,19 @@ impl<S: State> Lane<S> {
         let group = message.group;
         let entries = match &message.body {
             Body::Raft { message, .. } => !message.entries.is_empty(),
-            Body::Chunk(_) => true,
+            Body::Chunk(_) if self.pressure >= Pressure::RefuseSnapshots => return Ok(()),
+            Body::Chunk(_) => false,
             Body::ChunkAck { .. } | Body::Report(_) => false,
         };
         let is_stranger = self.map.as_ref().is_some_and(|map| map.member(from).is_none());
         if is_stranger {
             return Ok(());
+        }
+        if let (Body::Report(report), Some(map)) = (&message.body, &self.map)
+            && report.epoch < map.epoch
+            && !self.outdated.contains(&from)
+        {
+            self.outdated.push(from);
         }
         if entries && self.pressure >= Pressure::RefuseEntries {
             return Ok(());
@@ -337,6 +362,13 @@ impl<S: State> Lane<S> {
         if ticks == MOST_TICKS_AT_ONCE {
             self.last_tick = now;
         }
+        self.round.pace.tick(now);
+        if self.streams {
+            self.streams = false;
+            for replica in self.replicas.iter_mut().flatten() {
+                self.streams |= replica.pump_streams(now, &mut self.round)?;
+            }
+        }
         if ticks == 0 {
             return Ok(());
         }
@@ -349,7 +381,8 @@ impl<S: State> Lane<S> {
                 mark(dirty, is_dirty, replica.group());
             }
         }
-        if self.ticks / REPORT_TICKS != (first - 1) / REPORT_TICKS {
+        let every = report_ticks(&self.settings);
+        if self.ticks / every != (first - 1) / every {
             self.report(now, None)?;
         }
         Ok(())
@@ -383,8 +416,10 @@ impl<S: State> Lane<S> {
             }
             self.report(now, Some(&moved))?;
         }
-        let Round { mut sends, gated, replies, writes, readies, leaders, moved: _, map_changed } =
+        let Round { mut sends, gated, replies, writes, readies, leaders, moved: _, map_changed, pace, streams } =
             std::mem::take(&mut self.round);
+        self.round.pace = pace;
+        self.streams |= streams;
         let map = self.replica(GroupId::MAP).filter(|_| map_changed).and_then(Replica::map).cloned();
         let writes = if writes.is_empty() {
             match self.in_flight.back_mut() {
@@ -397,7 +432,9 @@ impl<S: State> Lane<S> {
             self.in_flight.push_back(InFlight { number, gated, readies });
             Some(Writes { round: number, groups: writes })
         };
-        Ok(Output { sends, replies, writes, leaders, map })
+        let mut outdated = std::mem::take(&mut self.outdated);
+        outdated.retain(|member| *member != self.settings.member);
+        Ok(Output { sends, replies, writes, leaders, map, outdated })
     }
 
     /// Brings the state up to date for a checkpoint, and returns what the WAL segment that begins with it must hold
@@ -416,6 +453,22 @@ impl<S: State> Lane<S> {
                 replica.base(budget)
             })
             .collect()
+    }
+
+    /// Whether snapshots are sent from here: then time should be told to the lane more often than every tick, because how
+    /// much may be sent depends on it.
+    pub fn is_streaming(&self) -> bool {
+        self.streams
+    }
+
+    /// Never sends snapshots faster than this many bytes a second.
+    pub fn limit_moves(&mut self, bytes_per_second: u64) {
+        self.round.pace.set_limit(bytes_per_second);
+    }
+
+    /// How many bytes of snapshots a second may be sent now.
+    pub fn move_rate(&self) -> u64 {
+        self.round.pace.rate()
     }
 
     /// Says how far behind the disk is.
@@ -477,6 +530,12 @@ fn mark(dirty: &mut Vec<GroupId>, is_dirty: &mut Vec<bool>, group: GroupId) {
     if !std::mem::replace(&mut is_dirty[at], true) {
         dirty.push(group);
     }
+}
+
+/// Every so many ticks a lane tells the map group how all the groups that it leads stand: about once a second.
+fn report_ticks(settings: &Settings) -> u64 {
+    let ticks = REPORT_EVERY.as_millis() / settings.tick().as_millis().max(1);
+    u64::try_from(ticks).map_or(1, |ticks| ticks.max(1))
 }
 
 fn slot<T>(slots: &mut Vec<Option<T>>, group: GroupId) -> &mut Option<T> {

@@ -1,7 +1,7 @@
 //! What a lane wants done, and the types that force the order in which it is done.
 //!
 //! ```text
-//! Lane::take_output ─▶ Output { sends, replies, writes, leaders, map }
+//! Lane::take_output ─▶ Output { sends, replies, writes, leaders, map, outdated }
 //!                                  │        │       │
 //!                       may go now ┘────────┘       ▼
 //!                                            append + fdatasync
@@ -35,9 +35,11 @@ pub struct Output {
     pub writes: Option<Writes>,
     /// Groups whose leader, as this member sees it, has changed.
     pub leaders: Vec<LeaderChange>,
-    /// The newest map, when the map group's replica in this lane has applied one. To be handed to all lanes of this member
+    /// The newest map, when the map group's replica in this lane has applied one, or was recovered with one. To be handed to all lanes of this member
     /// ([`crate::lane::Lane::adopt`]) and to all other members.
     pub map: Option<Arc<Map>>,
+    /// Members that have an older map than this lane: they should be sent it.
+    pub outdated: Vec<MemberId>,
 }
 
 /// A group's leader as this member now sees it.

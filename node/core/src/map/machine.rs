@@ -9,6 +9,7 @@ use super::Map;
 use super::change::{Change, Reason};
 use super::history::{Event, History};
 use crate::codec;
+use crate::lane::Changed;
 use crate::state::{self, State, TableId};
 
 /// The key of the record that the map stands in.
@@ -63,13 +64,15 @@ impl Machine {
         self.map.as_ref()
     }
 
-    /// Applies a change. Returns whether it took effect.
-    pub fn apply(&mut self, state: &mut dyn State, change: &Change) -> Result<bool, Error> {
-        let Some(next) = self.map.as_ref().and_then(|map| change.apply(map)) else { return Ok(false) };
+    /// Applies a change. Returns what is different now; `None` when it was a change of another map.
+    pub fn apply(&mut self, state: &mut dyn State, change: &Change) -> Result<Option<Changed>, Error> {
+        let Some(map) = &self.map else { return Ok(None) };
+        let Some(next) = change.apply(map) else { return Ok(None) };
+        let changed = Changed::between(map, &next);
         self.history.note(state, self.table, change, &next)?;
         state.put(self.table, Bytes::from_static(RECORD_KEY), next.encode());
         self.map = Some(Arc::new(next));
-        Ok(true)
+        Ok(Some(changed))
     }
 
     /// The last changes, the newest first.

@@ -7,17 +7,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::Map;
+use super::{MAX_PARTITIONS, Map};
 use crate::codec::message::{read_configuration, write_configuration};
 use crate::codec::{Reader, Result, Writer, frame::read_member};
 use crate::id::{GroupId, MemberId};
 use crate::replica::Configuration;
 use crate::time::Instant;
 
-/// A member or a leader that was not heard of for this long counts as not there.
-pub const SILENT_AFTER: Duration = Duration::from_secs(3);
-/// A new leader of the map group decides nothing that rests on who is missing before it had this much time to hear.
-const LISTEN_FIRST: Duration = Duration::from_secs(2);
+/// How often a lane reports, or every tick when ticks are longer.
+pub const REPORT_EVERY: Duration = Duration::from_secs(1);
 
 /// What one lane says of the groups that it leads.
 #[derive(Debug, Clone, PartialEq)]
@@ -49,6 +47,8 @@ pub struct GroupReport {
 #[derive(Debug, Default)]
 pub struct Reports {
     since: Instant,
+    /// The time in which everybody that is there reports.
+    every: Duration,
     members: BTreeMap<MemberId, (Instant, u64)>,
     groups: BTreeMap<GroupId, (Instant, MemberId, GroupReport)>,
     /// Bytes of snapshots and when they were counted, for the rate.
@@ -66,17 +66,22 @@ struct Rate {
 }
 
 impl Reports {
-    /// Nothing heard yet.
-    pub fn new(now: Instant) -> Self {
-        Self { since: now, rate: Rate { counted_at: now, ..Rate::default() }, ..Self::default() }
+    /// Nothing heard yet. Whoever reports does so each second, or each of its ticks when these are longer.
+    pub fn new(now: Instant, tick: Duration) -> Self {
+        Self {
+            since: now,
+            every: REPORT_EVERY.max(tick),
+            rate: Rate { counted_at: now, ..Rate::default() },
+            ..Self::default()
+        }
     }
 
-    /// Takes a report.
+    /// Takes a report. What it says of groups that no store has is passed over.
     pub fn take(&mut self, now: Instant, from: MemberId, report: Report) {
         let (heard, epoch) = self.members.entry(from).or_insert((now, 0));
         (*heard, *epoch) = (now, report.epoch.max(*epoch));
         self.news = true;
-        for report in report.groups {
+        for report in report.groups.into_iter().filter(|report| report.group.0 <= MAX_PARTITIONS) {
             let known = self.groups.get(&report.group);
             let age = |report: &GroupReport| (report.term, report.configuration.epoch);
             if known.is_none_or(|(_, _, known)| age(known) <= age(&report)) {
@@ -85,6 +90,11 @@ impl Reports {
                 self.groups.insert(report.group, (now, from, report));
             }
         }
+    }
+
+    /// There is something to think about anew.
+    pub fn note_news(&mut self) {
+        self.news = true;
     }
 
     /// Whether something was heard since this was asked last.
@@ -99,13 +109,18 @@ impl Reports {
 
     /// Whether a member was heard of lately.
     pub fn is_there(&self, now: Instant, member: MemberId) -> bool {
-        self.heard(now, member).is_some_and(|(ago, _)| ago < SILENT_AFTER)
+        self.heard(now, member).is_some_and(|(ago, _)| self.is_recent(ago))
+    }
+
+    /// A member or a leader of which three reports are missing counts as not there.
+    fn is_recent(&self, ago: Duration) -> bool {
+        ago < 3 * self.every
     }
 
     /// How a group stands, if its leader was heard of lately; and who that is.
     pub fn group(&self, now: Instant, group: GroupId) -> Option<(MemberId, &GroupReport)> {
         let (at, leader, report) = self.groups.get(&group)?;
-        (now.since(*at) < SILENT_AFTER).then_some((*leader, report))
+        self.is_recent(now.since(*at)).then_some((*leader, report))
     }
 
     /// How a group stood when it was last heard of.
@@ -113,9 +128,9 @@ impl Reports {
         self.groups.get(&group).map(|(_, _, report)| report)
     }
 
-    /// Whether enough time has passed to tell who is missing.
+    /// Whether enough time has passed to tell who is missing: for two reports of everybody.
     pub fn is_informed(&self, now: Instant) -> bool {
-        now.since(self.since) >= LISTEN_FIRST
+        now.since(self.since) >= 2 * self.every
     }
 
     /// Voters of a group that answer its leader. `None` when no leader was heard of lately.
@@ -133,12 +148,12 @@ impl Reports {
 
 impl Rate {
     fn count(&mut self, now: Instant, bytes: u64) {
-        self.bytes += bytes;
+        self.bytes = self.bytes.saturating_add(bytes);
         let passed = now.since(self.counted_at);
         if passed >= Duration::from_secs(1) {
             let per_second = (self.bytes as f64 / passed.as_secs_f64()) as u64;
             // Half of the old figure, so that it does not jump with each group that ends.
-            self.per_second = if self.per_second == 0 { per_second } else { (self.per_second + per_second) / 2 };
+            self.per_second = if self.per_second == 0 { per_second } else { self.per_second.midpoint(per_second) };
             (self.bytes, self.counted_at) = (0, now);
         }
     }

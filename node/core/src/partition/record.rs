@@ -172,20 +172,28 @@ mod tests {
     proptest! {
         #[test]
         fn records_are_read_back_as_they_were_written(
-            numbers: [u64; 3],
+            numbers: [u64; 4],
             deadline_ms: Option<u64>,
             value in vec(any::<u8>(), 0..40),
             digest: [u8; 32],
             outcome in outcome(),
         ) {
-            let [version, clock_ms, idempotency_records] = numbers;
-            let meta = Meta { clock_ms, idempotency_records };
-            prop_assert_eq!(Meta::decode(meta.encode()), Ok(meta));
+            let [version, clock_ms, idempotency_records, bytes] = numbers;
+            let meta = Meta { clock_ms, idempotency_records, bytes };
+            prop_assert_eq!(Meta::decode(meta.encode()), Ok((meta, true)));
             let item = Item { version, value: value.into() };
             let bytes = Value::encode(version, deadline_ms, &item.value);
             prop_assert_eq!(Value::decode(bytes), Ok(Value { item, deadline_ms }));
             let known = Idempotency { deadline_ms: clock_ms, digest, outcome };
             prop_assert_eq!(Idempotency::decode(known.encode()), Ok(known));
+        }
+
+        /// As version 1 wrote it: `version:u8 clock_ms:u64 idempotency_records:u64`.
+        #[test]
+        fn what_is_remembered_in_version_1_is_read_without_a_count_of_bytes(clock_ms: u64, idempotency_records: u64) {
+            let bytes = [&[1][..], &clock_ms.to_le_bytes(), &idempotency_records.to_le_bytes()].concat();
+            let meta = Meta { clock_ms, idempotency_records, bytes: 0 };
+            prop_assert_eq!(Meta::decode(bytes.into()), Ok((meta, false)));
         }
 
         #[test]

@@ -37,9 +37,7 @@ impl Replica {
                 MessageType::MsgRequestVoteResponse => {
                     message.reject || raft.state != StateRole::Candidate || self.is_durable()
                 }
-                MessageType::MsgTimeoutNow => {
-                    message.term == raft.term && raft.leader_id == from.get() && self.is_ready_to_lead()
-                }
+                MessageType::MsgTimeoutNow => message.term == raft.term && raft.leader_id == from.get(),
                 _ => true,
             }
     }

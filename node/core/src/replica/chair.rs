@@ -28,8 +28,6 @@ pub(super) struct Chair {
     waiting: Option<Waiting>,
     /// The index of the latest change proposed.
     changing: u64,
-    /// Who waits for that change, and what it will have done.
-    proposed: Option<(RequestId, Changed)>,
     /// The highest fence that was proposed, for the known bug that keeps it here alone.
     fence: u64,
     /// Milliseconds since 1970, as the shell says; for people only.
@@ -63,15 +61,19 @@ impl Replica {
     pub(super) fn take_the_chair(&mut self, now: Instant, round: &mut Round) {
         let not_leader = self.not_leader();
         round.replies.extend(self.chair.waiting.take().map(|waiting| (waiting.request, not_leader)));
-        // What was proposed may still come to pass, and whoever asked for it is told so then.
-        let (wall_ms, proposed) = (self.chair.wall_ms, self.chair.proposed.take());
-        self.chair = Chair { reports: Reports::new(now), wall_ms, proposed, ..Chair::default() };
+        let wall_ms = self.chair.wall_ms;
+        self.chair = Chair { reports: Reports::new(now, self.settings.tick()), wall_ms, ..Chair::default() };
     }
 
     pub(super) fn take_report(&mut self, now: Instant, from: MemberId, report: Report) {
         if self.leads() {
             self.chair.reports.take(now, from, report);
         }
+    }
+
+    /// The map has changed: there may be a next step.
+    pub(super) fn map_has_changed(&mut self) {
+        self.chair.reports.note_news();
     }
 
     /// Whether a command waits its turn.
@@ -81,9 +83,7 @@ impl Replica {
 
     /// Takes a command; it is looked at when no change is under way.
     pub(super) fn take_command(&mut self, request: RequestId, deadline: Instant, intent: Intent, round: &mut Round) {
-        let deciding = self.chair.proposed.is_some() && self.chair.changing > self.applied().index;
-        let busy = self.chair.waiting.is_some() || deciding;
-        if busy {
+        if self.chair.waiting.is_some() {
             round.replies.push((request, Reply::Changed(Err(map::Refusal::ChangeInProgress))));
             return;
         }
@@ -151,15 +151,10 @@ impl Replica {
             }
         };
         self.chair.fence = next.fence;
-        let mut changed = Changed::between(map, &next);
         match self.propose_change(map, &next, reason) {
-            Some(Some(position)) => {
-                changed.epoch = map.epoch + 1;
-                self.chair.proposed = Some((request, changed));
-                self.proposals.push(position, request, deadline);
-            }
+            Some(Some(position)) => self.proposals.push(position, request, deadline, now),
             Some(None) => round.replies.push((request, self.busy_or_not_leader())),
-            None => round.replies.push((request, Reply::Changed(Ok(changed)))),
+            None => round.replies.push((request, Reply::Changed(Ok(Changed::between(map, &next))))),
         }
     }
 
@@ -174,16 +169,6 @@ impl Replica {
 
     fn busy_or_not_leader(&self) -> Reply {
         if self.leads() { Reply::Refused(Refusal::Busy) } else { self.not_leader() }
-    }
-
-    /// A change was applied, or found that it was worked out from another map.
-    pub(super) fn changed(&mut self, request: RequestId, took_effect: bool) -> Reply {
-        let proposed = self.chair.proposed.take_if(|(proposed, _)| *proposed == request);
-        match proposed {
-            Some((_, changed)) if took_effect => Reply::Changed(Ok(changed)),
-            None if took_effect => Reply::OutcomeUnknown,
-            _ => self.not_leader(),
-        }
     }
 
     /// A request to the map group that only reads.

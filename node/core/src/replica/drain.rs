@@ -19,6 +19,7 @@ impl Replica {
         std::mem::swap(&mut write.staged, &mut self.staged);
         let mut written = !write.staged.is_empty();
         let mut last_ready = None;
+        self.lead_if_asked();
         loop {
             while self.node.has_ready() {
                 let mut ready = self.node.ready();
@@ -31,8 +32,9 @@ impl Replica {
                 self.collect_messages(now, &mut ready, written, state, round)?;
                 let committed = ready.take_committed_entries();
                 self.node.advance_append_async(ready);
-                self.apply(committed, state, round)?;
+                self.apply(now, committed, state, round)?;
             }
+            self.lead_if_asked();
             self.propose_expiry(now);
             self.reconfigure(now);
             self.chair(now, round);
@@ -152,6 +154,7 @@ impl Replica {
 
     fn apply(
         &mut self,
+        now: Instant,
         entries: Vec<raft::eraftpb::Entry>,
         state: &mut dyn State,
         round: &mut Round,
@@ -166,12 +169,15 @@ impl Replica {
                 false => self.machine.apply(state, position.index, entry.data)?,
             };
             self.node.mut_store().set_applied(position);
-            match applied {
-                Applied::Configure(configure) => self.configure(configure, round)?,
-                Applied::Map { took_effect } => round.map_changed |= took_effect,
+            match &applied {
+                Applied::Configure(configure) => self.configure(*configure, round)?,
+                Applied::Map(changed) => {
+                    round.map_changed |= changed.is_some();
+                    self.map_has_changed();
+                }
                 Applied::Nothing | Applied::Write(_) => {}
             }
-            self.settle(position, applied, round);
+            self.settle(now, position, applied, round);
         }
         self.node.advance_apply_to(last);
         self.unrecorded = true;

@@ -16,6 +16,9 @@ use crate::time::Instant;
 /// A leader that is not the preferred one hands over when it has led for this long without a change.
 const SETTLED_AFTER: Duration = Duration::from_secs(3);
 
+/// How long a leader waits for the one that it has asked to take over.
+const HANDING_OVER: Duration = Duration::from_millis(150);
+
 /// How many entries the preferred leader may lack when leadership is handed to it.
 const HAND_OVER_LAG: u64 = 256;
 
@@ -43,6 +46,10 @@ pub struct Election {
     aligned_in: u64,
     /// Since when this replica leads, or when it last tried to hand over.
     settled_since: Instant,
+    /// The leader of this term has asked this replica to take over, and it could not at that moment.
+    asked_to_lead: Option<(u64, MemberId)>,
+    /// Since when this leader has been handing over.
+    handing_over_since: Option<Instant>,
     /// Whether this member hands its leaders over and takes none, because it is about to stop.
     evicted: bool,
     /// Followers that have said the same of themselves.
@@ -67,6 +74,8 @@ impl Election {
             eager_until: None,
             aligned_in: 0,
             settled_since: now,
+            asked_to_lead: None,
+            handing_over_since: None,
             evicted: false,
             reluctant: BTreeSet::new(),
         }
@@ -159,6 +168,29 @@ impl Replica {
         self.is_durable() && self.applied().index >= self.committed() && !self.election.evicted
     }
 
+    /// Takes over if the leader has asked for it and nothing stands in the way any more.
+    pub(super) fn lead_if_asked(&mut self) {
+        let Some((term, from)) = self.election.asked_to_lead else { return };
+        let raft = &self.node.raft;
+        if raft.term != term || raft.leader_id != from.get() {
+            self.election.asked_to_lead = None;
+        } else if self.is_ready_to_lead() {
+            self.election.asked_to_lead = None;
+            let _ = self.node.step(self.raft_message(MessageType::MsgTimeoutNow, from, term));
+            self.reseed();
+        }
+    }
+
+    /// A leader takes nothing while it hands over. When nobody has taken over for long, it goes on itself.
+    pub(super) fn give_up_handing_over(&mut self, now: Instant) {
+        if self.node.raft.lead_transferee.is_none() {
+            self.election.handing_over_since = None;
+        } else if now.since(*self.election.handing_over_since.get_or_insert(now)) >= HANDING_OVER {
+            self.node.raft.abort_leader_transfer();
+            self.election.handing_over_since = None;
+        }
+    }
+
     /// Hands leadership over and takes none, or not any more.
     pub fn evict(&mut self, evicted: bool) {
         self.election.evicted = evicted;
@@ -210,6 +242,11 @@ impl Replica {
             return Ok(());
         }
         self.check_memory(&message)?;
+        if message.get_msg_type() == MessageType::MsgTimeoutNow && !self.is_ready_to_lead() {
+            // Its log is not durable at this moment, most likely: then it soon is.
+            self.election.asked_to_lead = Some((message.term, from));
+            return Ok(());
+        }
         let (kind, term) = (message.get_msg_type(), message.term);
         // A follower that is not to lead says so in its answers to heartbeats (see `send`).
         let reluctant = message.priority < 0;
@@ -290,6 +327,7 @@ impl Replica {
 
     /// A leader that the map does not prefer hands over, once it has settled and the preferred one has nearly everything.
     pub(super) fn rebalance(&mut self, now: Instant) {
+        self.give_up_handing_over(now);
         self.hand_over_if_evicted();
         let Some(preferred) = self.election.preferred.filter(|preferred| !self.avoids(*preferred)) else { return };
         if !self.leads() || preferred == self.settings.member || now.since(self.election.settled_since) < SETTLED_AFTER

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use crate::id::GroupId;
+use crate::lane::Changed;
 use crate::map::{self, change};
 use crate::partition::{Applied as Done, Outcome, Partition};
 use crate::replica::Configure;
@@ -20,17 +21,14 @@ pub enum Machine {
 }
 
 /// What came of a committed entry.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Applied {
     /// Nothing that anybody waits for.
     Nothing,
     /// A write was done, or found that it must not be.
     Write(Outcome),
-    /// The map was changed, or found to be another than was thought.
-    Map {
-        /// Whether the change took effect.
-        took_effect: bool,
-    },
+    /// The map was changed, and what is different; `None`: it was found to be another than was thought.
+    Map(Option<Changed>),
     /// Who votes and who learns is to change.
     Configure(Configure),
 }
@@ -50,7 +48,7 @@ impl Machine {
             Self::Map(machine) => {
                 let entry = change::Entry::decode(entry);
                 Ok(match entry.map_err(map::machine::Error::Damaged)? {
-                    change::Entry::Change(change) => Applied::Map { took_effect: machine.apply(state, &change)? },
+                    change::Entry::Change(change) => Applied::Map(machine.apply(state, &change)?),
                     change::Entry::Configure(configure) => Applied::Configure(configure),
                 })
             }

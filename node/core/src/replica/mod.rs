@@ -35,7 +35,7 @@ use crate::bugs::{Bug, planted};
 use crate::codec;
 use crate::codec::message::{Body, PeerMessage};
 use crate::id::{GroupId, MemberId, RequestId};
-use crate::lane::{GroupWrite, LeaderChange, LogPosition, Reply, Staged};
+use crate::lane::{GroupWrite, LeaderChange, LogPosition, Pace, Reply, Staged};
 use crate::map::{self, Wanted};
 use crate::partition;
 use crate::state::{self, State, TableId};
@@ -151,6 +151,10 @@ pub struct Round {
     pub(crate) moved: Vec<GroupId>,
     /// Whether the map group has applied a change.
     pub(crate) map_changed: bool,
+    /// How fast snapshots may be sent; goes on from round to round.
+    pub(crate) pace: Pace,
+    /// Whether a snapshot is under way.
+    pub(crate) streams: bool,
 }
 
 /// Where a replica comes from.
@@ -190,6 +194,9 @@ pub struct Replica {
     unrecorded: bool,
     /// Whether earlier rounds of this group wrote something that is not durable yet: the latest such round.
     undurable: Option<u64>,
+    /// An earlier replica of this member was dropped, and no snapshot has told this one of its group yet: it does not know
+    /// what the first one had acknowledged.
+    reborn: bool,
     /// The round that it was made in: what is said of earlier ones is about another replica of this group.
     born_in: u64,
     /// How the group's configuration should stand, by the newest map.
@@ -214,7 +221,7 @@ impl Replica {
         now: Instant,
     ) -> Result<Self, Error> {
         let group = recovered.group;
-        let generation = recovered.generation;
+        let (generation, reborn) = (recovered.generation, recovered.reborn);
         let log = recovered.finish()?;
         let applied = log.applied().index;
         let config = raft::Config {
@@ -260,6 +267,7 @@ impl Replica {
             expiring: 0,
             unrecorded: true,
             undurable: None,
+            reborn,
             born_in: 0,
             wanted: None,
             configuring: 0,
@@ -333,15 +341,17 @@ impl Replica {
         LogPosition { index: log.last_index(), term: log.last_term() }
     }
 
-    /// Whether this replica has nothing yet: no snapshot has told it of the group.
+    /// Whether this replica has nothing yet, and so nothing to show: no snapshot has told it of the group.
     pub fn is_blank(&self) -> bool {
         self.conf_state().voters.is_empty()
     }
 
-    /// Whether this replica may vote. One that is blank may be the second of its member, which has forgotten what the first
-    /// had acknowledged.
+    /// Whether this replica may vote. One that was made after another was dropped does not know whether it votes until a
+    /// snapshot tells it: its empty log looks older than any, also than that of a member which still counts it as a voter of a
+    /// configuration that is long left. The first one of a member has acknowledged nothing, and may be needed: a store may
+    /// change before all of it has heard of its first map.
     pub fn has_vote(&self) -> bool {
-        !self.is_blank() || planted(Bug::BlankReplicaVotes)
+        !(self.reborn && self.is_blank()) || planted(Bug::BlankReplicaVotes)
     }
 
     fn conf_state(&self) -> &ConfState {

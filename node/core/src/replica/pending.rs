@@ -21,6 +21,7 @@ struct Proposal {
     position: LogPosition,
     request: RequestId,
     deadline: Instant,
+    since: Instant,
 }
 
 /// What became of a proposal.
@@ -40,10 +41,10 @@ impl Proposals {
         self.queue.len()
     }
 
-    /// A write was proposed.
-    pub fn push(&mut self, position: LogPosition, request: RequestId, deadline: Instant) {
+    /// A write was proposed, at `since`.
+    pub fn push(&mut self, position: LogPosition, request: RequestId, deadline: Instant, since: Instant) {
         let order = |position: LogPosition| (position.index, position.term);
-        let proposal = Proposal { position, request, deadline };
+        let proposal = Proposal { position, request, deadline, since };
         if self.queue.back().is_none_or(|back| order(back.position) < order(position)) {
             self.queue.push_back(proposal);
         } else {
@@ -53,7 +54,7 @@ impl Proposals {
     }
 
     /// The entry at this position is applied: what becomes of each proposal up to there.
-    pub fn applied(&mut self, position: LogPosition, mut settle: impl FnMut(RequestId, Fate)) {
+    pub fn applied(&mut self, position: LogPosition, mut settle: impl FnMut(RequestId, Fate, Instant)) {
         while let Some(front) = self.queue.front().filter(|front| front.position.index <= position.index) {
             let fate = if front.position == position {
                 Fate::Committed
@@ -62,7 +63,7 @@ impl Proposals {
             } else {
                 Fate::Unknown
             };
-            settle(front.request, fate);
+            settle(front.request, fate, front.since);
             self.queue.pop_front();
         }
     }
@@ -193,7 +194,7 @@ mod tests {
 
     fn settled(proposals: &mut Proposals, position: LogPosition) -> Vec<(u64, Fate)> {
         let mut settled = Vec::new();
-        proposals.applied(position, |request, fate| settled.push((request.0, fate)));
+        proposals.applied(position, |request, fate, _| settled.push((request.0, fate)));
         settled
     }
 
@@ -201,7 +202,7 @@ mod tests {
     fn proposed_twice() -> Proposals {
         let mut proposals = Proposals::default();
         for (index, term, request) in [(4, 2, 1), (5, 2, 2), (6, 2, 3), (5, 4, 4)] {
-            proposals.push(at(index, term), RequestId(request), Instant(100));
+            proposals.push(at(index, term), RequestId(request), Instant(100), Instant(0));
         }
         proposals
     }
@@ -234,7 +235,7 @@ mod tests {
     #[test]
     fn a_proposal_expires_once_and_only_when_its_time_has_come() {
         let mut proposals = proposed_twice();
-        proposals.push(at(9, 4), RequestId(9), Instant(101));
+        proposals.push(at(9, 4), RequestId(9), Instant(101), Instant(0));
         assert_eq!(proposals.expired(Instant(99)), []);
         assert_eq!(proposals.expired(Instant(100)).len(), 4);
         assert_eq!(proposals.expired(Instant(100)), []);

@@ -109,7 +109,7 @@ impl Replica {
             Some(position) if planted(Bug::ReplyBeforeQuorum) => {
                 round.replies.push((id, Reply::Write(Outcome::Written { version: position.index, created: true })));
             }
-            Some(position) => self.proposals.push(position, id, deadline),
+            Some(position) => self.proposals.push(position, id, deadline, now),
         }
     }
 
@@ -135,14 +135,18 @@ impl Replica {
     }
 
     /// The entry at this position is applied: answers whoever proposed it.
-    pub(super) fn settle(&mut self, position: LogPosition, applied: Applied, round: &mut Round) {
+    pub(super) fn settle(&mut self, now: Instant, position: LogPosition, applied: Applied, round: &mut Round) {
         let not_leader = self.not_leader();
         let mut settled = Vec::new();
-        self.proposals.applied(position, |request, fate| settled.push((request, fate)));
+        self.proposals.applied(position, |request, fate, since| {
+            round.pace.answered(now.since(since));
+            settled.push((request, fate));
+        });
         for (request, fate) in settled {
-            let reply = match (fate, applied) {
-                (Fate::Committed, Applied::Write(outcome)) => Reply::Write(outcome),
-                (Fate::Committed, Applied::Map { took_effect }) => self.changed(request, took_effect),
+            let reply = match (fate, &applied) {
+                (Fate::Committed, Applied::Write(outcome)) => Reply::Write(*outcome),
+                (Fate::Committed, Applied::Map(Some(changed))) => Reply::Changed(Ok(changed.clone())),
+                (Fate::Committed, Applied::Map(None)) => not_leader.clone(),
                 _ => reply_for(fate, not_leader.clone()),
             };
             round.replies.push((request, reply));

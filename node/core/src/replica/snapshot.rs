@@ -39,7 +39,8 @@ impl Replica {
         let stream = Stream { term: message.term, position, attempt: self.sent_streams };
         let view = state.view(self.table())?;
         let mut sending = Sending::new(stream, self.configuration().clone(), view, now);
-        let chunks = sending.fill_window(now)?;
+        let chunks = sending.fill_window(now, &mut round.pace)?;
+        round.streams = true;
         self.sending.insert(to, sending);
         self.send_chunks(to, chunks, round);
         Ok(())
@@ -71,9 +72,21 @@ impl Replica {
             self.node.report_snapshot(from.get(), status);
             return Ok(());
         }
-        let chunks = sending.fill_window(now)?;
+        let chunks = sending.fill_window(now, &mut round.pace)?;
         self.send_chunks(from, chunks, round);
         Ok(())
+    }
+
+    /// Sends what may be sent by now. Returns whether anything is under way.
+    pub fn pump_streams(&mut self, now: Instant, round: &mut Round) -> Result<bool, Error> {
+        let mut ready = Vec::new();
+        for (to, sending) in &mut self.sending {
+            ready.push((*to, sending.fill_window(now, &mut round.pace)?));
+        }
+        for (to, chunks) in ready {
+            self.send_chunks(to, chunks, round);
+        }
+        Ok(!self.sending.is_empty())
     }
 
     pub(super) fn tick_streams(&mut self, now: Instant, round: &mut Round) {
@@ -179,6 +192,7 @@ impl Replica {
     ) -> Result<Installed, Error> {
         let old = self.table();
         self.generation += 1;
+        self.reborn = false;
         state.clear(old);
         self.machine = Machine::load(state, self.table())?;
         let configuration = Configuration { state: conf_state, epoch: self.installing_epoch };
@@ -189,7 +203,7 @@ impl Replica {
         self.node.advance_apply_to(position.index);
         self.unrecorded = true;
         // Some of them may be in the snapshot, but their outcomes are not.
-        self.proposals.applied(position, |request, _| round.replies.push((request, Reply::OutcomeUnknown)));
+        self.proposals.applied(position, |request, _, _| round.replies.push((request, Reply::OutcomeUnknown)));
         Ok(Installed { generation: self.generation, position, configuration })
     }
 }

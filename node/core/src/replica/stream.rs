@@ -20,13 +20,14 @@ use bytes::Bytes;
 
 use crate::codec::message::{Chunk, Stream};
 use crate::id::MemberId;
+use crate::lane::Pace;
 use crate::state::{self, View};
 use crate::time::Instant;
 
 /// Most chunks on the way to one follower.
-const WINDOW: usize = 4;
+const WINDOW: usize = 12;
 /// A chunk is full when its records take this many bytes.
-const CHUNK_BYTES: usize = 256 * 1024;
+const CHUNK_BYTES: usize = 64 * 1024;
 /// Chunks that were not acknowledged for this long are sent again.
 const RESEND_AFTER: Duration = Duration::from_millis(500);
 /// A follower that acknowledges nothing for this long is given up on; Raft tries again later.
@@ -85,12 +86,15 @@ impl Sending {
     }
 
     /// The chunks that may be sent now.
-    pub fn fill_window(&mut self, now: Instant) -> Result<Vec<Chunk>, state::Error> {
+    pub fn fill_window(&mut self, now: Instant, pace: &mut Pace) -> Result<Vec<Chunk>, state::Error> {
         let mut chunks = Vec::new();
         while self.unacknowledged.len() < WINDOW
+            && self.from.is_some()
+            && pace.allows(now)
             && let Some(from) = self.from.take()
         {
             let chunk = self.make_chunk(&from)?;
+            pace.sent(size(&chunk));
             self.unacknowledged.push_back(chunk.clone());
             chunks.push(chunk);
             self.last_sent = now;
@@ -105,7 +109,7 @@ impl Sending {
             return Progress::GivenUp;
         }
         while let Some(chunk) = self.unacknowledged.pop_front_if(|chunk| chunk.number < next) {
-            self.sent_bytes += chunk.records.iter().map(|(key, value)| (key.len() + value.len()) as u64).sum::<u64>();
+            self.sent_bytes += size(&chunk) as u64;
             self.last_heard = now;
         }
         if self.unacknowledged.is_empty() && self.from.is_none() { Progress::Finished } else { Progress::Underway }
@@ -113,6 +117,10 @@ impl Sending {
 
     /// Time has passed: chunks to send again, and whether there is still hope.
     pub fn tick(&mut self, now: Instant) -> (Progress, Vec<Chunk>) {
+        if self.unacknowledged.is_empty() {
+            // Held back by the pace, not by the follower.
+            self.last_heard = now;
+        }
         if now.since(self.last_heard) >= GIVE_UP_AFTER {
             return (Progress::GivenUp, Vec::new());
         }
@@ -140,6 +148,11 @@ impl Sending {
         self.from = next;
         Ok(chunk)
     }
+}
+
+/// Bytes of the records of a chunk.
+fn size(chunk: &Chunk) -> usize {
+    chunk.records.iter().map(|(key, value)| key.len() + value.len()).sum()
 }
 
 /// A snapshot as it arrives.

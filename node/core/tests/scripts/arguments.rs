@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
+use annulus_core::id::MemberId;
 use annulus_core::partition::{Change, Condition, Key, Scan, Write};
+use annulus_core::replica::{Configure, Step};
 use bytes::Bytes;
 
 /// The words of a command after the first, and its `name=value` options.
@@ -48,6 +50,17 @@ impl<'a> Arguments<'a> {
     pub fn option(&mut self, name: &str) -> Option<&'a str> {
         let at = self.options.iter().position(|(known, _)| *known == name)?;
         Some(self.options.remove(at).1)
+    }
+
+    /// The value of an option as a number.
+    pub fn option_number<T: std::str::FromStr>(&mut self, name: &str) -> Result<Option<T>> {
+        let parse = |value: &str| value.parse().map_err(|_| format!("`{name}` is not a number"));
+        self.option(name).map(parse).transpose()
+    }
+
+    /// The next word as a member.
+    pub fn member(&mut self) -> Result<MemberId> {
+        member(self.need("a member")?)
     }
 
     /// Nothing may be left.
@@ -99,6 +112,33 @@ impl<'a> Arguments<'a> {
             values: self.option("values") != Some("no"),
         })
     }
+}
+
+/// `1`, `2`, …
+pub fn member(text: &str) -> Result<MemberId> {
+    text.parse().ok().and_then(MemberId::new).ok_or_else(|| format!("`{text}` is no member"))
+}
+
+/// `1,2,3`; `none` and the empty text are nobody.
+pub fn members(text: &str) -> Result<Vec<MemberId>> {
+    text.split(',').filter(|word| !word.is_empty() && *word != "none").map(member).collect()
+}
+
+/// `EPOCH fence | add N | forget N | leave | swap [add=N] [remove=N]`: a step of a group's configuration.
+pub fn configure(arguments: &mut Arguments) -> Result<Configure> {
+    let epoch = arguments.number("an epoch")?;
+    let step = match arguments.need("a step")? {
+        "fence" => Step::Fence,
+        "add" => Step::AddLearner(arguments.member()?),
+        "forget" => Step::RemoveLearner(arguments.member()?),
+        "leave" => Step::LeaveJoint,
+        "swap" => Step::Swap {
+            add: arguments.option("add").map(member).transpose()?,
+            remove: arguments.option("remove").map(member).transpose()?,
+        },
+        other => return Err(format!("there is no step `{other}`")),
+    };
+    Ok(Configure { epoch, step })
 }
 
 /// `200ms` or `3s`.

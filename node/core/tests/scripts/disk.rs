@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use annulus_core::codec::wal::{read_groups, write_groups};
+use annulus_core::codec::wal::{self, read_groups, write_groups};
 use annulus_core::codec::{Reader, Writer};
 use annulus_core::lane::{Durable, GroupWrite, Writes};
 use annulus_core::state::MemoryState;
@@ -93,7 +93,7 @@ fn reread(groups: &[GroupWrite]) -> Vec<GroupWrite> {
     write_groups(&mut writer, groups);
     let bytes = writer.finish();
     assert!(Reader::new(bytes.clone(), "WAL record").remaining() > 0);
-    let read = read_groups(bytes).expect("what was written can be read");
+    let read = read_groups(bytes, wal::VERSION).expect("what was written can be read");
     assert_eq!(read, groups);
     read
 }

@@ -3,10 +3,21 @@
 //!
 //! ```text
 //! members 3 partitions=1 [map=yes] [timeout=1s]      a store that was never started; member 1 should lead p0, 2 p1, …
+//! members 4 … factor=3 zones=0 map=yes     the same as the solver places it; without `factor` everybody holds everything
+//! start N                            one more process, which has nothing and is in no map
 //! bootstrap [N…]                     makes the replicas of the first map
 //! put N KEY VALUE [if=…] [ttl=D] [name=N] [within=D]     delete N KEY …       a request to member N
 //! get N KEY [linearizable|quorum|stale] [within=D]       scan N [PREFIX] …    read-map N [linearizable|…]
 //! put-map N                          a write to the map group
+//! change N WHAT [fence=F] [epoch=E] [within=D]     a command to the map group, through member N. WHAT is one of:
+//!     members 1,2,4 [zones=0] [weight=3:50]     drain M     undrain M     remove M
+//! plan N     history N     map-at N EPOCH     what the map group's leader knows, asked of member N
+//! map N                              the map that member N has
+//! gossip N                           sends the map of N to all others
+//! forget-map N                       a member that is down has only the first map left
+//! groups                             who votes and who learns, by each leader
+//! wipe N                             a member that is down loses its disk, and its map
+//! evict N yes|no                     it takes no leadership, or does again
 //! fill N COUNT BYTES                 puts keys fill-0, fill-1, … of so many bytes, each its own round, and stabilizes
 //! deliver 1->2 [COUNT]               up to COUNT messages of a link, in one round
 //! drop 1->2 [COUNT]    copy 1->2     loses messages; sends the first one once more, last
@@ -14,6 +25,7 @@
 //! persist N [COUNT]                  up to COUNT writes become durable
 //! stabilize                          delivers and persists until nothing is left
 //! cut N | cut 1->2     heal          links that lose everything
+//! lose p0              heal          all that is said from now on in a group is lost
 //! tick N|all D                       the clock moves on by D, tick by tick
 //! pause N D                          the clock moves on by D, and nothing hears of it
 //! wake N                             one tick that makes up for a pause
@@ -27,16 +39,17 @@
 //! quiet                loud          only replies and leaders are told; or messages and writes, too
 //! ```
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use annulus_core::id::{ClusterId, GroupId, MemberId};
 use annulus_core::lane::{Input, Operation, Pressure};
-use annulus_core::map::{Assignment, Map};
+use annulus_core::map::{Assignment, Command, Intent, Map};
 use annulus_core::partition::Consistency;
 
 use crate::arguments::{Arguments, Result, duration};
-use crate::world::World;
-use crate::{map, script};
+use crate::world::{Letter, World};
+use crate::{map, script, trace};
 
 #[derive(Default)]
 pub struct Player {
@@ -55,6 +68,12 @@ impl script::Player for Player {
         let output = match command {
             "status" => status(world),
             "network" => network(world),
+            "groups" => groups(world),
+            "map" => {
+                let number: u64 = arguments.number("a member")?;
+                let member = world.members.get(&number).ok_or("there is no such member")?;
+                member.map.as_ref().map_or(vec!["it has no map".to_owned()], |map| trace::lines_of(map))
+            }
             _ => {
                 play(world, command, &mut arguments)?;
                 Vec::new()
@@ -78,19 +97,30 @@ fn members(arguments: &mut Arguments) -> Result<World> {
     let partitions: u64 = arguments.option("partitions").unwrap_or("1").parse().map_err(|_| "not a number")?;
     let timeout = arguments.option("timeout").map_or(Ok(Duration::from_secs(1)), duration)?;
     let with_map = arguments.option("map") == Some("yes");
-    let members: Vec<_> = (1..=count).map(|number| map::member(number, 0)).collect();
+    let zones = arguments.option_number("zones")?.unwrap_or(0);
+    let members: Vec<_> = (1..=count).map(|number| map::member(number, zones)).collect();
+    let cluster = ClusterId(*b"a script's store");
+    if let Some(factor) = arguments.option_number("factor")? {
+        let partitions = u32::try_from(partitions).map_err(|error| error.to_string())?;
+        let map = Map::bootstrap(cluster, partitions, factor, members).map_err(|error| error.to_string())?;
+        return Ok(World::new(map, with_map, timeout));
+    }
     let ids: Vec<MemberId> = members.iter().map(|member| member.id).collect();
     let assignments = (0..partitions).map(|partition| {
         let leader = MemberId::new(partition % count + 1).expect("not 0");
         Assignment { replicas: ids.clone(), leader }
     });
     let map = Map {
-        cluster: ClusterId(*b"a script's store"),
+        cluster,
         epoch: 1,
         replication_factor: ids.len(),
+        fence: 0,
         members,
         assignments: assignments.collect(),
-        map_voters: ids,
+        map_voters: ids.clone(),
+        targets: BTreeMap::new(),
+        map_target: ids,
+        moves: BTreeMap::new(),
     };
     map.check();
     Ok(World::new(map, with_map, timeout))
@@ -98,8 +128,10 @@ fn members(arguments: &mut Arguments) -> Result<World> {
 
 fn play(world: &mut World, command: &str, arguments: &mut Arguments) -> Result<()> {
     match command {
-        "put" | "delete" | "get" | "scan" | "read-map" | "put-map" => return request(world, command, arguments),
-        "deliver" | "drop" | "copy" | "cut" | "heal" => return links(world, command, arguments),
+        "put" | "delete" | "get" | "scan" | "read-map" | "put-map" | "change" | "plan" | "history" | "map-at" => {
+            return request(world, command, arguments);
+        }
+        "deliver" | "drop" | "copy" | "cut" | "lose" | "heal" => return links(world, command, arguments),
         "tick" | "pause" | "wake" | "run" | "campaign" => return time(world, command, arguments),
         "stabilize" => world.stabilize(),
         "quiet" | "loud" => world.quiet = command == "quiet",
@@ -133,8 +165,29 @@ fn member(world: &mut World, number: u64, command: &str, arguments: &mut Argumen
         "prefer" => {
             world.prefer(MemberId::new(number).ok_or("members are counted from 1")?);
         }
+        "start" => {
+            let timeout = world.tick() * 10;
+            world.start(MemberId::new(number).ok_or("members are counted from 1")?, timeout);
+        }
+        "wipe" => {
+            let member = world.members.get_mut(&number).filter(|member| member.lane.is_none());
+            let member = member.ok_or("it is not down")?;
+            (member.disk, member.map) = Default::default();
+        }
+        "gossip" => world.gossip(number),
+        "forget-map" => {
+            let first = std::sync::Arc::clone(&world.map);
+            let member = world.members.get_mut(&number).filter(|member| member.lane.is_none());
+            member.ok_or("it is not down")?.map = Some(first);
+        }
+        "evict" => {
+            let evicted = arguments.need("yes or no")? == "yes";
+            let lane = world.members.get_mut(&number).and_then(|member| member.lane.as_mut()).ok_or("it is down")?;
+            lane.evict(evicted);
+            world.end_round(number);
+        }
         "unreachable" => {
-            let other = MemberId::new(arguments.number("a member")?).ok_or("members are counted from 1")?;
+            let other = arguments.member()?;
             world.step(number, Input::Unreachable(other)).ok_or("it is down")?;
             world.end_round(number);
         }
@@ -168,10 +221,44 @@ fn request(world: &mut World, command: &str, arguments: &mut Arguments) -> Resul
             let group = world.map.partition_of(key.bytes()).group();
             (group, Operation::Get { key, consistency: consistency(arguments.word())? })
         }
+        "change" => (GroupId::MAP, Operation::ChangeMap(intent(arguments)?)),
+        "plan" => (GroupId::MAP, Operation::ReadPlan),
+        "history" => (GroupId::MAP, Operation::ReadHistory { epoch: None }),
+        "map-at" => (GroupId::MAP, Operation::ReadHistory { epoch: Some(arguments.number("an epoch")?) }),
         "scan" => (GroupId(1), Operation::Scan { scan: arguments.scan()?, consistency: Consistency::Linearizable }),
         _ => (GroupId::MAP, Operation::ReadMap { consistency: consistency(arguments.word())? }),
     };
     world.request(number, group, operation, patience).ok_or_else(|| "it is down".to_owned())
+}
+
+/// `members 1,2,4 [zones=Z] [weight=N:W] | drain N | undrain N | remove N [fence=F] [epoch=E]`.
+pub fn intent(arguments: &mut Arguments) -> Result<Intent> {
+    let (fence, epoch) = (arguments.option_number("fence")?.unwrap_or(0), arguments.option_number("epoch")?);
+    let command = match arguments.need("a command")? {
+        "members" => {
+            let zones = arguments.option_number("zones")?.unwrap_or(0);
+            let weight = arguments.option("weight").and_then(|weight| weight.split_once(':'));
+            let zone = arguments.option("zone").and_then(|zone| zone.split_once(':'));
+            let mut desired = Vec::new();
+            for id in crate::arguments::members(arguments.need("members")?)? {
+                let is = |name: &str| name.parse() == Ok(id.get());
+                let mut one = map::desired(id.get(), zones);
+                if let Some((_, weight)) = weight.filter(|(name, _)| is(name)) {
+                    one.weight = weight.parse().map_err(|_| format!("`{weight}` is no weight"))?;
+                }
+                if let Some((_, zone)) = zone.filter(|(name, _)| is(name)) {
+                    one.zone = zone.to_owned();
+                }
+                desired.push(one);
+            }
+            Command::Members(desired)
+        }
+        "drain" => Command::Drain(arguments.member()?),
+        "undrain" => Command::Undrain(arguments.member()?),
+        "remove" => Command::Remove(arguments.member()?),
+        other => return Err(format!("there is no command `{other}`")),
+    };
+    Ok(Intent { fence, epoch, command })
 }
 
 fn consistency(word: Option<&str>) -> Result<Consistency> {
@@ -222,6 +309,11 @@ fn link(word: &str) -> Result<(u64, u64)> {
 fn links(world: &mut World, command: &str, arguments: &mut Arguments) -> Result<()> {
     if command == "heal" {
         world.cut.clear();
+        world.lost.clear();
+        return Ok(());
+    }
+    if command == "lose" {
+        world.lost.insert(map::group(arguments.need("a group")?));
         return Ok(());
     }
     let word = arguments.need("a link")?;
@@ -324,7 +416,7 @@ fn status(world: &World) -> Vec<String> {
                 replica.table().generation,
                 replica.last_index(),
                 replica.committed(),
-                crate::trace::position(replica.applied())
+                trace::position(replica.applied())
             ));
         }
     }
@@ -333,7 +425,24 @@ fn status(world: &World) -> Vec<String> {
 
 fn network(world: &World) -> Vec<String> {
     let links = world.links.iter();
-    links
-        .flat_map(|((from, to), queue)| queue.iter().map(move |m| format!("{from}->{to} {}", crate::trace::message(m))))
-        .collect()
+    links.flat_map(|((from, to), queue)| queue.iter().map(move |m| format!("{from}->{to} {}", letter(m)))).collect()
+}
+
+fn letter(letter: &Letter) -> String {
+    match letter {
+        Letter::Peer(message) => trace::message(message),
+        Letter::Map(map) => Map::decode(map.clone()).map_or_else(|e| e.to_string(), |map| format!("map {}", map.epoch)),
+    }
+}
+
+fn groups(world: &World) -> Vec<String> {
+    let lanes = world.members.iter().filter_map(|(number, member)| Some((number, member.lane.as_ref()?)));
+    let leaders = lanes.flat_map(|(number, lane)| lane.replicas().filter(|it| it.leads()).map(move |it| (number, it)));
+    let mut leaders: Vec<_> = leaders.collect();
+    leaders.sort_by_key(|(number, replica)| (replica.group(), *number));
+    let shown = leaders.into_iter().map(|(number, replica)| {
+        let configuration = trace::configuration(replica.configuration());
+        format!("{}: {configuration}, led by {number} in t{}", replica.group(), replica.term())
+    });
+    shown.collect()
 }

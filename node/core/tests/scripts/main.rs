@@ -13,6 +13,8 @@
 
 mod arguments;
 mod disk;
+#[path = "../groups/mod.rs"]
+mod groups;
 mod lane;
 mod map;
 mod partition;

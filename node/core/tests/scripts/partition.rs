@@ -5,6 +5,7 @@
 //! put KEY VALUE [if=absent|exists|VERSION] [ttl=D] [name=N]      delete KEY [if=…] [name=N]      expire
 //! clock D              the clock that the entries carry from here on (it may go back, as a new leader's does)
 //! get KEY              scan [PREFIX] [after=KEY] [limit=N] [values=no]
+//! configure EPOCH STEP…          an entry that changes who votes: nothing to the machine
 //! many N [ttl=D] [name=yes]      puts keys many-0, many-1, …
 //! records              how many records there are of each kind, and what the machine knows
 //! reload               the machine anew from its records
@@ -14,10 +15,10 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use annulus_core::id::PartitionId;
-use annulus_core::partition::{Command, Entry, Outcome, Partition, Write};
+use annulus_core::partition::{Applied, Command, Entry, Partition, Write};
 use annulus_core::state::{MemoryState, State, TableId};
 
-use crate::arguments::{Arguments, Result};
+use crate::arguments::{Arguments, Result, configure};
 use crate::script;
 use crate::trace::{outcome, page, show};
 
@@ -40,14 +41,14 @@ impl Default for Player {
 }
 
 impl Player {
-    fn apply(&mut self, command: Command) -> Option<Outcome> {
+    fn apply(&mut self, command: Command) -> Applied {
         self.index += 1;
         let entry = Entry { clock_ms: self.clock_ms, command }.encode();
         self.partition.apply(&mut self.state, self.index, entry).expect("an entry can be applied")
     }
 
     fn write(&mut self, write: Write) -> Vec<String> {
-        let done = self.apply(Command::Write(write)).expect("a write has an outcome");
+        let Applied::Write(done) = self.apply(Command::Write(write)) else { panic!("a write has an outcome") };
         vec![format!("{}: {}", self.index, outcome(done))]
     }
 
@@ -66,7 +67,7 @@ impl Player {
         };
         vec![
             counts.collect::<Vec<_>>().join(", "),
-            format!("clock {}ms, next expiry {next}", self.partition.clock_ms()),
+            format!("clock {}ms, next expiry {next}, {} bytes", self.partition.clock_ms(), self.partition.bytes()),
         ]
     }
 
@@ -100,8 +101,13 @@ impl script::Player for Player {
             }
             "many" => self.many(&mut arguments)?,
             "expire" => {
-                assert_eq!(self.apply(Command::Expire), None);
+                assert_eq!(self.apply(Command::Expire), Applied::Nothing);
                 vec![format!("{}: clock {}ms", self.index, self.partition.clock_ms())]
+            }
+            "configure" => {
+                let step = configure(&mut arguments)?;
+                assert_eq!(self.apply(Command::Configure(step)), Applied::Configure(step));
+                vec![format!("{}: {}", self.index, crate::trace::step(step))]
             }
             "clock" => {
                 self.clock_ms = arguments.duration()?.as_millis() as u64;

@@ -1,9 +1,15 @@
 //! How things are written in a trace. A log position is `index/term`, a term `t2`, a partition `p0`.
 
 use annulus_core::codec::message::{Body, Chunk, PeerMessage};
-use annulus_core::lane::{GroupWrite, LogPosition, Refusal, Reply};
+use annulus_core::id::{GroupId, MemberId};
+use annulus_core::lane::{Changed, GroupWrite, LogPosition, Refusal, Reply};
+use annulus_core::map::change::{Change as MapChange, Entry as MapEntry};
+use annulus_core::map::history::Event;
+use annulus_core::map::plan::{Gate, Plan, Planned};
+use annulus_core::map::{Assignment, Map, MemberState, Move, Reason, Report};
 use annulus_core::partition::{Change, Command, Entry, Outcome, Page, Write};
-use raft::eraftpb::{Entry as LogEntry, Message, MessageType};
+use annulus_core::replica::{Configuration, Configure, Step};
+use raft::eraftpb::{ConfState, Entry as LogEntry, Message, MessageType};
 
 /// Bytes: as text when they are short.
 pub fn show(bytes: &[u8]) -> String {
@@ -41,6 +47,15 @@ pub fn reply(reply: &Reply) -> String {
         Reply::Get(Some(item)) => format!("{} version {}", show(&item.value), item.version),
         Reply::Scan(found) => page(found).join("; "),
         Reply::Map(map) => format!("a map of {} bytes", map.len()),
+        Reply::Changed(Ok(changed)) => changed_map(changed),
+        Reply::Changed(Err(refusal)) => format!("refused, {refusal}"),
+        Reply::Plan(found) => plan(found).join("; "),
+        Reply::History(events) => events.iter().map(event).collect::<Vec<_>>().join("; "),
+        Reply::PastMap(None) => "that map is not known any more".to_owned(),
+        Reply::PastMap(Some(bytes)) => match Map::decode(bytes.clone()) {
+            Ok(map) => lines_of(&map).join("; "),
+            Err(error) => error.to_string(),
+        },
         Reply::Refused(Refusal::NotLeader { leader: None }) => "refused, no leader".to_owned(),
         Reply::Refused(Refusal::NotLeader { leader: Some(leader) }) => format!("refused, {} leads", leader.get()),
         Reply::Refused(refusal) => format!("refused, {refusal:?}"),
@@ -54,11 +69,12 @@ pub fn position(position: LogPosition) -> String {
 
 pub fn message(message: &PeerMessage) -> String {
     let what = match &message.body {
-        Body::Raft { message, stamp } => raft(message, *stamp),
+        Body::Raft { message: said, stamp } => raft(message.group, said, *stamp),
         Body::Chunk(part) => chunk(part),
         Body::ChunkAck { stream, next } => {
             format!("chunk-ok of {} #{} next {next}", position(stream.position), stream.attempt)
         }
+        Body::Report(told) => report(told),
     };
     format!("{} {what}", message.group)
 }
@@ -71,7 +87,7 @@ fn chunk(chunk: &Chunk) -> String {
     format!("chunk {number} of {at} #{} t{}: {records} records, {bytes} bytes{last}", stream.attempt, stream.term)
 }
 
-fn raft(message: &Message, stamp: u64) -> String {
+fn raft(group: GroupId, message: &Message, stamp: u64) -> String {
     let Message { term, index, commit, log_term, .. } = message;
     let log = position(LogPosition { index: *index, term: *log_term });
     let transfer = if message.context.is_empty() { "" } else { " transfer" };
@@ -84,7 +100,7 @@ fn raft(message: &Message, stamp: u64) -> String {
     };
     match message.get_msg_type() {
         MessageType::MsgAppend => {
-            let entries: Vec<_> = message.entries.iter().map(entry).collect();
+            let entries: Vec<_> = message.entries.iter().map(|entry| log_entry(group, entry)).collect();
             let entries = if entries.is_empty() { String::new() } else { format!(" [{}]", entries.join(", ")) };
             format!("append t{term} after {log} commit {commit}{entries}")
         }
@@ -103,12 +119,20 @@ fn raft(message: &Message, stamp: u64) -> String {
     }
 }
 
-fn entry(entry: &LogEntry) -> String {
+fn log_entry(group: GroupId, entry: &LogEntry) -> String {
     let at = position(LogPosition { index: entry.index, term: entry.term });
     if entry.data.is_empty() {
         return format!("{at} empty");
     }
+    if group == GroupId::MAP {
+        return match MapEntry::decode(entry.data.clone()) {
+            Ok(MapEntry::Change(change)) => format!("{at} {}", map_change(&change)),
+            Ok(MapEntry::Configure(configure)) => format!("{at} {}", step(configure)),
+            Err(error) => format!("{at} {error}"),
+        };
+    }
     match Entry::decode(entry.data.clone()) {
+        Ok(Entry { command: Command::Configure(configure), .. }) => format!("{at} {}", step(configure)),
         Ok(Entry { command: Command::Expire, clock_ms }) => format!("{at} expire at {clock_ms}ms"),
         Ok(Entry { command: Command::Write(Write { key, change, .. }), .. }) => match change {
             Change::Put { value, .. } => format!("{at} {}={}", show(key.bytes()), show(&value)),
@@ -120,6 +144,9 @@ fn entry(entry: &LogEntry) -> String {
 
 pub fn write(write: &GroupWrite) -> String {
     let mut parts = Vec::new();
+    if let Some(dropped) = &write.dropped {
+        parts.push(format!("drop, t{} vote {}", dropped.term, dropped.vote));
+    }
     for staged in &write.staged {
         let first = if staged.first { " from the first" } else { "" };
         parts.push(format!("stage {} records for generation {}{first}", staged.records.len(), staged.generation));
@@ -141,4 +168,144 @@ pub fn write(write: &GroupWrite) -> String {
         });
     }
     format!("{} {}", write.group, parts.join(", "))
+}
+
+/// Members: `1 2 3`.
+pub fn ids(ids: &[MemberId]) -> String {
+    ids.iter().map(|id| id.get().to_string()).collect::<Vec<_>>().join(" ")
+}
+
+fn optional(id: Option<MemberId>) -> String {
+    id.map_or("nobody".to_owned(), |id| id.get().to_string())
+}
+
+/// A step of a group's configuration.
+pub fn step(configure: Configure) -> String {
+    let what = match configure.step {
+        Step::Fence => "fence".to_owned(),
+        Step::AddLearner(id) => format!("{} learns", id.get()),
+        Step::RemoveLearner(id) => format!("{} learns no more", id.get()),
+        Step::Swap { add, remove } => format!("{} votes for {}", optional(add), optional(remove)),
+        Step::LeaveJoint => "leave joint".to_owned(),
+    };
+    format!("configure {what} @{}", configure.epoch)
+}
+
+fn state(state: &ConfState) -> String {
+    let list = |ids: &[u64]| {
+        let mut ids = ids.to_vec();
+        ids.sort_unstable();
+        ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+    };
+    let mut shown = format!("{{{}}}", list(&state.voters));
+    if !state.voters_outgoing.is_empty() {
+        shown += &format!("&{{{}}}", list(&state.voters_outgoing));
+    }
+    if !state.learners.is_empty() {
+        shown += &format!(" + {} learns", list(&state.learners));
+    }
+    if !state.learners_next.is_empty() {
+        shown += &format!(" + {} will learn", list(&state.learners_next));
+    }
+    shown
+}
+
+/// `{1 2 3} + 4 learns @5`: voters, learners, and the epoch of the map that they are of.
+pub fn configuration(configuration: &Configuration) -> String {
+    format!("{} @{}", state(&configuration.state), configuration.epoch)
+}
+
+/// A report: how each group stands.
+pub fn report(report: &Report) -> String {
+    let groups = report.groups.iter().map(|group| {
+        let behind = if group.behind.is_empty() { String::new() } else { format!(", behind {}", ids(&group.behind)) };
+        let sent = group.sent.map_or(String::new(), |sent| format!(", {sent} sent"));
+        format!(" {} t{} {}{behind}{sent};", group.group, group.term, configuration(&group.configuration))
+    });
+    format!("report @{}{}", report.epoch, groups.collect::<String>())
+}
+
+pub fn reason(reason: &Reason) -> String {
+    match reason {
+        Reason::Bootstrap => "bootstrap".to_owned(),
+        Reason::Members(told) => format!("members: {told}"),
+        Reason::Drain(name) => format!("drain {name}"),
+        Reason::Undrain(name) => format!("undrain {name}"),
+        Reason::Remove(name) => format!("remove {name}"),
+        Reason::Moves { started, finished, cancelled, message } => {
+            let told = if message.is_empty() { String::new() } else { format!(", {message}") };
+            format!("moves: {started} began, {finished} ended, {cancelled} cancelled{told}")
+        }
+    }
+}
+
+/// A move: `4 for 3`.
+pub fn moving(moving: &Move) -> String {
+    let cancelled = if moving.cancelled { " cancelled" } else { "" };
+    format!("{} for {}{cancelled} @{}", optional(moving.add), optional(moving.remove), moving.epoch)
+}
+
+fn assignment(assignment: &Assignment) -> String {
+    format!("{}, led by {}", ids(&assignment.replicas), assignment.leader.get())
+}
+
+fn map_change(change: &MapChange) -> String {
+    format!("map {} ({})", change.base + 1, reason(&change.reason))
+}
+
+fn changed_map(changed: &Changed) -> String {
+    let lists = [("joined", &changed.joined), ("leaving", &changed.leaving), ("updated", &changed.updated)];
+    let lists = lists.iter().filter(|(_, list)| !list.is_empty());
+    let lists = lists.map(|(what, list)| format!(", {what} {}", ids(list)));
+    format!("map {}{}", changed.epoch, lists.collect::<String>())
+}
+
+pub fn event(event: &Event) -> String {
+    let epochs = match event.first_epoch == event.epoch {
+        true => event.epoch.to_string(),
+        false => format!("{} to {}", event.first_epoch, event.epoch),
+    };
+    format!("{epochs} fence {} {}", event.fence, reason(&event.reason))
+}
+
+fn gate(gate: &Gate) -> String {
+    let member = gate.member.map_or(String::new(), |id| format!(" {}", id.get()));
+    format!(", waits: {:?}{member}", gate.kind)
+}
+
+fn planned(planned: &Planned) -> String {
+    let wait = planned.gate.as_ref().map_or(String::new(), gate);
+    let Planned { group, from, to, step, .. } = planned;
+    format!("{group} {} for {}: {step:?}{wait}", optional(*to), optional(*from))
+}
+
+/// A plan, a line for each move and each member.
+pub fn plan(plan: &Plan) -> Vec<String> {
+    let settled = if plan.settled { ", settled" } else { "" };
+    let (left, under_way) = (plan.moves_left, plan.moves_under_way);
+    let mut lines = vec![format!("plan @{}: {left} moves left, {under_way} under way{settled}", plan.epoch)];
+    lines.extend(plan.moves.iter().map(planned));
+    lines.extend(plan.members.iter().map(|heard| {
+        let ago = heard.ago_ms.map_or("never heard of".to_owned(), |ago| format!("heard of {ago}ms ago"));
+        format!("{} {ago} @{}, leads {}", heard.member.get(), heard.epoch, heard.leads)
+    }));
+    lines
+}
+
+/// A map, a line for each thing that is moving or passing.
+pub fn lines_of(map: &Map) -> Vec<String> {
+    let settled = if map.is_settled() { ", settled" } else { "" };
+    let fence = if map.fence == 0 { String::new() } else { format!(", fence {}", map.fence) };
+    let mut lines = vec![format!("map {}{fence}{settled}", map.epoch)];
+    let passing = map.members.iter().filter(|member| member.state != MemberState::Active);
+    lines.extend(passing.map(|member| format!("{} {} is {:?}", member.id.get(), member.name, member.state)));
+    let group = |group: GroupId| map.moves.get(&group).map_or(String::new(), |it| format!("; moving {}", moving(it)));
+    let target =
+        if map.map_voters == map.map_target { String::new() } else { format!("; to be {}", ids(&map.map_target)) };
+    lines.push(format!("map: {}{target}{}", ids(&map.map_voters), group(GroupId::MAP)));
+    for (at, held) in (0..).map(annulus_core::id::PartitionId).zip(&map.assignments) {
+        let target = map.targets.get(&at).map_or(String::new(), |target| format!("; to be {}", assignment(target)));
+        lines.push(format!("{at}: {}{target}{}", assignment(held), group(at.group())));
+    }
+    lines
 }

@@ -1,16 +1,18 @@
 //! Members, each one a lane over a state in memory, with an explicit clock, disk and network.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use annulus_core::codec::frame::{FrameWriter, HEADER_BYTES, Item, read_header, read_payload};
 use annulus_core::codec::message::PeerMessage;
 use annulus_core::id::{GroupId, MemberId, RequestId};
-use annulus_core::lane::{Input, Lane, Operation, Output, Reply, Request};
+use annulus_core::lane::{Input, Lane, Operation, Output, Reply, Request, UNPACED};
 use annulus_core::map::Map;
-use annulus_core::replica::Settings;
+use annulus_core::replica::{Replica, Settings};
 use annulus_core::state::MemoryState;
 use annulus_core::time::Instant;
+use bytes::Bytes;
 
 use crate::disk::Disk;
 use crate::trace;
@@ -24,19 +26,33 @@ pub struct Member {
     pub now: Instant,
     pub lane: Option<Lane<MemoryState>>,
     pub disk: Disk,
+    /// The newest map that it has, durably; whoever restarts begins with it.
+    pub map: Option<Arc<Map>>,
     settings: Settings,
+}
+
+/// What is on its way between two members.
+#[derive(Clone)]
+pub enum Letter {
+    /// From replica to replica.
+    Peer(PeerMessage),
+    /// The sender's map.
+    Map(Bytes),
 }
 
 /// All of them.
 pub struct World {
     pub members: BTreeMap<u64, Member>,
-    pub map: Map,
+    /// The first map of the store.
+    pub map: Arc<Map>,
     /// Whether the map group takes part.
     pub with_map: bool,
     /// Messages on their way, by sender and receiver.
-    pub links: BTreeMap<(u64, u64), VecDeque<PeerMessage>>,
+    pub links: BTreeMap<(u64, u64), VecDeque<Letter>>,
     /// Links that lose everything.
     pub cut: BTreeSet<(u64, u64)>,
+    /// Groups whose messages are all lost.
+    pub lost: BTreeSet<GroupId>,
     /// Whether only replies and changes of leaders are told.
     pub quiet: bool,
     /// Answers since they were last taken, by request.
@@ -48,29 +64,35 @@ pub struct World {
 impl World {
     /// Members that were never started.
     pub fn new(map: Map, with_map: bool, election_timeout: Duration) -> Self {
-        let members = map.members.iter().map(|member| {
-            let settings =
-                Settings { member: member.id, seed: 7, election_timeout, max_uncommitted_bytes: 64 * 1024 * 1024 };
-            let lane = Lane::recover(settings.clone(), MemoryState::default(), [], Instant(0)).expect("an empty disk");
-            // Far apart, so that comparing clocks of two members would show.
-            let now = Instant(member.id.get() * 1_000_000_000);
-            (member.id.get(), Member { now, lane: Some(lane), disk: Disk::default(), settings })
-        });
+        let ids: Vec<MemberId> = map.members.iter().map(|member| member.id).collect();
         let mut world = Self {
-            members: members.collect(),
-            map,
+            members: BTreeMap::new(),
+            map: Arc::new(map),
             with_map,
             links: BTreeMap::new(),
             cut: BTreeSet::new(),
+            lost: BTreeSet::new(),
             quiet: false,
             replies: Vec::new(),
             requests: 0,
             trace: Vec::new(),
         };
-        for member in world.numbers() {
-            world.restart(member);
+        for member in ids {
+            world.start(member, election_timeout);
         }
         world
+    }
+
+    /// A process that has nothing yet.
+    pub fn start(&mut self, member: MemberId, election_timeout: Duration) {
+        let settings = Settings { member, seed: 7, election_timeout, max_uncommitted_bytes: 64 * 1024 * 1024 };
+        // Far apart, so that comparing clocks of two members would show.
+        let passed = self.members.values().next().map_or(0, |first| first.now.0 - 1_000_000_000);
+        let now = Instant(member.get() * 1_000_000_000 + passed);
+        let member = Member { now, lane: None, disk: Disk::default(), map: None, settings };
+        let number = member.settings.member.get();
+        self.members.insert(number, member);
+        self.restart(number);
     }
 
     /// What happened since this was asked last.
@@ -111,7 +133,7 @@ impl World {
     }
 
     fn take(&mut self, number: u64, output: Output) {
-        let Output { sends, replies, writes, leaders } = output;
+        let Output { sends, replies, writes, leaders, map, outdated: _ } = output;
         for change in leaders {
             let leader = change.leader.map_or("nobody".to_owned(), |leader| leader.get().to_string());
             self.tell(false, || format!("{number}: {} is led by {leader} in t{}", change.group, change.term));
@@ -122,17 +144,51 @@ impl World {
             }
             self.members.get_mut(&number).expect("it has just written").disk.write(writes);
         }
-        for (to, message) in sends {
-            let is_cut = self.cut.contains(&(number, to.get()));
+        let with_map = self.with_map;
+        for (to, message) in sends.into_iter().filter(|(_, message)| with_map || message.group != GroupId::MAP) {
+            let is_there = self.members.contains_key(&to.get()) && !self.lost.contains(&message.group);
+            let is_cut = self.cut.contains(&(number, to.get())) || !is_there;
             let lost = if is_cut { " (lost)" } else { "" };
             self.tell(true, || format!("{number}->{} {}{lost}", to.get(), trace::message(&message)));
             if !is_cut {
-                self.links.entry((number, to.get())).or_default().push_back(reread(message));
+                self.links.entry((number, to.get())).or_default().push_back(reread(Letter::Peer(message)));
             }
         }
         for (request, reply) in replies {
             self.tell(false, || format!("{number} answers {}: {}", request.0, trace::reply(&reply)));
             self.replies.push((request.0, reply));
+        }
+        if let Some(map) = map {
+            self.adopt(number, map);
+            let leads = |lane: &Lane<MemoryState>| lane.replica(GroupId::MAP).is_some_and(Replica::leads);
+            if self.members[&number].lane.as_ref().is_some_and(leads) {
+                self.gossip(number);
+            }
+        }
+    }
+
+    /// A member keeps a map that it has heard of, if it is newer, and acts on it.
+    pub fn adopt(&mut self, number: u64, map: Arc<Map>) {
+        let with_map = self.with_map;
+        let Some(member) = self.members.get_mut(&number) else { return };
+        let Some(lane) = &mut member.lane else { return };
+        if member.map.as_ref().is_some_and(|known| known.epoch >= map.epoch) {
+            return;
+        }
+        member.map = Some(Arc::clone(&map));
+        let mine = |group: GroupId| with_map || group.partition().is_some();
+        lane.adopt(&map, mine, member.now).expect("a map can be used");
+        self.tell(true, || format!("{number} has map {}", map.epoch));
+        self.end_round(number);
+    }
+
+    /// A member sends its map to all others.
+    pub fn gossip(&mut self, number: u64) {
+        let Some(map) = self.members.get(&number).and_then(|member| member.map.clone()) else { return };
+        for to in self.numbers().into_iter().filter(|to| *to != number) {
+            if !self.cut.contains(&(number, to)) {
+                self.links.entry((number, to)).or_default().push_back(reread(Letter::Map(map.encode())));
+            }
         }
     }
 
@@ -148,10 +204,11 @@ impl World {
 
     /// Makes the replicas of the first map on one member.
     pub fn bootstrap(&mut self, number: u64) {
-        let Some(Member { now, lane: Some(lane), .. }) = self.members.get_mut(&number) else { return };
+        let Some(Member { now, lane: Some(lane), map, .. }) = self.members.get_mut(&number) else { return };
         let with_map = self.with_map;
         let mine = |group: GroupId| with_map || group.partition().is_some();
         lane.bootstrap(&self.map, mine, *now).expect("a first map can be used");
+        *map = Some(Arc::clone(&self.map));
         self.end_round(number);
     }
 
@@ -160,12 +217,19 @@ impl World {
         let Some(link) = self.links.get_mut(&(from, to)) else { return 0 };
         let messages: Vec<_> = link.drain(..most.min(link.len())).collect();
         let count = messages.len();
-        for message in messages {
+        let mut newest = None;
+        for letter in messages {
             let from = MemberId::new(from).expect("members are counted from 1");
-            let _ = self.step(to, Input::Peer { from, message });
+            match letter {
+                Letter::Peer(message) => drop(self.step(to, Input::Peer { from, message })),
+                Letter::Map(map) => newest = Some(Map::decode(map).expect("what was sent can be read")),
+            }
         }
         if count > 0 {
             self.end_round(to);
+        }
+        if let Some(map) = newest {
+            self.adopt(to, Arc::new(map));
         }
         count
     }
@@ -239,7 +303,15 @@ impl World {
         let Some(member) = self.members.get_mut(&number) else { return };
         let (state, wal) = (member.disk.state.clone(), member.disk.wal.clone());
         let mut lane = Lane::recover(member.settings.clone(), state, wal, member.now).expect("the disk is whole");
-        lane.prefer_leaders(&self.map);
+        // No time passes while messages are delivered.
+        lane.limit_moves(UNPACED);
+        let (with_map, now) = (self.with_map, member.now);
+        let mine = |group: GroupId| with_map || group.partition().is_some();
+        match &member.map {
+            None => {}
+            Some(first) if first.epoch == 1 => lane.bootstrap(first, mine, now).expect("a first map can be used"),
+            Some(map) => lane.adopt(map, mine, now).expect("a map can be used"),
+        }
         member.lane = Some(lane);
         self.end_round(number);
     }
@@ -255,9 +327,18 @@ impl World {
 
     /// The map now says that this member should lead all partitions.
     pub fn prefer(&mut self, preferred: MemberId) {
-        self.map.assignments.iter_mut().for_each(|assignment| assignment.leader = preferred);
-        for lane in self.members.values_mut().filter_map(|member| member.lane.as_mut()) {
-            lane.prefer_leaders(&self.map);
+        let newest = self.members.values().filter_map(|member| member.map.clone()).max_by_key(|map| map.epoch);
+        let mut map = Map::clone(newest.as_ref().unwrap_or(&self.map));
+        map.epoch += 1;
+        map.assignments.iter_mut().for_each(|assignment| assignment.leader = preferred);
+        let map = Arc::new(map);
+        for number in self.numbers() {
+            match self.members.get_mut(&number) {
+                // Whoever is down hears of it when it is back.
+                Some(member @ Member { lane: None, map: Some(_), .. }) => member.map = Some(Arc::clone(&map)),
+                Some(Member { map: Some(_), .. }) => self.adopt(number, Arc::clone(&map)),
+                _ => {}
+            }
         }
     }
 
@@ -274,15 +355,19 @@ impl World {
 }
 
 /// The message as the other side of the link reads it.
-fn reread(message: PeerMessage) -> PeerMessage {
+fn reread(letter: Letter) -> Letter {
     let mut frame = FrameWriter::default();
-    frame.push(&Item::Group(message));
+    frame.push(&match letter {
+        Letter::Peer(message) => Item::Group(message),
+        Letter::Map(map) => Item::Map(map),
+    });
     let mut bytes = frame.finish();
     let header = bytes.split_to(HEADER_BYTES);
     let (length, checksum) = read_header(header[..].try_into().expect("a whole header")).expect("a header");
     assert_eq!(length, bytes.len());
     match read_payload(bytes, checksum).expect("a payload").pop() {
-        Some(Item::Group(message)) => message,
+        Some(Item::Group(message)) => Letter::Peer(message),
+        Some(Item::Map(map)) => Letter::Map(map),
         other => panic!("{other:?} is not the message that was sent"),
     }
 }

@@ -4,13 +4,19 @@
 
 use annulus_core::codec::frame::{Forward, Hello, Item as FrameItem};
 use annulus_core::codec::message::{Body, Chunk, PeerMessage, Stream};
-use annulus_core::id::{ClusterId, GroupId, MemberId};
-use annulus_core::lane::{GroupWrite, Installed, LogPosition, Operation, Refusal, Reply, Staged};
-use annulus_core::map::{Map, Member, MemberState};
+use annulus_core::id::{ClusterId, GroupId, MemberId, PartitionId};
+use annulus_core::lane::{Changed, GroupWrite, Installed, LogPosition, Operation, Refusal, Reply, Staged};
+use annulus_core::map::change::{Change as MapChange, Entry as MapEntry};
+use annulus_core::map::history::Event;
+use annulus_core::map::plan::{Gate, GateKind, Heard, Plan, Planned, Step as PlanStep};
+use annulus_core::map::{
+    self, Assignment, Command as MapCommand, Desired, GroupReport, Intent, Map, Member, MemberState, Move, Reason,
+    Report,
+};
 use annulus_core::partition::{
     Change, Command, Condition, Consistency, Entry, Item, Key, MAX_SCAN_KEYS, MAX_TTL_MS, Outcome, Page, Scan, Write,
 };
-use annulus_core::replica::GroupRecord;
+use annulus_core::replica::{Configuration, Configure, GroupRecord, Step, Tombstone};
 use bytes::Bytes;
 use proptest::collection::vec;
 use proptest::option;
@@ -48,7 +54,7 @@ pub fn write() -> impl Strategy<Value = Write> {
 }
 
 pub fn entry() -> impl Strategy<Value = Entry> {
-    let command = prop_oneof![4 => write().prop_map(Command::Write), 1 => Just(Command::Expire)];
+    let command = prop_oneof![4 => write().prop_map(Command::Write), 1 => Just(Command::Expire), 1 => configure().prop_map(Command::Configure)];
     (any::<u64>(), command).prop_map(|(clock_ms, command)| Entry { clock_ms, command })
 }
 
@@ -64,6 +70,9 @@ fn operation() -> impl Strategy<Value = Operation> {
         (key(), consistency()).prop_map(|(key, consistency)| Operation::Get { key, consistency }),
         (scan, consistency()).prop_map(|(scan, consistency)| Operation::Scan { scan, consistency }),
         consistency().prop_map(|consistency| Operation::ReadMap { consistency }),
+        intent().prop_map(Operation::ChangeMap),
+        Just(Operation::ReadPlan),
+        any::<Option<u64>>().prop_map(|epoch| Operation::ReadHistory { epoch }),
     ]
 }
 
@@ -93,6 +102,10 @@ fn reply() -> impl Strategy<Value = Reply> {
         page.prop_map(Reply::Scan),
         bytes(20).prop_map(Reply::Map),
         refusal.prop_map(Reply::Refused),
+        prop_oneof![changed().prop_map(Ok), map_refusal().prop_map(Err)].prop_map(Reply::Changed),
+        plan().prop_map(Reply::Plan),
+        vec(event(), 0..4).prop_map(Reply::History),
+        option::of(bytes(20)).prop_map(Reply::PastMap),
         Just(Reply::OutcomeUnknown),
     ]
 }
@@ -167,12 +180,13 @@ pub fn peer_message() -> impl Strategy<Value = PeerMessage> {
             attempt,
         })
     };
-    let chunk = (stream(), any::<u32>(), records(), option::of(conf_state()))
+    let chunk = (stream(), any::<u32>(), records(), option::of(configuration()))
         .prop_map(|(stream, number, records, last)| Chunk { stream, number, records, last });
     let body = prop_oneof![
         4 => (raft_message(), any::<u64>()).prop_map(|(message, stamp)| Body::Raft { message, stamp }),
         1 => chunk.prop_map(Body::Chunk),
         1 => (stream(), any::<u32>()).prop_map(|(stream, next)| Body::ChunkAck { stream, next }),
+        2 => report().prop_map(Body::Report),
     ];
     (any::<u32>(), body).prop_map(|(group, body)| PeerMessage { group: GroupId(group), body })
 }
@@ -202,11 +216,8 @@ pub fn group_write() -> impl Strategy<Value = GroupWrite> {
         first,
         records,
     });
-    let installed = (any::<u32>(), position(), conf_state()).prop_map(|(generation, position, conf_state)| Installed {
-        generation,
-        position,
-        conf_state,
-    });
+    let installed = (any::<u32>(), position(), configuration())
+        .prop_map(|(generation, position, configuration)| Installed { generation, position, configuration });
     let hard_state = any::<(u64, u64, u64)>().prop_map(|(term, vote, commit)| HardState {
         term,
         vote,
@@ -214,14 +225,15 @@ pub fn group_write() -> impl Strategy<Value = GroupWrite> {
         ..HardState::default()
     });
     let parts = (
-        any::<u32>(),
+        (any::<u32>(), option::of(tombstone())),
         vec(staged, 0..3),
         option::of(installed),
         option::of(position()),
         option::of(hard_state),
         vec(log_entry(), 0..4),
     );
-    parts.prop_map(|(group, staged, installed, log_start, hard_state, entries)| GroupWrite {
+    parts.prop_map(|((group, dropped), staged, installed, log_start, hard_state, entries)| GroupWrite {
+        dropped,
         staged,
         installed,
         log_start,
@@ -232,17 +244,210 @@ pub fn group_write() -> impl Strategy<Value = GroupWrite> {
 }
 
 pub fn group_record() -> impl Strategy<Value = GroupRecord> {
-    (any::<u32>(), position(), conf_state()).prop_map(|(generation, applied, conf_state)| GroupRecord {
-        generation,
-        applied,
-        conf_state,
+    let tombstone = option::of(tombstone());
+    (any::<u32>(), position(), configuration(), tombstone).prop_map(
+        |(generation, applied, configuration, tombstone)| GroupRecord { generation, applied, configuration, tombstone },
+    )
+}
+
+fn tombstone() -> impl Strategy<Value = Tombstone> {
+    any::<(u64, u64)>().prop_map(|(term, vote)| Tombstone { term, vote })
+}
+
+pub fn configuration() -> impl Strategy<Value = Configuration> {
+    (conf_state(), any::<u64>()).prop_map(|(state, epoch)| Configuration { state, epoch })
+}
+
+pub fn configure() -> impl Strategy<Value = Configure> {
+    configure_among(member())
+}
+
+/// A step that is about these members.
+pub fn configure_among(member: impl Strategy<Value = MemberId> + Clone) -> impl Strategy<Value = Configure> {
+    let swap = (option::of(member.clone()), option::of(member.clone()));
+    let step = prop_oneof![
+        Just(Step::Fence),
+        member.clone().prop_map(Step::AddLearner),
+        member.prop_map(Step::RemoveLearner),
+        swap.prop_map(|(add, remove)| Step::Swap { add, remove }),
+        Just(Step::LeaveJoint),
+    ];
+    (any::<u64>(), step).prop_map(|(epoch, step)| Configure { epoch, step })
+}
+
+pub fn report() -> impl Strategy<Value = Report> {
+    let numbers = any::<(u32, u64, u64, Option<u64>)>();
+    let group = (numbers, configuration(), vec(member(), 0..3));
+    let group = group.prop_map(|((group, term, bytes, sent), configuration, behind)| GroupReport {
+        group: GroupId(group),
+        term,
+        configuration,
+        behind,
+        bytes,
+        sent,
+    });
+    (any::<u64>(), vec(group, 0..4)).prop_map(|(epoch, groups)| Report { epoch, groups })
+}
+
+fn text() -> impl Strategy<Value = String> {
+    "\\PC{0,12}"
+}
+
+fn groups() -> impl Strategy<Value = Vec<GroupId>> {
+    vec(any::<u32>().prop_map(GroupId), 0..4)
+}
+
+pub fn intent() -> impl Strategy<Value = Intent> {
+    let desired = (member(), any::<u32>(), vec(text(), 5)).prop_map(|(id, weight, texts)| {
+        let [name, zone, client_address, peer_address, admin_address] = texts.try_into().expect("five");
+        Desired { id, name, zone, weight, client_address, peer_address, admin_address }
+    });
+    let command = prop_oneof![
+        vec(desired, 0..4).prop_map(MapCommand::Members),
+        member().prop_map(MapCommand::Drain),
+        member().prop_map(MapCommand::Undrain),
+        member().prop_map(MapCommand::Remove),
+    ];
+    (any::<(u64, Option<u64>)>(), command).prop_map(|((fence, epoch), command)| Intent { fence, epoch, command })
+}
+
+fn changed() -> impl Strategy<Value = Changed> {
+    let ids = || vec(member(), 0..4);
+    (any::<u64>(), ids(), ids(), ids()).prop_map(|(epoch, joined, leaving, updated)| Changed {
+        epoch,
+        joined,
+        leaving,
+        updated,
     })
 }
 
+fn map_refusal() -> impl Strategy<Value = map::Refusal> {
+    use map::Refusal;
+    let at_risk = || (groups(), 0usize..9).prop_map(|(groups, more)| (groups.len() + more, groups));
+    prop_oneof![
+        any::<(u64, u64)>().prop_map(|(given, highest)| Refusal::StaleFence { given, highest }),
+        any::<(u64, u64)>().prop_map(|(given, current)| Refusal::MapChanged { given, current }),
+        Just(Refusal::ChangeInProgress),
+        member().prop_map(Refusal::UnknownMember),
+        (0usize..99, 0usize..99).prop_map(|(left, factor)| Refusal::TooFewMembers { left, factor }),
+        (member(), at_risk()).prop_map(|(member, (count, groups))| Refusal::HoldsReplicas { member, groups, count }),
+        at_risk().prop_map(|(count, groups)| Refusal::QuorumAtRisk { groups, count }),
+        text().prop_map(Refusal::Invalid),
+    ]
+}
+
+fn plan() -> impl Strategy<Value = Plan> {
+    let step = prop::sample::select(vec![
+        PlanStep::Waiting,
+        PlanStep::Adding,
+        PlanStep::Copying,
+        PlanStep::Switching,
+        PlanStep::Cancelling,
+        PlanStep::Recording,
+    ]);
+    let kind = prop::sample::select(vec![
+        GateKind::MoveSlots,
+        GateKind::MemberUnreachable,
+        GateKind::NoLeader,
+        GateKind::NoQuorum,
+        GateKind::CatchingUp,
+        GateKind::LeaderMoving,
+        GateKind::NotKnownYet,
+    ]);
+    let one = || option::of(member());
+    let gate = option::of((kind, one()).prop_map(|(kind, member)| Gate { kind, member }));
+    let numbers = any::<(u32, u64, u64)>();
+    let planned = (numbers, one(), one(), step, gate).prop_map(|((group, bytes, sent), from, to, step, gate)| {
+        Planned { group: GroupId(group), from, to, step, gate, bytes, sent }
+    });
+    let heard = (member(), any::<(Option<u64>, u64, u32)>()).prop_map(|(member, (ago_ms, epoch, leads))| Heard {
+        member,
+        ago_ms,
+        epoch,
+        leads,
+    });
+    let numbers = any::<(u64, bool, u32, u32, u64, u64)>();
+    (numbers, vec(planned, 0..4), vec(heard, 0..4)).prop_map(|(numbers, moves, members)| {
+        let (epoch, settled, moves_left, moves_under_way, bytes_left, bytes_per_second) = numbers;
+        Plan { epoch, settled, moves_left, moves_under_way, bytes_left, bytes_per_second, moves, members }
+    })
+}
+
+fn reason() -> impl Strategy<Value = Reason> {
+    prop_oneof![
+        Just(Reason::Bootstrap),
+        text().prop_map(Reason::Members),
+        text().prop_map(Reason::Drain),
+        text().prop_map(Reason::Undrain),
+        text().prop_map(Reason::Remove),
+        (any::<(u32, u32, u32)>(), text()).prop_map(|((started, finished, cancelled), message)| Reason::Moves {
+            started,
+            finished,
+            cancelled,
+            message,
+        }),
+    ]
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    (any::<[u64; 4]>(), reason()).prop_map(|([first_epoch, epoch, at_ms, fence], reason)| Event {
+        first_epoch,
+        epoch,
+        at_ms,
+        fence,
+        reason,
+    })
+}
+
+fn moving() -> impl Strategy<Value = Move> {
+    let one = || option::of(member());
+    (one(), one(), any::<(bool, u64)>()).prop_map(|(add, remove, (cancelled, epoch))| Move {
+        add,
+        remove,
+        cancelled,
+        epoch,
+    })
+}
+
+fn assignment() -> impl Strategy<Value = Assignment> {
+    (vec(member(), 0..4), member()).prop_map(|(replicas, leader)| Assignment { replicas, leader })
+}
+
+fn state() -> impl Strategy<Value = MemberState> {
+    use MemberState::{Active, Draining, Joining, Leaving};
+    prop::sample::select(vec![Joining, Active, Leaving, Draining])
+}
+
+pub fn map_change() -> impl Strategy<Value = MapChange> {
+    let members = (member(), any::<u32>(), state(), vec(text(), 5)).prop_map(|(id, weight, state, texts)| {
+        let [name, zone, client_address, peer_address, admin_address] = texts.try_into().expect("five");
+        Member { id, name, zone, weight, state, client_address, peer_address, admin_address }
+    });
+    let partition = || any::<u32>().prop_map(PartitionId);
+    let ids = || option::of(vec(member(), 0..4));
+    let lists = (
+        option::of(vec(members, 0..3)),
+        vec((partition(), assignment()), 0..3),
+        ids(),
+        vec((partition(), option::of(assignment())), 0..3),
+        ids(),
+        vec((any::<u32>().prop_map(GroupId), option::of(moving())), 0..3),
+    );
+    (any::<[u64; 3]>(), reason(), lists).prop_map(|([base, at_ms, fence], reason, lists)| {
+        let (members, assignments, map_voters, targets, map_target, moves) = lists;
+        MapChange { base, at_ms, reason, fence, members, assignments, map_voters, targets, map_target, moves }
+    })
+}
+
+pub fn map_entry() -> impl Strategy<Value = MapEntry> {
+    prop_oneof![map_change().prop_map(MapEntry::Change), configure().prop_map(MapEntry::Configure)]
+}
+
+/// A first map, or one of which members come and go and groups are moving.
 pub fn map() -> impl Strategy<Value = Map> {
-    let state = prop::sample::select(vec![MemberState::Joining, MemberState::Active, MemberState::Leaving]);
-    let member = (1u32..1000, state, "[a-z]{0,4}");
-    (vec(member, 1..6), 0u32..5, 1usize..4, any::<[u8; 16]>()).prop_map(|(members, partitions, factor, cluster)| {
+    let member = (1u32..1000, state(), "[a-z]{0,4}");
+    let first = (vec(member, 1..6), 0u32..5, 1usize..4, any::<[u8; 16]>());
+    let first = first.prop_map(|(members, partitions, factor, cluster)| {
         let factor = factor.min(members.len());
         let members = members.into_iter().enumerate().map(|(at, (weight, state, zone))| Member {
             id: MemberId::new(at as u64 + 1).expect("not 0"),
@@ -255,5 +460,25 @@ pub fn map() -> impl Strategy<Value = Map> {
             admin_address: format!("m{at}:3"),
         });
         Map::bootstrap(ClusterId(cluster), 1 << partitions, factor, members.collect()).expect("members that can be")
-    })
+    });
+    (first, any::<(u64, u64, bool)>(), vec((any::<u32>(), any::<bool>(), any::<u64>()), 0..4)).prop_map(
+        |(mut map, (epoch, fence, grows), moves)| {
+            map.epoch = epoch.max(1);
+            map.fence = fence;
+            for (number, cancelled, epoch) in moves {
+                let partition = PartitionId(number % map.partitions());
+                let voters = map.assignments[partition.0 as usize].replicas.clone();
+                let add = map.members.iter().map(|member| member.id).find(|id| !voters.contains(id));
+                let Some(add) = add else { continue };
+                let moving = Move { add: Some(add), remove: Some(voters[0]), cancelled, epoch: epoch.min(map.epoch) };
+                map.moves.insert(partition.group(), moving);
+                let replicas: Vec<MemberId> = voters[1..].iter().copied().chain([add]).collect();
+                map.targets.insert(partition, Assignment { leader: replicas[0], replicas });
+            }
+            if grows {
+                map.map_target = map.members.iter().map(|member| member.id).take(5).collect();
+            }
+            map
+        },
+    )
 }

@@ -1,6 +1,6 @@
 //! The admin port: how the member is, and the beginning of a store.
 
-use annulus_core::id::{ClusterId, MemberId};
+use annulus_core::id::ClusterId;
 use annulus_core::map::{Map, Member, MemberState};
 use http::request::Parts;
 use hyper::body::Incoming;
@@ -8,6 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use super::edge::{Edge, json};
 use super::headers::declared_length;
+use super::members::Named;
 use super::problem::{Kind, Problem};
 use super::ring::Id;
 use super::{Response, body, query};
@@ -18,6 +19,10 @@ struct Status {
     id: Id,
     name: String,
     zone: String,
+    weight: u32,
+    client_address: String,
+    peer_address: String,
+    admin_address: String,
     version: &'static str,
     cluster: Option<String>,
     epoch: u64,
@@ -26,6 +31,8 @@ struct Status {
     lanes: usize,
     replicas: usize,
     leaders: usize,
+    moves_in: usize,
+    evicted: bool,
     uptime_seconds: u64,
 }
 
@@ -36,6 +43,10 @@ pub(super) fn status<R: Router>(edge: &Edge<R>) -> Response {
         id: Id(status.id),
         name: status.name,
         zone: status.zone,
+        weight: status.weight,
+        client_address: status.client_address,
+        peer_address: status.peer_address,
+        admin_address: status.admin_address,
         version: env!("CARGO_PKG_VERSION"),
         cluster: status.cluster.map(|cluster| cluster.to_string()),
         epoch: status.epoch,
@@ -44,6 +55,8 @@ pub(super) fn status<R: Router>(edge: &Edge<R>) -> Response {
         lanes: status.lanes,
         replicas: status.replicas,
         leaders: status.leaders,
+        moves_in: status.moves_in,
+        evicted: status.evicted,
         uptime_seconds: status.uptime.as_secs(),
     };
     json(serde_json::to_vec(&status).expect("strings and numbers always serialise"))
@@ -56,20 +69,7 @@ struct Bootstrap {
     cluster: ClusterId,
     partitions: u32,
     replication_factor: usize,
-    members: Vec<BootstrapMember>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct BootstrapMember {
-    #[serde(deserialize_with = "parsed")]
-    id: MemberId,
-    name: String,
-    zone: String,
-    weight: u32,
-    client_address: String,
-    peer_address: String,
-    admin_address: String,
+    members: Vec<Named>,
 }
 
 #[derive(Serialize)]
@@ -78,7 +78,10 @@ struct Bootstrapped {
     epoch: u64,
 }
 
-fn parsed<'de, D: Deserializer<'de>, T: std::str::FromStr<Err: std::fmt::Display>>(from: D) -> Result<T, D::Error> {
+/// A field that stands as text.
+pub(super) fn parsed<'de, D: Deserializer<'de>, T: std::str::FromStr<Err: std::fmt::Display>>(
+    from: D,
+) -> Result<T, D::Error> {
     String::deserialize(from)?.parse().map_err(serde::de::Error::custom)
 }
 
@@ -95,10 +98,15 @@ pub(super) async fn bootstrap<R: Router>(edge: &Edge<R>, parts: &Parts, body: In
     }
 }
 
-fn first_map(body: &[u8]) -> Result<Map, Problem> {
-    let asked: Bootstrap = serde_json::from_slice(body).map_err(|error| {
+/// What the JSON of a request says, or where it is wrong.
+pub(super) fn from_json<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Problem> {
+    serde_json::from_slice(body).map_err(|error| {
         Problem::new(Kind::InvalidJson, error.to_string()).with("line", error.line()).with("column", error.column())
-    })?;
+    })
+}
+
+fn first_map(body: &[u8]) -> Result<Map, Problem> {
+    let asked: Bootstrap = from_json(body)?;
     let members = asked.members.into_iter().map(|member| Member {
         id: member.id,
         name: member.name,

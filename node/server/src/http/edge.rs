@@ -18,7 +18,7 @@ use super::headers::Headers;
 use super::limits::Resources;
 use super::problem::{Kind, Problem};
 use super::route::{Port, Route};
-use super::{EPOCH_HEADER, Response, admin, kv, openapi, probes, query, ring, scan};
+use super::{EPOCH_HEADER, Response, admin, evict, history, kv, members, openapi, plan, probes, query, ring, scan};
 use crate::router::Router;
 
 /// One port of one I/O thread.
@@ -46,7 +46,7 @@ impl<R: Router> Edge<R> {
     /// How long a request waits for its answer.
     pub(super) fn timeout(&self, parameter: Option<&str>) -> Result<Duration, Problem> {
         let limits = &self.resources.limits;
-        parameter.map_or(Ok(limits.default_timeout), |value| query::timeout(value, limits.max_timeout))
+        parameter.map_or(Ok(limits.default_timeout), |value| query::duration("timeout", value, limits.max_timeout))
     }
 
     /// Answers one request of a connection.
@@ -103,10 +103,19 @@ impl<R: Router> Edge<R> {
             let detail = format!("`{}` is not a method of this path; it takes {methods}", parts.method);
             return Err(Problem::new(Kind::MethodNotAllowed, detail).allow(methods));
         }
+        if self.port == Port::Client {
+            headers.no_fence()?;
+        }
         match route {
             Route::Key => kv::answer(self, parts, headers, body).await,
             Route::List => scan::answer(self, parts.uri.query()).await,
             Route::AdminBootstrap => admin::bootstrap(self, parts, body).await,
+            Route::AdminMembers => members::put(self, parts, headers, body).await,
+            Route::AdminMember => members::remove(self, parts, headers).await,
+            Route::AdminDrain => members::drain(self, parts, headers).await,
+            Route::AdminHistory => history::answer(self, parts.uri.query()).await,
+            Route::AdminEvict => evict::answer(self, parts).await,
+            Route::AdminPlan => plan::answer(self, parts.uri.query()).await,
             Route::Ring | Route::Health | Route::Ready | Route::Metrics | Route::OpenApi | Route::AdminStatus => {
                 let [] = query::parameters(parts.uri.query(), [])?;
                 match route {
@@ -126,7 +135,11 @@ impl<R: Router> Edge<R> {
         let shown: String = path.chars().take(200).collect();
         let there_is = match self.port {
             Port::Client => "/v1/kv/{key}, /v1/kv?prefix=, /v1/ring, /healthz, /readyz, /metrics",
-            Port::Admin => "/admin/v1/status, /admin/v1/bootstrap, /healthz, /readyz, /metrics",
+            Port::Admin => {
+                "/admin/v1/status, /admin/v1/bootstrap, /admin/v1/members, /admin/v1/members/{id}, \
+                 /admin/v1/members/{id}/drain, /admin/v1/plan, /admin/v1/history, /admin/v1/leaders/evict, /healthz, \
+                 /readyz, /metrics"
+            }
         };
         let detail = format!("there is no `{shown}` on this port; there are {there_is}; /openapi.json describes them");
         Problem::new(Kind::UnknownPath, detail)

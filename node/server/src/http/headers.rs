@@ -9,12 +9,16 @@ use annulus_core::partition::MAX_IDEMPOTENCY_KEY_BYTES;
 use super::framing::Fault;
 use super::problem::{Kind, Problem};
 
+/// Says which operator speaks, so that one that was replaced is not listened to any more.
+const OPERATOR_FENCE: &str = "annulus-operator-fence";
+
 /// The headers of one request. Each stands there at most once.
 #[derive(Default, Debug)]
 pub(super) struct Headers<'a> {
     pub(super) if_match: Option<&'a [u8]>,
     pub(super) if_none_match: Option<&'a [u8]>,
     pub(super) idempotency_key: Option<&'a [u8]>,
+    operator_fence: Option<&'a [u8]>,
     host: Option<&'a [u8]>,
 }
 
@@ -40,6 +44,8 @@ impl<'a> Headers<'a> {
                 return Err(malformed("the only `Transfer-Encoding` taken is `chunked`"));
             } else if name == "idempotency-key" {
                 once(&mut headers.idempotency_key, "idempotency-key", value)?;
+            } else if name == OPERATOR_FENCE {
+                once(&mut headers.operator_fence, OPERATOR_FENCE, value)?;
             } else if name.as_str().starts_with("annulus-") && name != super::EPOCH_HEADER {
                 // A header of ours that asks for something unknown must not be taken for one that asks for nothing.
                 let detail = format!("`{name}` is not a header that this version knows");
@@ -47,6 +53,24 @@ impl<'a> Headers<'a> {
             }
         }
         headers.check(parts)
+    }
+
+    /// Refuses a fence where nothing is fenced: it must not be taken for something that holds.
+    pub(super) fn no_fence(&self) -> Result<(), Problem> {
+        self.operator_fence.map_or(Ok(()), |_| {
+            let detail = "`Annulus-Operator-Fence` means something on the admin port only";
+            Err(Problem::new(Kind::InvalidHeader, detail).with("header", OPERATOR_FENCE))
+        })
+    }
+
+    /// The lease generation of the operator that speaks; 0 for a person, who sends none.
+    pub(super) fn fence(&self) -> Result<u64, Problem> {
+        let Some(value) = self.operator_fence else { return Ok(0) };
+        let digits = std::str::from_utf8(value).ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
+        digits.and_then(|digits| digits.parse().ok()).ok_or_else(|| {
+            let detail = format!("`Annulus-Operator-Fence` must be a whole number from 0 to {}", u64::MAX);
+            Problem::new(Kind::InvalidHeader, detail).with("header", OPERATOR_FENCE)
+        })
     }
 
     fn check(self, parts: &Parts) -> Result<Self, Problem> {

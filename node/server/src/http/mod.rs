@@ -1,7 +1,7 @@
 //! The HTTP edge: bytes of clients in, operations for groups out, and back.
 //!
 //! ```text
-//! socket ─▶ server (accept, limits) ─▶ guard (deadlines) ─▶ hyper ─▶ edge (route) ─▶ kv · scan · ring · admin ─▶ Router
+//! socket ─▶ server (accept, limits) ─▶ guard (deadlines) ─▶ hyper ─▶ edge (route) ─▶ kv · scan · ring · admin … ─▶ Router
 //!                                        └▶ framing (faults that hyper lets through)
 //! ```
 //!
@@ -15,12 +15,17 @@ mod body;
 mod condition;
 mod cursor;
 mod edge;
+mod evict;
 mod framing;
 mod guard;
 mod headers;
+mod history;
 mod kv;
 mod limits;
+mod map_group;
+mod members;
 mod openapi;
+mod plan;
 mod probes;
 pub mod problem;
 mod query;

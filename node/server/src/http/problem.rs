@@ -56,6 +56,10 @@ kinds! {
     InvalidJson "invalid-json" 400 "The JSON body is invalid";
     /// There is nothing at this path.
     UnknownPath "unknown-path" 404 "There is nothing here";
+    /// The store has no such member.
+    UnknownMember "unknown-member" 404 "There is no such member";
+    /// The map of this epoch is not kept.
+    UnknownEpoch "unknown-epoch" 404 "The map of this epoch is not known";
     /// The store holds no such key.
     KeyNotFound "key-not-found" 404 "The key does not exist";
     /// The path does not take this method.
@@ -66,6 +70,20 @@ kinds! {
     IdempotencyConflict "idempotency-conflict" 409 "The idempotency key was used for another write";
     /// The member already belongs to a store with another first map.
     BootstrapConflict "bootstrap-conflict" 409 "The member already belongs to a store";
+    /// A newer operator has spoken.
+    StaleFence "stale-fence" 409 "A newer operator has taken over";
+    /// The map is not the one that the change was worked out from.
+    MapChanged "map-changed" 409 "The map has changed meanwhile";
+    /// Another change of the map is being agreed on.
+    ChangeInProgress "change-in-progress" 409 "Another change is being agreed on";
+    /// Fewer members would be left than a partition has copies.
+    TooFewMembers "too-few-members" 409 "Too few members would be left";
+    /// The member holds replicas, which would be lost with it.
+    MemberHoldsReplicas "member-holds-replicas" 409 "The member holds replicas";
+    /// Members that are to go may hold the newest data of partitions without a quorum.
+    QuorumAtRisk "quorum-at-risk" 409 "Partitions could lose data";
+    /// A node that is to become a member is not what the request says, or does not say what it is.
+    MemberMismatch "member-mismatch" 409 "A new member is not what it should be";
     /// The condition does not hold.
     ConditionFailed "condition-failed" 412 "The condition does not hold";
     /// The body has more bytes than are allowed.
@@ -74,6 +92,8 @@ kinds! {
     InvalidTtl "invalid-ttl" 422 "The time to live is invalid";
     /// No map can be made of what was asked.
     InvalidBootstrap "invalid-bootstrap" 422 "The store cannot be made like this";
+    /// The members can't be such.
+    InvalidMembers "invalid-members" 422 "The members cannot be such";
     /// Too much is waiting already.
     Overloaded "overloaded" 429 "Too much is waiting already";
     /// Our own bug.

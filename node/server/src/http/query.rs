@@ -25,6 +25,16 @@ pub(super) fn key(path: &str) -> Result<Key, Problem> {
     })
 }
 
+/// The text that a segment of a path stands for.
+pub(super) fn segment(segment: &str) -> Result<Cow<'_, str>, Problem> {
+    let refuse = |fault: String| Problem::new(Kind::InvalidPercentEncoding, fault);
+    if !segment.contains('%') {
+        return Ok(Cow::Borrowed(segment));
+    }
+    let text = String::from_utf8(decode(segment, false).map_err(refuse)?);
+    text.map(Cow::Owned).map_err(|_| refuse(format!("`{segment}` does not stand for UTF-8")))
+}
+
 /// The values of the parameters named in `known`, in their order. Any other parameter is refused, and so is one that
 /// stands there twice: a misspelt condition must never be taken for none.
 pub(super) fn parameters<'a, const N: usize>(
@@ -75,13 +85,19 @@ pub(super) fn ttl_ms(value: &str) -> Result<u64, Problem> {
     if (1..=MAX_TTL_MS).contains(&ttl_ms) { Ok(ttl_ms) } else { Err(refuse(&"it is out of range")) }
 }
 
-/// `timeout=5s`.
-pub(super) fn timeout(value: &str, max: Duration) -> Result<Duration, Problem> {
-    let timeout = units::duration(&text("timeout", value)?).map_err(|error| invalid("timeout", error))?;
-    if timeout.is_zero() || timeout > max {
-        return Err(invalid("timeout", format_args!("it must be from 1ms to {}", units::write_duration(max))));
+/// A duration such as `timeout=5s` that is not zero and at most `max`.
+pub(super) fn duration(parameter: &'static str, value: &str, max: Duration) -> Result<Duration, Problem> {
+    let duration = units::duration(&text(parameter, value)?).map_err(|error| invalid(parameter, error))?;
+    if duration.is_zero() || duration > max {
+        return Err(invalid(parameter, format_args!("it must be from 1ms to {}", units::write_duration(max))));
     }
-    Ok(timeout)
+    Ok(duration)
+}
+
+/// `epoch=13`.
+pub(super) fn epoch(value: &str) -> Result<u64, Problem> {
+    let plain = value.bytes().all(|byte| byte.is_ascii_digit());
+    value.parse().ok().filter(|_| plain).ok_or_else(|| invalid("epoch", "it must be the whole number of an epoch"))
 }
 
 /// `consistency=linearizable|quorum|stale`.
@@ -194,8 +210,12 @@ mod tests {
             assert_eq!(limit(Some(value)).unwrap_err().kind(), Kind::InvalidParameter, "{value}");
         }
         let max = Duration::from_secs(60);
-        assert_eq!(timeout("60s", max).unwrap(), max);
-        assert!(["0s", "61s", "5", ""].iter().all(|value| timeout(value, max).is_err()));
+        assert_eq!(duration("timeout", "60s", max).unwrap(), max);
+        assert!(["0s", "61s", "5", ""].iter().all(|value| duration("timeout", value, max).is_err()));
+        assert_eq!(epoch("18446744073709551615").unwrap(), u64::MAX);
+        for value in ["", "-1", "+1", "0x5", "5.0", "1e3", " 5", "5%20", "NaN", "18446744073709551616", "AAAABQ=="] {
+            assert_eq!(epoch(value).unwrap_err().kind(), Kind::InvalidParameter, "{value}");
+        }
         assert!(flag("values", Some("true")).unwrap() && !flag("values", None).unwrap());
         assert!(flag("values", Some("1")).is_err());
         assert!(consistency(Some("eventual")).is_err());

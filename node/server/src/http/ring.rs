@@ -1,11 +1,12 @@
-//! `GET /v1/ring`: who the members are, which partitions they hold, and who leads.
+//! `GET /v1/ring`: who the members are, which partitions they hold, who leads, and what moves.
 
 use annulus_core::id::{MemberId, PartitionId};
-use annulus_core::map::MemberState;
+use annulus_core::map::{Map, MemberState};
+use bytes::Bytes;
 use serde::{Serialize, Serializer};
 
 use super::Response;
-use super::edge::{Edge, json};
+use super::edge::{Edge, content};
 use super::problem::{Kind, Problem};
 use crate::router::Router;
 
@@ -17,7 +18,7 @@ struct Ring<'a> {
     replication_factor: usize,
     members: Vec<Member<'a>>,
     assignments: Vec<Assignment<'a>>,
-    moves: [(); 0],
+    moves: Vec<Move>,
 }
 
 #[derive(Serialize)]
@@ -27,6 +28,9 @@ struct Member<'a> {
     zone: &'a str,
     state: &'static str,
     client_address: &'a str,
+    weight: u32,
+    peer_address: &'a str,
+    admin_address: &'a str,
 }
 
 #[derive(Serialize)]
@@ -36,6 +40,16 @@ struct Assignment<'a> {
     replicas: &'a [MemberId],
     /// Who leads now, as far as this member knows; `null` when it knows of nobody.
     leader: Option<Id>,
+}
+
+#[derive(Serialize)]
+struct Move {
+    group: u32,
+    /// `null` for the map group.
+    partition: Option<u32>,
+    from: Option<Id>,
+    to: Option<Id>,
+    cancelled: bool,
 }
 
 /// A member's id as it is written.
@@ -51,25 +65,49 @@ fn ids<S: Serializer>(ids: &[MemberId], serializer: S) -> Result<S::Ok, S::Error
     serializer.collect_seq(ids.iter().map(|id| Id(*id)))
 }
 
+/// Where a member is in its life.
+pub(super) fn state_name(state: MemberState) -> &'static str {
+    match state {
+        MemberState::Joining => "joining",
+        MemberState::Active => "active",
+        MemberState::Leaving => "leaving",
+        MemberState::Draining => "draining",
+    }
+}
+
 /// Answers with the ring as this member knows it.
 pub(super) fn answer<R: Router>(edge: &Edge<R>) -> Result<Response, Problem> {
     let map = edge.map()?;
+    tell(edge, &map, |partition| edge.router.leader(partition.group()))
+}
+
+/// Answers with the ring that a map says, led by these.
+pub(super) fn tell<R: Router>(
+    edge: &Edge<R>,
+    map: &Map,
+    leader: impl Fn(PartitionId) -> Option<MemberId>,
+) -> Result<Response, Problem> {
     let members = map.members.iter().map(|member| Member {
         id: Id(member.id),
         name: &member.name,
         zone: &member.zone,
-        state: match member.state {
-            MemberState::Joining => "joining",
-            MemberState::Active => "active",
-            MemberState::Leaving => "leaving",
-            MemberState::Draining => "draining",
-        },
+        state: state_name(member.state),
         client_address: &member.client_address,
+        weight: member.weight,
+        peer_address: &member.peer_address,
+        admin_address: &member.admin_address,
     });
     let assignments = (0..map.partitions()).zip(&map.assignments).map(|(partition, assignment)| Assignment {
         partition,
         replicas: &assignment.replicas,
-        leader: edge.router.leader(PartitionId(partition).group()).map(Id),
+        leader: leader(PartitionId(partition)).map(Id),
+    });
+    let moves = map.moves.iter().map(|(group, moving)| Move {
+        group: group.0,
+        partition: group.partition().map(|partition| partition.0),
+        from: moving.remove.map(Id),
+        to: moving.add.map(Id),
+        cancelled: moving.cancelled,
     });
     let ring = Ring {
         cluster: map.cluster.to_string(),
@@ -78,8 +116,8 @@ pub(super) fn answer<R: Router>(edge: &Edge<R>) -> Result<Response, Problem> {
         replication_factor: map.replication_factor,
         members: members.collect(),
         assignments: assignments.collect(),
-        moves: [],
+        moves: moves.collect(),
     };
     let body = serde_json::to_vec(&ring).map_err(|_| Problem::new(Kind::Internal, "the ring could not be written"))?;
-    Ok(json(body))
+    Ok(content("application/json", edge.resources.hold_answer(Bytes::from(body))?))
 }

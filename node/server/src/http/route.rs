@@ -32,6 +32,18 @@ pub(super) enum Route {
     AdminStatus,
     /// The beginning of a store.
     AdminBootstrap,
+    /// Who the members are to be.
+    AdminMembers,
+    /// One member.
+    AdminMember,
+    /// Whether everything is to move away from a member.
+    AdminDrain,
+    /// What is about to happen to the ring.
+    AdminPlan,
+    /// What has happened to the map.
+    AdminHistory,
+    /// Whether this member leads anything.
+    AdminEvict,
     /// Nothing.
     Unknown,
 }
@@ -51,7 +63,7 @@ const BOTH: &[Port] = &[Port::Client, Port::Admin];
 
 /// All routes, in the order of [`Route`].
 #[rustfmt::skip]
-pub(super) const ROUTES: [Entry; 10] = [
+pub(super) const ROUTES: [Entry; 16] = [
     Entry { route: Route::Key, name: "key", path: "/v1/kv/{key}", methods: "GET, HEAD, PUT, DELETE", ports: CLIENT },
     Entry { route: Route::List, name: "list", path: "/v1/kv", methods: "GET, HEAD", ports: CLIENT },
     Entry { route: Route::Ring, name: "ring", path: "/v1/ring", methods: "GET, HEAD", ports: CLIENT },
@@ -61,6 +73,12 @@ pub(super) const ROUTES: [Entry; 10] = [
     Entry { route: Route::OpenApi, name: "openapi", path: "/openapi.json", methods: "GET, HEAD", ports: BOTH },
     Entry { route: Route::AdminStatus, name: "admin_status", path: "/admin/v1/status", methods: "GET, HEAD", ports: ADMIN },
     Entry { route: Route::AdminBootstrap, name: "admin_bootstrap", path: "/admin/v1/bootstrap", methods: "POST", ports: ADMIN },
+    Entry { route: Route::AdminMembers, name: "admin_members", path: "/admin/v1/members", methods: "PUT", ports: ADMIN },
+    Entry { route: Route::AdminMember, name: "admin_member", path: "/admin/v1/members/{id}", methods: "DELETE", ports: ADMIN },
+    Entry { route: Route::AdminDrain, name: "admin_drain", path: "/admin/v1/members/{id}/drain", methods: "POST, DELETE", ports: ADMIN },
+    Entry { route: Route::AdminPlan, name: "admin_plan", path: "/admin/v1/plan", methods: "GET, HEAD", ports: ADMIN },
+    Entry { route: Route::AdminHistory, name: "admin_history", path: "/admin/v1/history", methods: "GET, HEAD", ports: ADMIN },
+    Entry { route: Route::AdminEvict, name: "admin_evict", path: "/admin/v1/leaders/evict", methods: "POST, DELETE", ports: ADMIN },
     Entry { route: Route::Unknown, name: "unknown", path: "", methods: "", ports: &[] },
 ];
 
@@ -70,8 +88,14 @@ impl Route {
         if path.starts_with(KEY_PREFIX) {
             return if port == Port::Client { Self::Key } else { Self::Unknown };
         }
-        let entry = ROUTES.iter().find(|entry| entry.path == path && entry.ports.contains(&port));
+        let entry = ROUTES.iter().find(|entry| entry.ports.contains(&port) && segment(entry.path, path).is_some());
         entry.map_or(Self::Unknown, |entry| entry.route)
+    }
+
+    /// What stands in a path of this route for the one segment that is a parameter, as it was sent; empty for a route
+    /// without one.
+    pub(super) fn parameter(self, path: &str) -> &str {
+        segment(self.entry().path, path).unwrap_or("")
     }
 
     /// Its row in the table.
@@ -88,6 +112,15 @@ impl Route {
     pub(super) fn is_v1(self) -> bool {
         matches!(self, Self::Key | Self::List | Self::Ring)
     }
+}
+
+/// The segment of `path` that stands where `pattern` says `{…}`, or an empty one if it says that nowhere. `None` if the
+/// path is not of this pattern.
+fn segment<'a>(pattern: &str, path: &'a str) -> Option<&'a str> {
+    let Some((before, rest)) = pattern.split_once('{') else { return (pattern == path).then_some("") };
+    let (_, after) = rest.split_once('}')?;
+    let segment = path.strip_prefix(before)?.strip_suffix(after)?;
+    (!segment.is_empty() && !segment.contains('/')).then_some(segment)
 }
 
 /// What comes before a key in a path.
@@ -108,6 +141,27 @@ mod tests {
         for path in ["", "*", "/", "//v1/kv/a", "/v1/kv2", "/v1/ring/", "/V1/ring", "/v1/kv/{key}x"] {
             let expected = if path.starts_with(KEY_PREFIX) { Route::Key } else { Route::Unknown };
             assert_eq!(Route::of(Port::Client, path), expected, "{path}");
+        }
+    }
+
+    #[test]
+    fn a_parameter_is_one_segment_that_is_not_empty() {
+        for (path, route, parameter) in [
+            ("/admin/v1/members", Route::AdminMembers, ""),
+            ("/admin/v1/members/node-1", Route::AdminMember, "node-1"),
+            ("/admin/v1/members/drain", Route::AdminMember, "drain"),
+            ("/admin/v1/members/a%2Fdrain", Route::AdminMember, "a%2Fdrain"),
+            ("/admin/v1/members/{id}/drain", Route::AdminDrain, "{id}"),
+            ("/admin/v1/members/drain/drain", Route::AdminDrain, "drain"),
+            ("/admin/v1/members/", Route::Unknown, ""),
+            ("/admin/v1/members//drain", Route::Unknown, ""),
+            ("/admin/v1/members/a/b/drain", Route::Unknown, ""),
+            ("/admin/v1/members/a/", Route::Unknown, ""),
+            ("/admin/v1/members/a/drain/", Route::Unknown, ""),
+        ] {
+            let found = Route::of(Port::Admin, path);
+            assert_eq!((found, found.parameter(path)), (route, parameter), "{path}");
+            assert_eq!(Route::of(Port::Client, path), Route::Unknown, "{path}");
         }
     }
 

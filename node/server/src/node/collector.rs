@@ -19,8 +19,16 @@ pub(super) struct NodeCollector {
 
 type Figure = (&'static str, &'static str, fn(&LaneGauges) -> u64);
 
-const GAUGES: [Figure; 4] = [
+const GAUGES: [Figure; 6] = [
     ("lane_replicas", "Groups that this lane holds a replica of", |lane| lane.replicas.load(Ordering::Relaxed) as u64),
+    ("lane_moves_in", "Groups whose replica in this lane is still to get what the others have", |lane| {
+        lane.moves_in.load(Ordering::Relaxed) as u64
+    }),
+    (
+        "lane_move_rate_bytes_per_second",
+        "How fast snapshots may be sent now, by how long clients' writes take",
+        |lane| lane.move_rate.load(Ordering::Relaxed),
+    ),
     ("lane_leaders", "Groups that this lane leads", |lane| lane.leaders.load(Ordering::Relaxed) as u64),
     ("lane_settled", "Groups that have a leader and are not behind its term", |lane| {
         lane.settled.load(Ordering::Relaxed) as u64

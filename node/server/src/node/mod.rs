@@ -10,6 +10,7 @@ mod collector;
 mod io;
 mod map_file;
 mod membership;
+mod quarantine;
 mod start;
 
 pub use membership::Membership;

@@ -2,11 +2,14 @@
 
 use std::future::Future;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
 use annulus_core::id::MemberId;
+use annulus_core::map::Map;
 use annulus_core::replica::Settings;
 use rand::Rng;
 use tokio::net::TcpListener;
@@ -15,17 +18,20 @@ use tokio::task::LocalSet;
 
 use super::collector::NodeCollector;
 use super::io::{IoThread, Work};
-use super::{Membership, map_file};
-use crate::config::Config;
+use super::membership::{About, Membership};
+use super::{map_file, quarantine};
+use crate::config::{Config, OnDamage};
 use crate::http::{self, Limits, Port, Resources};
 use crate::metrics::Metrics;
 use crate::peers::{self, Peers};
 use crate::router::{NodeParts, NodeRouter};
-use crate::runtime::{self, Clock, LaneHandle, LaneSetup, Links, ReplyQueue, Shared, Waiters};
+use crate::runtime::{self, Clock, LaneFailure, LaneHandle, LaneSetup, Links, ReplyQueue, Shared, Waiters};
 use crate::storage::{self, Directory, Disk, Identity, IdentityFile};
 
 /// Most bytes of proposals of one group that are not committed yet; beyond it writes are turned away.
 const MAX_UNCOMMITTED_BYTES: u64 = 16 * 1024 * 1024;
+/// For how long a member that stops takes no leadership: longer than any stop takes.
+const STOPPING_LASTS: Duration = Duration::from_secs(3600);
 /// Most maps from peers that wait to be looked at.
 const MAPS: usize = 16;
 
@@ -56,11 +62,10 @@ pub enum Error {
         /// The cluster.
         cluster: annulus_core::id::ClusterId,
     },
-    /// The copy of the map is of another cluster, or of a time when this member was not in it.
+    /// The copy of the map is of another cluster.
     #[error(
-        "the volume in `{path}` is of member {member} of cluster {cluster}, but its copy of the map is of cluster {found} \
-         and {}; files of two volumes were mixed: put the right ones back, or let this member rejoin with an empty volume",
-        if *.named { "names this member" } else { "does not name this member" }
+        "the volume in `{path}` is of member {member} of cluster {cluster}, but its copy of the map is of cluster {found}; \
+         files of two volumes were mixed: put the right ones back, or let this member rejoin with an empty volume"
     )]
     OtherMap {
         /// The directory.
@@ -71,8 +76,6 @@ pub enum Error {
         cluster: annulus_core::id::ClusterId,
         /// The cluster, as the map says.
         found: annulus_core::id::ClusterId,
-        /// Whether the map names the member.
-        named: bool,
     },
     /// The volume is another member's.
     #[error(
@@ -109,10 +112,48 @@ pub enum Error {
 /// Runs a member until `stop` ends, then lets open requests end.
 pub fn run(config: Config, stop: impl Future<Output = ()>) -> Result<(), Error> {
     let listeners = Listeners::bind(&config)?;
-    let volume = Volume::open(&config)?;
-    let runtime = current_thread_runtime()?;
-    let local = LocalSet::new();
-    local.block_on(&runtime, serve(config, listeners, volume, stop))
+    let (data, on_damage) = (config.data.clone(), config.on_damage);
+    let ended = Volume::open(&config).and_then(|volume| {
+        let runtime = current_thread_runtime()?;
+        let local = LocalSet::new();
+        local.block_on(&runtime, serve(config, listeners, volume, stop))
+    });
+    if let Err(error) = &ended
+        && error.is_damage()
+    {
+        damaged(&data, on_damage, &error.to_string());
+    }
+    ended
+}
+
+/// The volume must not be used any more. What that means is up to the configuration.
+fn damaged(data: &Path, on_damage: OnDamage, reason: &str) {
+    if on_damage == OnDamage::Stop {
+        return;
+    }
+    match quarantine::mark(data, reason) {
+        Ok(()) => {
+            tracing::error!(reason, "at its next start this member sets its volume aside, and begins anew as another")
+        }
+        Err(error) => tracing::error!(%error, reason, "the volume can't be marked as damaged"),
+    }
+}
+
+impl Error {
+    /// Whether the volume has lost or never had what it should have, so that it must not be voted from.
+    fn is_damage(&self) -> bool {
+        match self {
+            Self::Storage(error) => error.is_damage(),
+            Self::Replica(error) => is_damage(error),
+            Self::MapFile(map_file::Error::Damaged { .. }) | Self::MapGone { .. } | Self::OtherMap { .. } => true,
+            _ => false,
+        }
+    }
+}
+
+fn is_damage(error: &annulus_core::replica::Error) -> bool {
+    use annulus_core::replica::Error;
+    matches!(error, Error::Hole { .. } | Error::Forgotten { .. } | Error::Damaged { .. })
 }
 
 fn current_thread_runtime() -> Result<tokio::runtime::Runtime, Error> {
@@ -147,14 +188,20 @@ impl Listeners {
 struct Volume {
     disk: Arc<dyn Disk>,
     identity: Arc<IdentityFile>,
-    map: Option<Arc<annulus_core::map::Map>>,
+    map: Option<Arc<Map>>,
 }
 
 impl Volume {
     fn open(config: &Config) -> Result<Self, Error> {
         let path = config.data.display().to_string();
-        std::fs::create_dir_all(&config.data).map_err(|source| Error::Data { path: path.clone(), source })?;
+        let unusable = |source| Error::Data { path: path.clone(), source };
+        std::fs::create_dir_all(&config.data).map_err(unusable)?;
         let disk: Arc<dyn Disk> = Arc::new(Directory::open(&config.data)?);
+        if let Some(reason) = quarantine::marked(&config.data).filter(|_| config.on_damage == OnDamage::Quarantine) {
+            let folder = quarantine::set_aside(&config.data).map_err(unusable)?;
+            let folder = folder.display();
+            tracing::warn!(reason, %folder, "the damaged volume is set aside; this member begins anew, and waits to be added");
+        }
         let identity = match IdentityFile::open(Arc::clone(&disk))? {
             Some(identity) => identity,
             None => IdentityFile::create(Arc::clone(&disk), new_identity(config))?,
@@ -168,9 +215,12 @@ impl Volume {
             None => None,
             Some(cluster) => {
                 let map = map_file::read(&*disk)?.ok_or_else(|| Error::MapGone { path: path.clone(), cluster })?;
-                let (member, named) = (known.member, map.member(known.member).is_some());
-                if map.cluster != cluster || !named {
-                    return Err(Error::OtherMap { path, member, cluster, found: map.cluster, named });
+                let member = known.member;
+                if map.cluster != cluster {
+                    return Err(Error::OtherMap { path, member, cluster, found: map.cluster });
+                }
+                if map.member(member).is_none() {
+                    tracing::warn!(%member, "this member was removed from its store, and waits to be added again");
                 }
                 Some(map)
             }
@@ -209,18 +259,19 @@ async fn serve(
         io.push(thread);
     }
     let (links, clock) = (Links::default(), Clock::default());
-    let lanes = spawn_lanes(&config, &volume, &shared, &links, clock, &replies)?;
     let (map_sender, maps) = mpsc::channel(MAPS);
+    let lanes = spawn_lanes(&config, &volume, &shared, &links, clock, (&replies, &map_sender))?;
     let membership = Membership::new(
         volume.disk,
         volume.identity,
-        config.zone.clone(),
+        About::from(&config),
         Arc::clone(&shared),
+        links.clone(),
         lanes.clone(),
-        stop_seen.clone(),
     );
     let peers = Peers { shared: Arc::clone(&shared), lanes: lanes.clone(), replies, links, clock, maps: map_sender };
-    let parts = NodeParts { shared, lanes: lanes.into(), links: peers.links.clone(), clock, membership };
+    let parts =
+        NodeParts { shared, lanes: lanes.into(), links: peers.links.clone(), clock, membership: membership.clone() };
     let resources = resources(&config, &parts);
     let router = Rc::new(NodeRouter { parts: parts.clone(), waiters });
     tokio::task::spawn_local(peers::serve(listener(listeners.peer)?, peers.clone()));
@@ -242,7 +293,9 @@ async fn serve(
     };
     let stopped = async {
         stop.await;
-        tracing::info!("stopping: open requests may end");
+        membership.stop();
+        let left = membership.evict(STOPPING_LASTS).await;
+        tracing::info!(leaders_left = left, "stopping: open requests may end");
         stopping.send_replace(true);
     };
     tokio::join!(serving, stopped);
@@ -254,12 +307,20 @@ async fn serve(
     Ok(())
 }
 
-/// Dials the other members, as soon as it is known who they are.
+/// Dials the other members, as soon as it is known who they are, and those that join later.
 async fn link_up(membership: Membership, peers: Peers) {
     membership.joined().await;
-    let Some(map) = peers.shared.map() else { return };
-    for member in map.members.iter().map(|member| member.id).filter(|id| *id != peers.shared.member) {
-        tokio::task::spawn_local(peers::dial(peers.clone(), member));
+    let mut maps = membership.map_changes();
+    loop {
+        let map = maps.borrow_and_update().clone();
+        let members = map.iter().flat_map(|map| &map.members).map(|member| member.id);
+        for member in members.filter(|id| *id != peers.shared.member && peers.links.to(*id).is_none()) {
+            // Ends by itself when the map does not name the member any more.
+            tokio::task::spawn_local(peers::dial(peers.clone(), member));
+        }
+        if maps.changed().await.is_err() {
+            return;
+        }
     }
 }
 
@@ -285,7 +346,7 @@ fn spawn_lanes(
     shared: &Arc<Shared>,
     links: &Links,
     clock: Clock,
-    replies: &[ReplyQueue],
+    (replies, maps): (&[ReplyQueue], &mpsc::Sender<Arc<Map>>),
 ) -> Result<Vec<LaneHandle>, Error> {
     let identity = volume.identity.get();
     let options = storage::Options { cache_bytes: config.cache_bytes.as_usize(), ..storage::Options::default() };
@@ -295,7 +356,7 @@ fn spawn_lanes(
         election_timeout: config.election_timeout.get(),
         max_uncommitted_bytes: MAX_UNCOMMITTED_BYTES,
     };
-    let mut lanes = Vec::new();
+    let mut lanes: Vec<LaneHandle> = Vec::new();
     for (lane, mark) in (0..identity.lanes).zip(&identity.marks) {
         let opened = storage::open_lane(&volume.disk, lane, *mark, &options)?;
         volume.identity.set_mark(lane, opened.mark)?;
@@ -310,17 +371,31 @@ fn spawn_lanes(
                 clock,
                 links: links.clone(),
                 replies: replies.to_vec(),
+                maps: maps.clone(),
+                map_lane: lanes.first().cloned(),
+                move_bytes_per_second: config.max_move_rate.as_usize() as u64,
                 overlay_max_bytes: config.overlay.max_bytes.as_usize(),
                 overlay_max_age: config.overlay.max_age.get(),
             },
-            lane_failed,
+            Box::new({
+                let (data, on_damage) = (config.data.clone(), config.on_damage);
+                move |failure| lane_failed(&data, on_damage, failure)
+            }),
         )?);
     }
     Ok(lanes)
 }
 
 /// A lane that can't go on must not be served from, nor vote: the process ends, and whoever runs it starts it again.
-fn lane_failed(reason: &str) -> ! {
+fn lane_failed(data: &Path, on_damage: OnDamage, failure: &LaneFailure) -> ! {
+    let reason = failure.to_string();
     tracing::error!(reason, "a lane can't go on; the member stops");
+    let lost = match failure {
+        LaneFailure::Replica(error) => is_damage(error),
+        LaneFailure::Storage(error) => error.is_damage(),
+    };
+    if lost {
+        damaged(data, on_damage, &reason);
+    }
     std::process::exit(70);
 }

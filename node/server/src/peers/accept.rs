@@ -3,10 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use annulus_core::codec::frame::{HEADER_BYTES, Hello, Item, MAX_PAYLOAD_BYTES, read_header, read_payload};
+use annulus_core::codec::frame::{
+    FrameWriter, HEADER_BYTES, Hello, Item, MAX_PAYLOAD_BYTES, read_header, read_payload,
+};
 use annulus_core::codec::{self};
+use annulus_core::map::Map;
 use bytes::{Bytes, BytesMut};
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
@@ -70,10 +73,15 @@ async fn listen(mut stream: TcpStream, peers: &Peers) -> Result<(), LinkError> {
     let first = timeout(HELLO_TIMEOUT, read_frame(&mut stream, &mut buffer, MAX_HELLO_BYTES)).await;
     let mut items = first.map_err(|_| LinkError::Silent)??.into_iter();
     let Some(Item::Hello(hello)) = items.next() else { return Err(LinkError::NoHello) };
-    check(&hello, peers)?;
+    let items: Vec<Item> = items.collect();
+    let checked = check(&hello, peers, &items);
+    if let Err(LinkError::Stranger { .. }) = checked {
+        say_goodbye(&mut stream, peers, &hello).await;
+    }
+    checked?;
     tracing::debug!(from = %hello.from, "peer connected");
     peers.links.opened_by(hello.from);
-    peers.deliver(hello.from, items.collect());
+    peers.deliver(hello.from, items);
     let error = loop {
         match read_frame(&mut stream, &mut buffer, MAX_PAYLOAD_BYTES).await {
             // Until this member belongs to the cluster, there is nothing that a message could be for.
@@ -87,7 +95,27 @@ async fn listen(mut stream: TcpStream, peers: &Peers) -> Result<(), LinkError> {
     Err(error)
 }
 
-fn check(hello: &Hello, peers: &Peers) -> Result<(), LinkError> {
+/// Tells a member that was removed, and has not heard of that yet, that it was.
+async fn say_goodbye(stream: &mut TcpStream, peers: &Peers, hello: &Hello) {
+    let Some(map) = peers.shared.map().filter(|map| map.epoch > hello.epoch) else { return };
+    let mut frame = FrameWriter::default();
+    frame.push(&Item::Map(map.encode()));
+    // It may not be there any more to hear it.
+    let _ = timeout(HELLO_TIMEOUT, stream.write_all(&frame.finish())).await;
+    let _ = timeout(HELLO_TIMEOUT, stream.shutdown()).await;
+}
+
+/// Whether a newer map that came with a hello says that whoever speaks is a member.
+fn is_introduced(hello: &Hello, ours: &Map, items: &[Item]) -> bool {
+    let maps = items.iter().filter_map(|item| match item {
+        Item::Map(map) if hello.epoch > ours.epoch => Map::decode(map.clone()).ok(),
+        _ => None,
+    });
+    maps.into_iter()
+        .any(|map| map.cluster == ours.cluster && map.epoch > ours.epoch && map.member(hello.from).is_some())
+}
+
+fn check(hello: &Hello, peers: &Peers, items: &[Item]) -> Result<(), LinkError> {
     if hello.to != peers.shared.member {
         return Err(LinkError::OtherMember { meant: hello.to, here: peers.shared.member });
     }
@@ -98,7 +126,9 @@ fn check(hello: &Hello, peers: &Peers) -> Result<(), LinkError> {
         Some(map) if map.cluster != hello.cluster => {
             Err(LinkError::OtherCluster { ours: map.cluster, theirs: hello.cluster })
         }
-        Some(map) if map.member(hello.from).is_none() => Err(LinkError::Stranger { from: hello.from }),
+        Some(map) if map.member(hello.from).is_none() && !is_introduced(hello, &map, items) => {
+            Err(LinkError::Stranger { from: hello.from })
+        }
         _ => Ok(()),
     }
 }

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use annulus_core::codec::frame::{FrameWriter, Hello, Item};
+use annulus_core::codec::frame::{FrameWriter, Hello, Item, MAX_PAYLOAD_BYTES};
 use annulus_core::id::MemberId;
-use bytes::Bytes;
+use annulus_core::map::{Map, MemberState};
+use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::Peers;
@@ -25,17 +26,31 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Most frames that are written at once.
 const BATCH: usize = 64;
 
-/// Keeps a link to a member up, and sends what its queue holds, for as long as the node runs.
+/// Keeps a link to a member up, and sends what its queue holds, for as long as the map names that member.
 pub async fn dial(peers: Peers, member: MemberId) {
     let Some((mut frames, state)) = peers.links.add(member) else { return };
+    let mut maps = peers.shared.map_changes();
     let mut pause = FIRST_PAUSE;
     loop {
-        match connect(&peers, member).await {
+        let Some(address) = address(&peers, member) else {
+            if peers.shared.map().is_some_and(|map| map.member(member).is_none()) {
+                break;
+            }
+            // Another member has taken its place: there is nobody to be reached until the map says otherwise.
+            if maps.changed().await.is_err() {
+                break;
+            }
+            continue;
+        };
+        match connect(&peers, member, &address).await {
             Ok(stream) => {
                 let since = Instant::now();
                 state.set_connected(true);
-                tracing::info!(peer = %member, "link up");
-                let error = speak(stream, &mut frames, &state).await;
+                tracing::info!(peer = %member, address, "link up");
+                let error = tokio::select! {
+                    error = speak(stream, &mut frames, &state, &peers, member) => error,
+                    () = moved_away(&mut maps, &peers, member, &address) => std::io::Error::other("the map says otherwise now"),
+                };
                 state.set_connected(false);
                 drop_queued(&mut frames, &state);
                 peers.lost(member);
@@ -46,15 +61,38 @@ pub async fn dial(peers: Peers, member: MemberId) {
             }
             Err(error) => tracing::debug!(peer = %member, %error, "no link yet"),
         }
-        sleep(pause).await;
-        pause = (pause * 2).min(LONGEST_PAUSE);
+        tokio::select! {
+            () = sleep(pause) => pause = (pause * 2).min(LONGEST_PAUSE),
+            () = moved_away(&mut maps, &peers, member, &address) => pause = FIRST_PAUSE,
+        }
     }
+    peers.links.remove(member);
+    tracing::info!(peer = %member, "no member any more: its link is given up");
 }
 
-async fn connect(peers: &Peers, member: MemberId) -> std::io::Result<TcpStream> {
+/// Where a member is reached; `None` when it is no member, or leaves and another one is there in its place.
+fn address(peers: &Peers, member: MemberId) -> Option<String> {
+    let map = peers.shared.map()?;
+    let known = map.member(member)?;
+    let is_taken = |other: &annulus_core::map::Member| {
+        other.id != member && other.state != MemberState::Leaving && other.peer_address == known.peer_address
+    };
+    let taken = known.state == MemberState::Leaving && map.members.iter().any(is_taken);
+    (!taken).then(|| known.peer_address.clone())
+}
+
+/// Waits until the map says that a member is somewhere else, or nowhere.
+async fn moved_away(maps: &mut watch::Receiver<Option<Arc<Map>>>, peers: &Peers, member: MemberId, was_at: &str) {
+    while maps.changed().await.is_ok() {
+        if address(peers, member).as_deref() != Some(was_at) {
+            return;
+        }
+    }
+    std::future::pending().await
+}
+
+async fn connect(peers: &Peers, member: MemberId, address: &str) -> std::io::Result<TcpStream> {
     let map = peers.shared.map().ok_or_else(|| std::io::Error::other("there is no map"))?;
-    let address = map.member(member).map(|member| member.peer_address.clone());
-    let address = address.ok_or_else(|| std::io::Error::other("the map has no such member"))?;
     let mut stream = timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await??;
     stream.set_nodelay(true)?;
     let mut frame = FrameWriter::default();
@@ -65,16 +103,28 @@ async fn connect(peers: &Peers, member: MemberId) -> std::io::Result<TcpStream> 
     Ok(stream)
 }
 
-/// Sends frames until something goes wrong, and returns that. The other side never says anything: what can be read is
-/// only that it has gone.
-async fn speak(stream: TcpStream, frames: &mut mpsc::Receiver<Bytes>, state: &Arc<LinkState>) -> std::io::Error {
+/// Sends frames until something goes wrong, and returns that. The other side says at most one thing: a newer map, in which
+/// this member is none any more, before it hangs up.
+async fn speak(
+    stream: TcpStream,
+    frames: &mut mpsc::Receiver<Bytes>,
+    state: &Arc<LinkState>,
+    peers: &Peers,
+    member: MemberId,
+) -> std::io::Error {
     let (mut reading, mut writing) = stream.into_split();
     let mut batch = Vec::with_capacity(BATCH);
-    let mut nothing = [0];
+    let mut said = BytesMut::new();
     loop {
         tokio::select! {
-            read = reading.read(&mut nothing) => {
-                return read.err().unwrap_or_else(|| std::io::Error::other("the other side closed it; its log says why"));
+            read = reading.read_buf(&mut said) => {
+                match read {
+                    Ok(bytes) if bytes > 0 && said.len() <= MAX_PAYLOAD_BYTES => continue,
+                    Ok(_) => {}
+                    Err(error) => return error,
+                }
+                peers.hear_parting_words(member, said.freeze());
+                return std::io::Error::other("the other side closed it; its log says why");
             }
             count = frames.recv_many(&mut batch, BATCH) => {
                 if count == 0 {

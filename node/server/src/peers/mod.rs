@@ -14,7 +14,7 @@ mod dial;
 
 use std::sync::Arc;
 
-use annulus_core::codec::frame::{Forward, Item};
+use annulus_core::codec::frame::{Forward, HEADER_BYTES, Item, read_header, read_payload};
 use annulus_core::id::{ClusterId, GroupId, MemberId};
 use annulus_core::lane::{Refusal, Reply};
 use annulus_core::map::Map;
@@ -40,7 +40,7 @@ pub struct Peers {
     /// The node's clock.
     pub clock: Clock,
     /// Maps that others have sent, for the node to look at.
-    pub maps: mpsc::Sender<Map>,
+    pub maps: mpsc::Sender<Arc<Map>>,
 }
 
 impl Peers {
@@ -97,8 +97,23 @@ impl Peers {
     fn offer_map(&self, from: MemberId, map: Bytes) {
         match Map::decode(map) {
             // When the node is still busy with an earlier map, the next hello brings this one again.
-            Ok(map) => drop(self.maps.try_send(map)),
+            Ok(map) if self.shared.map().is_some_and(|known| known.epoch >= map.epoch) => {}
+            Ok(map) => drop(self.maps.try_send(Arc::new(map))),
             Err(error) => tracing::warn!(%from, %error, "a map that can't be read is passed over"),
+        }
+    }
+
+    /// What the other side of a link has said before it hung up: the map in which this member is none any more.
+    fn hear_parting_words(&self, from: MemberId, said: Bytes) {
+        let Some(header) = said.first_chunk::<HEADER_BYTES>() else { return };
+        let Ok((length, checksum)) = read_header(*header) else { return };
+        if said.len() != HEADER_BYTES + length {
+            return;
+        }
+        for item in read_payload(said.slice(HEADER_BYTES..), checksum).unwrap_or_default() {
+            if let Item::Map(map) = item {
+                self.offer_map(from, map);
+            }
         }
     }
 

@@ -11,7 +11,7 @@ use annulus_core::map::Map;
 use annulus_core::partition::Consistency;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::{BootstrapError, NodeStatus, Router};
+use super::{BootstrapError, Identified, NodeStatus, Router, identify};
 use crate::node::Membership;
 use crate::runtime::{Clock, LaneHandle, LaneInput, Links, ReplyTo, Shared, Waiters, lost};
 
@@ -168,6 +168,19 @@ impl Router for NodeRouter {
     fn bootstrap(&self, map: Map) -> impl Future<Output = Result<(), BootstrapError>> {
         let membership = self.parts.membership.clone();
         async move { membership.bootstrap(map).await }
+    }
+
+    fn identify(&self, admin_address: &str) -> impl Future<Output = Result<Identified, String>> {
+        identify::ask(admin_address, identify::TIMEOUT)
+    }
+
+    fn evict(&self, lasts: Duration) -> impl Future<Output = usize> {
+        let membership = self.parts.membership.clone();
+        async move { membership.evict(lasts).await }
+    }
+
+    fn end_eviction(&self) {
+        self.parts.membership.end_eviction();
     }
 }
 

@@ -3,6 +3,7 @@
 //! The edge turns bytes into an [`Operation`] for one group and hands it to a [`Router`], which knows where the group's
 //! leader is. The edge never learns whether the answer came from a lane of this process or from another member.
 
+pub(crate) mod identify;
 mod local;
 
 use std::future::Future;
@@ -33,6 +34,30 @@ pub trait Router {
 
     /// Makes `map` the first map of the store, or finds that it already is.
     fn bootstrap(&self, map: Map) -> impl Future<Output = Result<(), BootstrapError>>;
+
+    /// Asks the node at this `host:port` who it is. Answers within two seconds; the error says what stood in the way, for
+    /// people.
+    fn identify(&self, admin_address: &str) -> impl Future<Output = Result<Identified, String>>;
+
+    /// Has this member hand its leaders over and take none for so long. Waits up to five seconds for them to go, and says
+    /// how many are left.
+    fn evict(&self, lasts: Duration) -> impl Future<Output = usize>;
+
+    /// Ends an eviction before its time; nothing when there is none.
+    fn end_eviction(&self);
+}
+
+/// Who a node says it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identified {
+    /// Its identity.
+    pub id: MemberId,
+    /// Its name among people.
+    pub name: String,
+    /// The zone it runs in; empty when zones are not told apart.
+    pub zone: String,
+    /// The store that it belongs to; `None` when it belongs to none yet.
+    pub cluster: Option<ClusterId>,
 }
 
 /// How a member is, for its operator.
@@ -44,6 +69,14 @@ pub struct NodeStatus {
     pub name: String,
     /// The zone it runs in; empty when zones are not told apart.
     pub zone: String,
+    /// Its share of the partitions relative to others, as it is configured.
+    pub weight: u32,
+    /// Where clients reach it, as it is configured.
+    pub client_address: String,
+    /// Where other members reach it, as it is configured.
+    pub peer_address: String,
+    /// Where the operator reaches it, as it is configured.
+    pub admin_address: String,
     /// The store that it belongs to; `None` before bootstrap.
     pub cluster: Option<ClusterId>,
     /// Epoch of the newest map that it knows; 0 before bootstrap.
@@ -52,10 +85,14 @@ pub struct NodeStatus {
     pub not_ready: Vec<String>,
     /// How many lanes it has.
     pub lanes: usize,
-    /// How many groups it holds a replica of.
+    /// How many groups it holds a voting replica of.
     pub replicas: usize,
+    /// How many groups it has a replica of that is still to get what the others have.
+    pub moves_in: usize,
     /// How many groups it leads.
     pub leaders: usize,
+    /// Whether it hands its leaders over and takes none.
+    pub evicted: bool,
     /// How long the process has been running.
     pub uptime: Duration,
 }

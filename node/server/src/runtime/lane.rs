@@ -16,11 +16,11 @@ use annulus_core::codec::message::PeerMessage;
 use annulus_core::id::{GroupId, MemberId, RequestId};
 use annulus_core::lane::{Durable, Input, Lane, Operation, Output, Pressure, Request};
 use annulus_core::map::Map;
-use annulus_core::replica::{self, Settings};
+use annulus_core::replica::{self, Replica, Settings};
 use annulus_core::time::Instant;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use slab::Slab;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 use super::checkpoint::CheckpointThread;
 use super::replies::thread_of;
@@ -34,6 +34,8 @@ const INBOX: usize = 8192;
 const INPUTS_PER_ROUND: usize = 1024;
 /// Most rounds whose writes are not durable yet; then the lane only waits for the disk.
 const ROUNDS_IN_FLIGHT: usize = 64;
+/// While snapshots are sent the lane looks this often whether more may be.
+const STREAM_PAUSE: Duration = Duration::from_millis(2);
 /// A frame is sent off when it has this many bytes; the rest of the round goes into another.
 const FRAME_BYTES: usize = 1024 * 1024;
 
@@ -62,6 +64,10 @@ pub enum LaneInput {
     Unreachable(MemberId),
     /// Make the replicas of the first map; answers when they are durable.
     Bootstrap(Arc<Map>, oneshot::Sender<()>),
+    /// A newer map: make and drop replicas, and follow it.
+    Adopt(Arc<Map>),
+    /// Hand all leaderships over and take none, or not any more.
+    Evict(bool),
 }
 
 /// Who waits for an answer.
@@ -120,14 +126,21 @@ pub struct LaneSetup {
     pub links: Links,
     /// The ways to the I/O threads, by number.
     pub replies: Vec<ReplyQueue>,
+    /// Where new maps are looked at.
+    pub maps: mpsc::Sender<Arc<Map>>,
+    /// The lane that the map group is in; `None` for that lane itself.
+    pub map_lane: Option<LaneHandle>,
+    /// Most bytes of snapshots that it sends in a second.
+    pub move_bytes_per_second: u64,
     /// A checkpoint is due when the overlay has this many bytes…
     pub overlay_max_bytes: usize,
     /// …or when it is this old.
     pub overlay_max_age: Duration,
 }
 
-/// Recovers the lane and starts its threads. `failed` is called on a lane thread when the lane can't go on.
-pub fn spawn(setup: LaneSetup, failed: fn(&str) -> !) -> Result<LaneHandle, replica::Error> {
+/// Recovers the lane and starts its threads. `failed` is called on a lane thread when the lane can't go on; it ends the
+/// process.
+pub fn spawn(setup: LaneSetup, failed: Box<dyn Fn(&LaneFailure) + Send>) -> Result<LaneHandle, replica::Error> {
     let (inbox, inputs) = bounded(INBOX);
     // Room for every event that can be under way: the WAL thread never waits for the lane, so the lane may wait for it.
     let (event_sender, events) = bounded(ROUNDS_IN_FLIGHT * 2 + 8);
@@ -136,6 +149,7 @@ pub fn spawn(setup: LaneSetup, failed: fn(&str) -> !) -> Result<LaneHandle, repl
     let now = setup.clock.now();
     let OpenedLane { state, wal: files, checkpointer, replay, .. } = setup.opened;
     let mut lane = Lane::recover(setup.settings.clone(), state, replay, now)?;
+    lane.limit_moves(setup.move_bytes_per_second);
     if let Some(map) = &setup.map {
         let (shared, number) = (&setup.shared, setup.lane as usize);
         lane.adopt(map, |group| shared.lane_of(group) == number, now)?;
@@ -168,6 +182,8 @@ pub fn spawn(setup: LaneSetup, failed: fn(&str) -> !) -> Result<LaneHandle, repl
         clock: setup.clock,
         links: setup.links,
         replies: setup.replies,
+        maps: setup.maps,
+        map_lane: setup.map_lane,
         frames: BTreeMap::new(),
     };
     let name = |what: &str| format!("{what}-{}", setup.lane);
@@ -206,6 +222,8 @@ struct LaneThread {
     clock: Clock,
     links: Links,
     replies: Vec<ReplyQueue>,
+    maps: mpsc::Sender<Arc<Map>>,
+    map_lane: Option<LaneHandle>,
     /// The frames of the round that is being sent off.
     frames: BTreeMap<MemberId, FrameWriter>,
 }
@@ -219,7 +237,7 @@ enum Woken {
 }
 
 impl LaneThread {
-    fn run(mut self) -> Result<(), String> {
+    fn run(mut self) -> Result<(), LaneFailure> {
         loop {
             let woken = self.wait();
             // The inputs come before the clock: a read must be judged by a time at which it had arrived.
@@ -236,12 +254,15 @@ impl LaneThread {
                 inputs.extend(self.inputs.try_iter().take(INPUTS_PER_ROUND));
             }
             let now = self.clock.now();
-            self.round(now, inputs, events).map_err(|error| error.to_string())?;
+            self.round(now, inputs, events)?;
         }
     }
 
     fn wait(&self) -> Woken {
-        let until_tick = self.next_tick.since(self.clock.now());
+        let mut until_tick = self.next_tick.since(self.clock.now());
+        if self.lane.is_streaming() {
+            until_tick = until_tick.min(STREAM_PAUSE);
+        }
         if self.lane.rounds_in_flight() >= ROUNDS_IN_FLIGHT {
             return self.events.recv_timeout(until_tick).map_or(Woken::Tick, Woken::Event);
         }
@@ -252,7 +273,7 @@ impl LaneThread {
         }
     }
 
-    fn round(&mut self, now: Instant, inputs: Vec<LaneInput>, events: Vec<LaneEvent>) -> Result<(), Failure> {
+    fn round(&mut self, now: Instant, inputs: Vec<LaneInput>, events: Vec<LaneEvent>) -> Result<(), LaneFailure> {
         for event in events {
             self.event(now, event)?;
         }
@@ -261,10 +282,15 @@ impl LaneThread {
             self.input(now, input, &mut bootstraps)?;
         }
         let ticked = now >= self.next_tick;
+        if !ticked && self.lane.is_streaming() {
+            self.lane.step(now, Input::Tick)?;
+        }
         if ticked {
+            self.lane.tell_wall_clock(Clock::wall_ms());
             self.lane.step(now, Input::Tick)?;
             self.next_tick = now + self.tick;
             self.tell_gauges();
+            self.tell_map();
         }
         self.relieve_or_refuse();
         let output = self.lane.take_output(now)?;
@@ -281,7 +307,7 @@ impl LaneThread {
         Ok(())
     }
 
-    fn event(&mut self, now: Instant, event: LaneEvent) -> Result<(), Failure> {
+    fn event(&mut self, now: Instant, event: LaneEvent) -> Result<(), LaneFailure> {
         match event {
             LaneEvent::Persisted(proofs) => {
                 self.gauges().syncs.fetch_add(1, Ordering::Relaxed);
@@ -298,7 +324,7 @@ impl LaneThread {
                 self.gauges().checkpoints.fetch_add(1, Ordering::Relaxed);
             }
             LaneEvent::DiskFull(full) => self.lane.set_disk_full(full),
-            LaneEvent::Failed(error) => return Err(Failure::Storage(error)),
+            LaneEvent::Failed(error) => return Err(LaneFailure::Storage(error)),
         }
         Ok(())
     }
@@ -308,7 +334,7 @@ impl LaneThread {
         now: Instant,
         input: LaneInput,
         bootstraps: &mut Vec<oneshot::Sender<()>>,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), LaneFailure> {
         match input {
             LaneInput::Request { group, operation, deadline, reply_to } => {
                 let id = RequestId(self.waiting.insert(reply_to) as u64);
@@ -326,15 +352,24 @@ impl LaneThread {
                 self.lane.bootstrap(&map, |group| shared.lane_of(group) == number, now)?;
                 bootstraps.push(done);
             }
+            LaneInput::Adopt(map) => {
+                let shared = Arc::clone(&self.shared);
+                let number = self.number as usize;
+                self.lane.adopt(&map, |group| shared.lane_of(group) == number, now)?;
+            }
+            LaneInput::Evict(evicted) => self.lane.evict(evicted),
         }
         Ok(())
     }
 
-    /// When a second overlay fills before the first is down, writes are turned away; when it goes on, entries too.
+    /// While a second overlay fills before the first is down, snapshots are turned away; when it is full, writes are; when it
+    /// goes on, entries too.
     fn relieve_or_refuse(&mut self) {
         let bytes = self.lane.state().overlay_bytes();
-        let pressure = if !self.checkpointing || bytes < self.overlay_max_bytes {
+        let pressure = if !self.checkpointing || bytes < self.overlay_max_bytes / 2 {
             Pressure::None
+        } else if bytes < self.overlay_max_bytes {
+            Pressure::RefuseSnapshots
         } else if bytes < 2 * self.overlay_max_bytes {
             Pressure::RefuseWrites
         } else {
@@ -350,7 +385,21 @@ impl LaneThread {
             let _ = self.wal.send(WalCommand::Append(writes));
         }
         for (to, message) in output.sends {
-            self.push(to, &Item::Group(message));
+            if to == self.shared.member {
+                self.tell_own_map_group(message);
+            } else {
+                self.push(to, &Item::Group(message));
+            }
+        }
+        if let Some(map) = output.map {
+            // If there is no room it is said again at the next tick.
+            let _ = self.maps.try_send(map);
+        }
+        if let Some(map) = self.shared.map().filter(|_| !output.outdated.is_empty()) {
+            let encoded = map.encode();
+            for member in output.outdated {
+                self.push(member, &Item::Map(encoded.clone()));
+            }
         }
         for change in output.leaders {
             self.shared.note_leader(change);
@@ -368,6 +417,22 @@ impl LaneThread {
         }
         for (member, frame) in std::mem::take(&mut self.frames) {
             self.links.send(member, frame.finish());
+        }
+    }
+
+    /// What this lane says to the map group of its own member.
+    fn tell_own_map_group(&self, message: PeerMessage) {
+        if let Some(lane) = &self.map_lane {
+            // No room: as if lost on the way.
+            let _ = lane.send(LaneInput::Peer { from: self.shared.member, messages: vec![message] });
+        }
+    }
+
+    /// The map group's replica may have applied a map that nobody had room to look at.
+    fn tell_map(&self) {
+        let Some(map) = self.lane.replica(GroupId::MAP).and_then(Replica::map) else { return };
+        if self.shared.map().is_some_and(|known| known.epoch < map.epoch) {
+            let _ = self.maps.try_send(Arc::clone(map));
         }
     }
 
@@ -403,13 +468,19 @@ impl LaneThread {
     }
 
     fn tell_gauges(&self) {
-        let (mut replicas, mut leaders, mut settled) = (0, 0, 0);
+        let (mut replicas, mut moves_in, mut leaders, mut settled) = (0, 0, 0, 0);
         for replica in self.lane.replicas() {
+            if !replica.is_voter() {
+                moves_in += 1;
+                continue;
+            }
             replicas += 1;
             leaders += usize::from(replica.leads());
             settled += usize::from(replica.leader().is_some() && replica.applied().term == replica.term());
         }
         let gauges = self.gauges();
+        gauges.move_rate.store(self.lane.move_rate(), Ordering::Relaxed);
+        gauges.moves_in.store(moves_in, Ordering::Relaxed);
         gauges.replicas.store(replicas, Ordering::Relaxed);
         gauges.leaders.store(leaders, Ordering::Relaxed);
         gauges.settled.store(settled, Ordering::Relaxed);
@@ -419,9 +490,11 @@ impl LaneThread {
 
 /// Why a lane can't go on.
 #[derive(Debug, thiserror::Error)]
-enum Failure {
+pub enum LaneFailure {
+    /// The core says so.
     #[error("the replicas of this member can't go on: {0}")]
     Replica(#[from] replica::Error),
+    /// The disk does.
     #[error("the disk of this member can't be used: {}", describe(.0))]
     Storage(Box<StorageError>),
 }

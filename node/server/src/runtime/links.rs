@@ -48,6 +48,11 @@ impl Links {
         Some((receiver, state))
     }
 
+    /// Takes the way to a member down.
+    pub fn remove(&self, member: MemberId) {
+        self.queues.write().unwrap_or_else(PoisonError::into_inner).remove(&member);
+    }
+
     /// The way to a member.
     pub fn to(&self, member: MemberId) -> Option<LinkQueue> {
         self.queues.read().unwrap_or_else(PoisonError::into_inner).get(&member).cloned()

@@ -19,7 +19,7 @@ mod shared;
 mod wal;
 
 pub use clock::Clock;
-pub use lane::{InboxFull, LaneHandle, LaneInput, LaneSetup, ReplyTo, spawn};
+pub use lane::{InboxFull, LaneFailure, LaneHandle, LaneInput, LaneSetup, ReplyTo, spawn};
 pub use links::{LinkQueue, LinkState, Links};
 pub use replies::{ReplyBatch, ReplyQueue, Waiters, lost, thread_of};
 pub use shared::{LaneGauges, Shared};

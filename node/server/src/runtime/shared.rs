@@ -1,11 +1,12 @@
 //! What all threads of a node look at: who we are, the map, who leads what.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
 
 use annulus_core::id::{GroupId, MemberId};
 use annulus_core::lane::LeaderChange;
 use annulus_core::map::{MAX_PARTITIONS, Map};
+use tokio::sync::watch;
 
 /// What all threads of a node look at.
 #[derive(Debug)]
@@ -14,7 +15,7 @@ pub struct Shared {
     pub member: MemberId,
     /// How many lanes it has. Group `g` is in lane `g % lanes`.
     pub lanes: usize,
-    map: RwLock<Option<Arc<Map>>>,
+    map: watch::Sender<Option<Arc<Map>>>,
     /// By group: the leader's member id, 0 for none known. Lanes say it of the groups that they have; of the others it
     /// is learnt from the answers of members that were asked.
     leaders: Box<[AtomicU64]>,
@@ -25,11 +26,15 @@ pub struct Shared {
 /// What a lane says about itself, for status and metrics.
 #[derive(Debug, Default)]
 pub struct LaneGauges {
-    /// Groups with a replica here.
+    /// Groups with a replica here that votes.
     pub replicas: AtomicUsize,
+    /// Groups with a replica here that is still to get what the others have.
+    pub moves_in: AtomicUsize,
+    /// Bytes of snapshots a second that may be sent from here.
+    pub move_rate: AtomicU64,
     /// Groups led here.
     pub leaders: AtomicUsize,
-    /// Groups that have a leader and have applied something of its term.
+    /// Groups with a voting replica here that have a leader and have applied something of its term.
     pub settled: AtomicUsize,
     /// Bytes in the active overlay.
     pub overlay_bytes: AtomicUsize,
@@ -47,7 +52,7 @@ impl Shared {
         Self {
             member,
             lanes,
-            map: RwLock::new(None),
+            map: watch::Sender::new(None),
             leaders: (0..=MAX_PARTITIONS).map(|_| AtomicU64::new(0)).collect(),
             gauges: (0..lanes).map(|_| LaneGauges::default()).collect(),
         }
@@ -55,12 +60,23 @@ impl Shared {
 
     /// The newest map.
     pub fn map(&self) -> Option<Arc<Map>> {
-        self.map.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.map.borrow().clone()
     }
 
-    /// Takes over a map.
-    pub fn set_map(&self, map: Arc<Map>) {
-        *self.map.write().unwrap_or_else(PoisonError::into_inner) = Some(map);
+    /// Takes over a map, if it is newer than the one that is known. Returns whether it was.
+    pub fn set_map(&self, map: Arc<Map>) -> bool {
+        self.map.send_if_modified(|known| {
+            let is_newer = known.as_ref().is_none_or(|known| known.epoch < map.epoch);
+            if is_newer {
+                *known = Some(map);
+            }
+            is_newer
+        })
+    }
+
+    /// Tells of each map that is taken over.
+    pub fn map_changes(&self) -> watch::Receiver<Option<Arc<Map>>> {
+        self.map.subscribe()
     }
 
     /// The lane that a group is in.

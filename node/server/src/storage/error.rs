@@ -103,6 +103,11 @@ impl Error {
         }
     }
 
+    /// Whether the volume has lost, or never had, what it should have.
+    pub fn is_damage(&self) -> bool {
+        matches!(self, Self::Corrupt { .. } | Self::LostState { .. })
+    }
+
     /// Whether it may pass when space is freed.
     pub fn is_disk_full(&self) -> bool {
         matches!(self, Self::DiskFull { .. })

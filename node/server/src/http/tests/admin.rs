@@ -25,14 +25,28 @@ fn the_status_tells_how_the_member_is() {
         assert_eq!(
             status,
             serde_json::json!({
-                "id": "0000000000000001", "name": "node-1", "zone": "a", "version": env!("CARGO_PKG_VERSION"),
+                "id": "0000000000000001", "name": "node-1", "zone": "a", "weight": 100, "client_address": "10.0.0.1:7070",
+                "peer_address": "10.0.0.1:7270", "admin_address": "10.0.0.1:7170", "version": env!("CARGO_PKG_VERSION"),
                 "cluster": CLUSTER.to_string(), "epoch": 5, "ready": true, "not_ready": [], "lanes": 2, "replicas": 9,
-                "leaders": 3, "uptime_seconds": 60,
+                "leaders": 3, "moves_in": 2, "evicted": false, "uptime_seconds": 60,
             })
         );
         *server.fake.map.borrow_mut() = None;
         assert_eq!(server.get("/admin/v1/status").await.json()["cluster"], Value::Null);
         server.get("/v1/kv/a").await.problem(404, "unknown-path");
+    });
+}
+
+#[test]
+fn a_member_that_asks_another_who_it_is_reads_it_from_that_ones_status() {
+    admin_port(async |server| {
+        let address = server.address.to_string();
+        let ask = || crate::router::identify::ask(&address, Duration::from_secs(10));
+        let expected =
+            Identified { id: member(1), name: "node-1".to_owned(), zone: "a".to_owned(), cluster: Some(CLUSTER) };
+        assert_eq!(ask().await, Ok(expected.clone()));
+        *server.fake.map.borrow_mut() = None;
+        assert_eq!(ask().await, Ok(Identified { cluster: None, ..expected }));
     });
 }
 

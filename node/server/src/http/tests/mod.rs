@@ -2,9 +2,13 @@
 
 mod admin;
 mod connections;
+mod evict;
+mod history;
 mod keys;
 mod listing;
 mod malformed;
+mod members;
+mod plan;
 mod probes;
 
 use std::cell::{Cell, RefCell};
@@ -17,8 +21,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use annulus_core::id::{ClusterId, GroupId, MemberId};
-use annulus_core::lane::{Operation, Reply};
-use annulus_core::map::{Assignment, Map, Member, MemberState};
+use annulus_core::lane::{Changed, Operation, Refusal, Reply};
+use annulus_core::map::{Assignment, Map, Member, MemberState, Move};
 use annulus_core::partition::{Change, Condition, Item, Outcome, Page, Scan, Write};
 use bytes::Bytes;
 use serde_json::Value;
@@ -29,7 +33,7 @@ use tokio::task::{JoinHandle, LocalSet, spawn_local};
 
 use super::{Limits, Port, Resources, serve};
 use crate::metrics::Metrics;
-use crate::router::{BootstrapError, NodeStatus, Router};
+use crate::router::{BootstrapError, Identified, NodeStatus, Router};
 
 const CLUSTER: ClusterId = ClusterId([7; 16]);
 const PARTITIONS: u32 = 8;
@@ -48,6 +52,12 @@ struct Fake {
     silent: Cell<bool>,
     not_ready: RefCell<Vec<String>>,
     first_map: RefCell<Option<Map>>,
+    /// Who the nodes say they are, by admin address. Nobody listens at any other.
+    nodes: RefCell<BTreeMap<String, Identified>>,
+    /// How many nodes are being asked now, and how many were at most.
+    asking: Cell<(usize, usize)>,
+    /// For how long leaders are to be handed over.
+    evicted: Cell<Option<Duration>>,
 }
 
 impl Fake {
@@ -62,6 +72,9 @@ impl Fake {
             silent: Cell::new(false),
             not_ready: RefCell::default(),
             first_map: RefCell::default(),
+            nodes: RefCell::default(),
+            asking: Cell::default(),
+            evicted: Cell::default(),
         })
     }
 
@@ -131,6 +144,8 @@ impl Router for Fake {
             Operation::Get { key, .. } => Reply::Get(self.keys.borrow().get(key.bytes()).cloned()),
             Operation::Scan { scan, .. } => Reply::Scan(self.scan(group, &scan)),
             Operation::ReadMap { .. } => Reply::Map(map().encode()),
+            Operation::ChangeMap(_) => Reply::Changed(Ok(Changed { epoch: 6, ..Changed::default() })),
+            Operation::ReadPlan | Operation::ReadHistory { .. } => panic!("a test scripts these"),
         }
     }
 
@@ -147,12 +162,18 @@ impl Router for Fake {
             id: member(1),
             name: "node-1".to_owned(),
             zone: "a".to_owned(),
+            weight: 100,
+            client_address: "10.0.0.1:7070".to_owned(),
+            peer_address: "10.0.0.1:7270".to_owned(),
+            admin_address: "10.0.0.1:7170".to_owned(),
             cluster: self.map().map(|map| map.cluster),
             epoch: self.map().map_or(0, |map| map.epoch),
             not_ready: self.not_ready.borrow().clone(),
             lanes: 2,
             replicas: 9,
             leaders: 3,
+            moves_in: 2,
+            evicted: self.evicted.get().is_some(),
             uptime: Duration::from_secs(60),
         }
     }
@@ -168,6 +189,24 @@ impl Router for Fake {
                 Ok(())
             }
         }
+    }
+
+    async fn identify(&self, admin_address: &str) -> Result<Identified, String> {
+        let (now, most) = self.asking.get();
+        self.asking.set((now + 1, most.max(now + 1)));
+        tokio::task::yield_now().await;
+        let (now, most) = self.asking.get();
+        self.asking.set((now - 1, most));
+        self.nodes.borrow().get(admin_address).cloned().ok_or_else(|| "nobody listens there".to_owned())
+    }
+
+    async fn evict(&self, lasts: Duration) -> usize {
+        self.evicted.set(Some(lasts));
+        3
+    }
+
+    fn end_eviction(&self) {
+        self.evicted.set(None);
     }
 }
 
@@ -192,9 +231,13 @@ fn map() -> Map {
         cluster: CLUSTER,
         epoch: 5,
         replication_factor: 3,
+        fence: 0,
         members: members.collect(),
         assignments: vec![assignment; PARTITIONS as usize],
-        map_voters: replicas,
+        map_voters: replicas.clone(),
+        map_target: replicas,
+        targets: BTreeMap::new(),
+        moves: BTreeMap::new(),
     }
 }
 

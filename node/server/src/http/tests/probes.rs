@@ -46,7 +46,8 @@ fn the_ring_shows_members_assignments_and_leaders() {
             ring["members"][1],
             serde_json::json!({
                 "id": "0000000000000002", "name": "node-2", "zone": "a", "state": "active",
-                "client_address": "10.0.0.2:7070",
+                "client_address": "10.0.0.2:7070", "weight": 100, "peer_address": "10.0.0.2:7270",
+                "admin_address": "10.0.0.2:7170",
             })
         );
         let replicas = ["0000000000000001", "0000000000000002", "0000000000000003"];
@@ -54,6 +55,30 @@ fn the_ring_shows_members_assignments_and_leaders() {
         assert_eq!(ring["assignments"][0], serde_json::json!({"partition": 0, "replicas": replicas, "leader": null}));
         assert_eq!(ring["assignments"][1]["leader"], "0000000000000001");
         assert_eq!(ring["moves"], serde_json::json!([]));
+    });
+}
+
+#[test]
+fn the_ring_tells_what_moves_and_where_each_member_is_in_its_life() {
+    client_port(async |server| {
+        let mut moving = map();
+        let states = [MemberState::Joining, MemberState::Leaving, MemberState::Draining];
+        moving.members.iter_mut().zip(states).for_each(|(member, state)| member.state = state);
+        let swap = Move { add: Some(member(1)), remove: Some(member(2)), cancelled: false, epoch: 5 };
+        moving.moves.insert(GroupId(7), swap);
+        moving.moves.insert(GroupId::MAP, Move { add: None, cancelled: true, ..swap });
+        *server.fake.map.borrow_mut() = Some(Arc::new(moving));
+        let ring = server.get("/v1/ring").await.json();
+        let states: Vec<_> = ring["members"].as_array().unwrap().iter().map(|member| &member["state"]).collect();
+        assert_eq!(states, ["joining", "leaving", "draining"]);
+        let (one, two) = ("0000000000000001", "0000000000000002");
+        assert_eq!(
+            ring["moves"],
+            serde_json::json!([
+                {"group": 0, "partition": null, "from": two, "to": null, "cancelled": true},
+                {"group": 7, "partition": 6, "from": two, "to": one, "cancelled": false},
+            ])
+        );
     });
 }
 

@@ -1,11 +1,9 @@
 //! What a client does when things go wrong, against nodes that do as they are told.
 
-mod fake;
-
 use std::time::Duration;
 
+use crate::fake::{CLUSTER, Fake, Turn, answer, ring, versioned};
 use annulus_client::{Client, Condition, Consistency, DeleteOptions, Error, GetOptions, PutOptions, Scan, Version};
-use fake::{CLUSTER, Fake, Turn, answer, ring, versioned};
 
 fn client(endpoints: &[&Fake]) -> Client {
     let endpoints = endpoints.iter().map(|fake| fake.address.clone());
@@ -174,20 +172,105 @@ async fn requests_go_straight_to_the_leader_and_follow_it_when_it_changes() {
     assert_eq!((one.seen().len(), two.seen().len()), (1, 2));
 }
 
+/// A put's answer of a node that goes by this epoch.
+fn at_epoch(version: u64, epoch: u64) -> Turn {
+    Turn::Answer(201, vec![("etag", format!("\"{version}\"")), ("annulus-epoch", epoch.to_string())], "")
+}
+
+/// Waits until the client goes by this epoch. Fetches of the ring keep a distance from each other, so that the call after
+/// the one that told of a newer epoch may come before it has passed.
+async fn goes_by(client: &Client, epoch: u64) {
+    let comes = async { while client.ring().await.unwrap().epoch < epoch {} };
+    tokio::time::timeout(Duration::from_secs(5), comes).await.unwrap();
+}
+
 #[tokio::test]
-async fn an_answer_that_tells_of_a_newer_epoch_makes_the_client_ask_for_the_ring() {
-    let newer = Turn::Answer(201, vec![("etag", "\"1\"".into()), ("annulus-epoch", "2".into())], "");
-    let (one, two) = (Fake::start([newer]).await, Fake::start([versioned(201, 2)]).await);
-    let client = client(&[&one]);
-    client.ring().await.unwrap();
-    let addresses = [one.address.as_str(), two.address.as_str()];
-    one.set_ring(ring(CLUSTER, 2, &addresses, 1));
+async fn a_newer_epoch_makes_the_client_fetch_the_ring_once_from_its_teller_and_go_straight_to_the_new_leader() {
+    let leader = Fake::start([at_epoch(1, 1), at_epoch(2, 2)]).await;
+    let (next, behind) = (Fake::start((3..8).map(|version| at_epoch(version, 2))).await, Fake::start([]).await);
+    let addresses = [leader.address.as_str(), next.address.as_str(), behind.address.as_str()];
+    for fake in [&leader, &next, &behind] {
+        fake.set_ring(ring(CLUSTER, 1, &addresses, 0));
+    }
+    let client = client(&[&leader]);
     client.put("k", "v").await.unwrap();
-    // Fetches of the ring keep a distance from each other; the next put may come before it has passed.
-    tokio::time::timeout(Duration::from_secs(5), async { while client.ring().await.unwrap().epoch < 2 {} })
-        .await
-        .unwrap();
-    assert_eq!(client.put("k", "v").await.unwrap().version, Version(2));
+    assert_eq!(leader.rings_told(), 1);
+    // The partition moves; one member has not heard of it yet, and asking that one would teach nothing.
+    for fake in [&leader, &next] {
+        fake.set_ring(ring(CLUSTER, 2, &addresses, 1));
+    }
+    client.put("k", "v").await.unwrap();
+    goes_by(&client, 2).await;
+    for version in 3..8 {
+        assert_eq!(client.put("k", "v").await.unwrap().version, Version(version));
+    }
+    assert_eq!((leader.seen().len(), next.seen().len(), behind.seen().len()), (2, 5, 0));
+    assert_eq!((leader.rings_told(), next.rings_told(), behind.rings_told()), (2, 0, 0));
+}
+
+#[tokio::test]
+async fn many_calls_that_learn_of_a_newer_epoch_fetch_the_ring_once() {
+    let fake = Fake::start(std::iter::repeat_n(at_epoch(1, 2), 200)).await;
+    let client = client(&[&fake]);
+    client.ring().await.unwrap();
+    fake.set_ring(ring(CLUSTER, 2, &[&fake.address], 0));
+    let mut puts = tokio::task::JoinSet::new();
+    for key in 0..200 {
+        let client = client.clone();
+        puts.spawn(async move { client.put(format!("k/{key}"), "v").await.map(drop) });
+    }
+    assert!(puts.join_all().await.iter().all(Result::is_ok));
+    goes_by(&client, 2).await;
+    assert_eq!(fake.rings_told(), 2);
+}
+
+#[tokio::test]
+async fn a_member_is_found_at_its_new_address_when_the_old_one_is_dead() {
+    let other = Fake::start([]).await;
+    let moved = Fake::start([versioned(201, 1), versioned(201, 2)]).await;
+    // The leader listened at port 1 of this machine, and went away from there.
+    other.set_ring(ring(CLUSTER, 1, &["127.0.0.1:1", &other.address], 0));
+    let client = client(&[&other]);
+    assert_eq!(client.ring().await.unwrap().epoch, 1);
+    other.set_ring(ring(CLUSTER, 2, &[&moved.address, &other.address], 0));
+    for version in [1, 2] {
+        assert_eq!(client.put("k", "v").await.unwrap().version, Version(version));
+    }
+    assert_eq!((moved.seen().len(), other.seen().len(), other.rings_told() + moved.rings_told()), (2, 0, 2));
+}
+
+#[tokio::test]
+async fn a_member_that_vanished_is_asked_no_more_even_when_it_was_the_endpoint() {
+    let gone = Fake::start([at_epoch(1, 2)]).await;
+    let left = Fake::start([versioned(201, 2), versioned(201, 3)]).await;
+    gone.set_ring(ring(CLUSTER, 1, &[&gone.address, &left.address], 0));
+    let client = client(&[&gone]);
+    client.ring().await.unwrap();
+    for fake in [&gone, &left] {
+        fake.set_ring(ring(CLUSTER, 2, &[&left.address], 0));
+    }
+    assert_eq!(client.put("k", "v").await.unwrap().version, Version(1));
+    goes_by(&client, 2).await;
+    let asked = gone.seen().len();
+    drop(gone);
+    for version in [2, 3] {
+        assert_eq!(client.put("k", "v").await.unwrap().version, Version(version));
+    }
+    assert_eq!((asked, left.seen().len()), (1, 2));
+    assert_eq!(client.fresh_ring().await.unwrap().members.len(), 1);
+}
+
+#[tokio::test]
+async fn a_client_of_a_store_all_of_whose_first_members_were_replaced_goes_on() {
+    let first = Fake::start([]).await;
+    let second = Fake::start([versioned(201, 1)]).await;
+    first.set_ring(ring(CLUSTER, 1, &[&second.address], 0));
+    let client = client(&[&first]);
+    client.ring().await.unwrap();
+    drop(first);
+    assert_eq!(client.put("k", "v").await.unwrap().version, Version(1));
+    second.set_ring(ring(CLUSTER, 3, &[&second.address], 0));
+    assert_eq!(client.fresh_ring().await.unwrap().epoch, 3);
 }
 
 #[tokio::test]

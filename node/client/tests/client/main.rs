@@ -1,0 +1,6 @@
+//! The client against nodes that do as they are told.
+
+mod admin;
+mod calls;
+#[path = "../fake/mod.rs"]
+mod fake;
