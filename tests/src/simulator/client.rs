@@ -372,7 +372,7 @@ impl Client {
             Reply::Write(outcome) => return self.written(task, outcome, world.0, env, history),
             Reply::Get(item) => self.read(&task, item, now, history)?,
             Reply::Scan(page) => self.scanned(&task, &page, now, world, history)?,
-            Reply::Map(_) => return Err(Broken::Nonsense("a map was answered to a client that did not ask for one")),
+            _ => return Err(Broken::Nonsense("a map was answered to a client that did not ask for one")),
         }
         self.think(world.0, env);
         Ok(())

@@ -165,7 +165,7 @@ impl Member {
             let opened = storage::open_lane(&disk, number, mark, &options)?;
             identity.set_mark(number, opened.mark)?;
             let mut lane = Lane::recover(settings.clone(), opened.state, opened.replay, now)?;
-            lane.bootstrap(map, |group| group.0 % scenario.lanes == number, now)?;
+            lane.bootstrap(&Arc::new(map.clone()), |group| group.0 % scenario.lanes == number, now)?;
             let threads = (opened.wal, opened.checkpointer);
             lanes.push(LaneThreads::new(number, lane, threads, Arc::clone(&identity), scenario.limits, now));
         }
@@ -478,6 +478,7 @@ fn show(message: &PeerMessage) -> String {
             format!("{group} chunk {} of {:?}, {} records", chunk.number, chunk.stream, chunk.records.len())
         }
         Body::ChunkAck { stream, next } => format!("{group} chunk {next} of {stream:?} is wanted"),
+        Body::Report(_) => format!("{group} report"),
     }
 }
 

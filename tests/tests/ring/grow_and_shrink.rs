@@ -6,10 +6,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use annulus_client::MemberState;
+use annulus_core::id::GroupId;
 use annulus_core::state::{State, TableId};
 use annulus_node::storage::{Directory, Disk, Identity, IdentityFile, Options, open_lane};
 use annulus_tests::processes::{Load, Store, tell, until};
 
+/// The groups of a store: the map group, and one for each partition.
+const GROUPS: u32 = 129;
+/// More than a replica can have been restored here.
+const GENERATIONS: u32 = 8;
 /// How long what is not a move may take.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -49,9 +54,11 @@ async fn a_store_of_three_grows_to_five_and_shrinks_to_three_others_under_load()
     for place in [0, 3] {
         holds_nothing(&mut store, place).await;
     }
+    assert!(store.end(1).await.success());
+    assert!(records_on(store.data(1)) > 0, "records are found where there are any");
 }
 
-/// Whoever has left says that it holds nothing and why it is not ready, and its volume has no record of any group.
+/// Whoever has left says that it holds nothing and why it is not ready, and its volume has no record any more.
 async fn holds_nothing(store: &mut Store, place: usize) {
     until("whoever has left holds nothing, on disk too", PATIENCE, async || {
         let replicas = store.replicas(place).await?;
@@ -61,26 +68,31 @@ async fn holds_nothing(store: &mut Store, place: usize) {
     let ready = store.ready_text(place).await;
     assert!(ready.contains("this member was removed from its store"), "{ready}");
     assert!(store.end(place).await.success());
-    assert_eq!(groups_on(store.data(place)), 0, "groups on the volume of node-{}", place + 1);
+    assert_eq!(records_on(store.data(place)), 0, "records on the volume of node-{}", place + 1);
     // Nor does it come back with anything.
     store.start(place);
     store.until_known(place).await;
     assert_eq!(store.replicas(place).await, Some(0));
 }
 
-/// How many groups a volume of one lane has a record of.
-fn groups_on(data: &Path) -> usize {
+/// How many records of keys there are on a volume. (What remains of a group is what its replica had promised.)
+fn records_on(data: &Path) -> usize {
     let disk: Arc<dyn Disk> = Arc::new(Directory::open(data).expect("a volume that nobody uses can be opened"));
     let identity = IdentityFile::open(Arc::clone(&disk)).expect("an identity can be read").expect("it is there");
     let Identity { lanes, marks, .. } = identity.get();
-    let mut groups = 0;
+    let mut records = 0;
     for lane in 0..lanes {
         let opened = open_lane(&disk, lane, marks[lane as usize], &Options::default()).expect("a lane can be opened");
         let mut count = |_: &[u8], _: &[u8]| {
-            groups += 1;
+            records += 1;
             ControlFlow::Continue(())
         };
-        opened.state.range(TableId::GROUPS, &[], None, &mut count).expect("records can be read");
+        for group in (0..GROUPS).map(GroupId) {
+            for generation in 0..GENERATIONS {
+                let table = TableId { group, generation };
+                opened.state.range(table, &[], None, &mut count).expect("records can be read");
+            }
+        }
     }
-    groups
+    records
 }
