@@ -5,18 +5,23 @@
 mod values;
 
 use annulus_core::codec::frame::{FrameWriter, HEADER_BYTES, MAX_PAYLOAD_BYTES, read_header, read_payload};
+use annulus_core::codec::message::{
+    Body, Chunk, PeerMessage, Stream, read_message, write_conf_state, write_position, write_records,
+};
 use annulus_core::codec::wal::{self, read_groups, write_groups};
 use annulus_core::codec::{Error, Reader, Writer};
 use annulus_core::id::GroupId;
+use annulus_core::lane::LogPosition;
 use annulus_core::map::change::Entry as MapEntry;
 use annulus_core::map::{Map, RECORD_KEY, machine::Machine};
 use annulus_core::partition::Entry;
-use annulus_core::replica::GroupRecord;
+use annulus_core::replica::{Configuration, GroupRecord};
 use annulus_core::state::{MemoryState, State, TableId};
 use bytes::Bytes;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::Config;
+use raft::eraftpb::ConfState;
 
 const TABLE: TableId = TableId { group: GroupId::MAP, generation: 1 };
 
@@ -202,4 +207,26 @@ proptest! {
         let fits = length > 0 && length as usize <= MAX_PAYLOAD_BYTES;
         prop_assert_eq!(read_header(header).ok(), fits.then_some((length as usize, checksum)));
     }
+}
+
+/// Before groups followed the map, the last chunk of a snapshot told who votes and who learns, and of no epoch.
+#[test]
+fn a_chunk_without_an_epoch_is_still_read() {
+    let stream = Stream { term: 3, position: LogPosition { index: 40, term: 2 }, attempt: 1 };
+    let state = ConfState { voters: vec![1, 2, 3], learners: vec![4], ..ConfState::default() };
+    let records = vec![(Bytes::from_static(b"key"), Bytes::from_static(b"value"))];
+    let mut writer = Writer::default();
+    writer.u32(7);
+    writer.u8(2);
+    writer.u64(stream.term);
+    write_position(&mut writer, stream.position);
+    writer.u32(stream.attempt);
+    writer.u32(5);
+    write_records(&mut writer, &records);
+    writer.option(Some(&state), write_conf_state);
+    let mut reader = Reader::new(writer.finish(), "message");
+    let last = Some(Configuration { state, epoch: 0 });
+    let chunk = Chunk { stream, number: 5, records, last };
+    assert_eq!(read_message(&mut reader), Ok(PeerMessage { group: GroupId(7), body: Body::Chunk(chunk) }));
+    assert_eq!(reader.end(), Ok(()));
 }

@@ -144,8 +144,8 @@ fn calls_of(history: &History, versions: &BTreeMap<WriteId, u64>, key: usize) ->
 /// what it can be sure of, so a new process begins anew.
 #[derive(Debug, Default)]
 pub struct Monotone {
-    /// By member, life and key.
-    shown: BTreeMap<(usize, u64, usize), Shown>,
+    /// By member, its process and replica, and key.
+    shown: BTreeMap<(usize, (u64, u64), usize), Shown>,
 }
 
 #[derive(Debug, Default)]
@@ -158,7 +158,13 @@ struct Shown {
 
 impl Monotone {
     /// A member's replica shows this of a key.
-    pub fn observe(&mut self, member: usize, life: u64, key: usize, version: Option<u64>) -> Result<(), Violation> {
+    pub fn observe(
+        &mut self,
+        member: usize,
+        life: (u64, u64),
+        key: usize,
+        version: Option<u64>,
+    ) -> Result<(), Violation> {
         let shown = self.shown.entry((member, life, key)).or_default();
         match version {
             Some(version) if version < shown.lowest => {

@@ -173,7 +173,7 @@ impl Client {
                 self.give_up(world.0, env, history);
                 return Ok(());
             }
-            self.attempt(world.0, env);
+            self.attempt(world, env);
             return Ok(());
         }
         let (task, operation, ordered) = match self.orders.pop_front() {
@@ -204,7 +204,7 @@ impl Client {
             unknown: false,
             hint: None,
         });
-        self.attempt(world.0, env);
+        self.attempt(world, env);
         Ok(())
     }
 
@@ -287,12 +287,12 @@ impl Client {
     }
 
     /// Sends what is under way to a member.
-    fn attempt(&mut self, scenario: &Scenario, env: &mut Environment) {
+    fn attempt(&mut self, (scenario, map): (&Scenario, &Map), env: &mut Environment) {
         let Some(task) = self.under_way.as_mut() else { return };
         self.attempts += 1;
         let attempt = self.attempts;
         task.attempt = Some(attempt);
-        let member = task.hint.take().unwrap_or_else(|| self.dice.index(scenario.members));
+        let member = task.hint.take().unwrap_or_else(|| members_index(self.dice.pick(&map.members).id));
         let timeout_ms = u32::try_from(*self.dice.pick(&[100, 300, 1000])).expect("small");
         let request = ClientRequest {
             client: self.number,
@@ -369,10 +369,12 @@ impl Client {
                 self.unanswered(world.0, env);
                 return Ok(());
             }
-            Reply::Write(outcome) => return self.written(task, outcome, world.0, env, history),
+            Reply::Write(outcome) => return self.written(task, outcome, world, env, history),
             Reply::Get(item) => self.read(&task, item, now, history)?,
             Reply::Scan(page) => self.scanned(&task, &page, now, world, history)?,
-            _ => return Err(Broken::Nonsense("a map was answered to a client that did not ask for one")),
+            Reply::Map(_) | Reply::Changed(_) | Reply::Plan(_) | Reply::History(_) | Reply::PastMap(_) => {
+                return Err(Broken::Nonsense("a client was told of the map that did not ask for it"));
+            }
         }
         self.think(world.0, env);
         Ok(())
@@ -382,7 +384,7 @@ impl Client {
         &mut self,
         mut task: UnderWay,
         outcome: Outcome,
-        scenario: &Scenario,
+        world: (&Scenario, &Map),
         env: &mut Environment,
         history: &mut History,
     ) -> Result<(), Broken> {
@@ -399,7 +401,7 @@ impl Client {
                     task.task = Task::Repeat { id, outcome };
                     task.give_up_at = 0;
                     self.under_way = Some(task);
-                    self.attempt(scenario, env);
+                    self.attempt(world, env);
                     return Ok(());
                 }
             }
@@ -409,7 +411,7 @@ impl Client {
             Task::Repeat { .. } => {}
             _ => return Err(Broken::Nonsense("a read was answered as a write")),
         }
-        self.think(scenario, env);
+        self.think(world.0, env);
         Ok(())
     }
 

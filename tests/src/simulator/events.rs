@@ -55,6 +55,8 @@ pub enum NodeEvent {
         /// The lane.
         lane: usize,
     },
+    /// The copy of the newest map is on the disk.
+    MapStored,
     /// The link to another member is noticed to be down.
     Unreachable {
         /// The other member.

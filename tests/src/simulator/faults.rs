@@ -42,10 +42,32 @@ pub enum Fault {
     SlowDisk,
     /// A file could not grow.
     DiskFull,
+    /// A group's configuration began to change.
+    MoveStarted,
+    /// A group's configuration came to what was meant.
+    MoveFinished,
+    /// A change of a group's configuration was taken back.
+    MoveCancelled,
+    /// A member that was not there before was let in.
+    MemberJoined,
+    /// A member that held nothing any more was let go.
+    MemberGone,
+    /// A member that leads the map group died.
+    MapLeaderCrashed,
+    /// A member that leads a group whose configuration is changing died.
+    MovingLeaderCrashed,
+    /// A member lost its volume for good, or for a long time.
+    VolumeLost,
+    /// A member that had lost its volume was replaced by another of the same name.
+    MemberReplaced,
+    /// A member came back with the volume that it had lost.
+    OldVolumeBack,
+    /// An operator was told that another has taken over.
+    OperatorDeposed,
 }
 
 /// All of them.
-pub const ALL: [Fault; 16] = [
+pub const ALL: [Fault; 27] = [
     Fault::Crash,
     Fault::CrashInDiskOperation,
     Fault::CrashOfAll,
@@ -62,6 +84,17 @@ pub const ALL: [Fault; 16] = [
     Fault::ClockRate,
     Fault::SlowDisk,
     Fault::DiskFull,
+    Fault::MoveStarted,
+    Fault::MoveFinished,
+    Fault::MoveCancelled,
+    Fault::MemberJoined,
+    Fault::MemberGone,
+    Fault::MapLeaderCrashed,
+    Fault::MovingLeaderCrashed,
+    Fault::VolumeLost,
+    Fault::MemberReplaced,
+    Fault::OldVolumeBack,
+    Fault::OperatorDeposed,
 ];
 
 /// How often each fault has happened.
@@ -125,6 +158,11 @@ pub enum FaultEvent {
         member: usize,
         /// Which of its processes.
         life: u64,
+    },
+    /// A member that had lost its volume has it again.
+    OldVolume {
+        /// The member.
+        member: usize,
     },
     /// The weather is fine again.
     CalmNetwork,

@@ -15,7 +15,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use annulus_core::id::GroupId;
 use annulus_core::lane::{GroupWrite, Input, Lane, Output, Pressure, Writes};
+use annulus_core::map::Map;
 use annulus_core::time::Instant;
 use annulus_node::storage::{self, Checkpointed, Checkpointer, Frozen, IdentityFile, LaneState, Segment, Wal};
 
@@ -47,13 +49,15 @@ pub enum Error {
 pub struct LaneThreads {
     /// Its number.
     pub number: u32,
+    /// How many lanes its member has.
+    lanes: u32,
     /// The core.
     pub lane: Lane<LaneState>,
     wal: Wal,
     checkpointer: Checkpointer,
     identity: Arc<IdentityFile>,
     limits: Limits,
-    inbox: Vec<Input>,
+    inbox: Vec<Told>,
     events: Vec<LaneEvent>,
     wal_queue: VecDeque<WalCommand>,
     wal_work: Option<WalWork>,
@@ -63,6 +67,11 @@ pub struct LaneThreads {
     overlay_since: Instant,
     rounds: u64,
     round_asked: bool,
+}
+
+enum Told {
+    Input(Input),
+    Map(Arc<Map>),
 }
 
 enum LaneEvent {
@@ -100,7 +109,7 @@ pub enum WalDone {
 impl LaneThreads {
     /// The threads of a lane that has just been opened.
     pub fn new(
-        number: u32,
+        (number, lanes): (u32, u32),
         lane: Lane<LaneState>,
         (wal, checkpointer): (Wal, Checkpointer),
         identity: Arc<IdentityFile>,
@@ -109,6 +118,7 @@ impl LaneThreads {
     ) -> Self {
         Self {
             number,
+            lanes,
             lane,
             wal,
             checkpointer,
@@ -129,7 +139,12 @@ impl LaneThreads {
 
     /// Puts something into the inbox.
     pub fn push(&mut self, input: Input) {
-        self.inbox.push(input);
+        self.inbox.push(Told::Input(input));
+    }
+
+    /// Puts a newer map into the inbox.
+    pub fn push_map(&mut self, map: Arc<Map>) {
+        self.inbox.push(Told::Map(map));
     }
 
     /// Whether a round should be done and none was asked for yet; then one is asked for.
@@ -155,8 +170,14 @@ impl LaneThreads {
         for event in std::mem::take(&mut self.events) {
             self.event(now, event)?;
         }
-        for input in inputs {
-            self.lane.step(now, input)?;
+        for told in inputs {
+            match told {
+                Told::Input(input) => self.lane.step(now, input)?,
+                Told::Map(map) => {
+                    let (number, lanes) = (self.number, self.lanes);
+                    self.lane.adopt(&map, |group: GroupId| group.0 % lanes == number, now)?;
+                }
+            }
         }
         self.end_round(now)
     }
@@ -190,8 +211,10 @@ impl LaneThreads {
 
     fn pressure(&self) -> Pressure {
         let bytes = self.lane.state().overlay_bytes();
-        if !self.checkpointing || bytes < self.limits.overlay_bytes {
+        if !self.checkpointing || bytes < self.limits.overlay_bytes / 2 {
             Pressure::None
+        } else if bytes < self.limits.overlay_bytes {
+            Pressure::RefuseSnapshots
         } else if bytes < 2 * self.limits.overlay_bytes {
             Pressure::RefuseWrites
         } else {

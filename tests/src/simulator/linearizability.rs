@@ -211,7 +211,9 @@ impl<'a> Search<'a> {
             idle.iter().for_each(|at| self.mark(*at, true));
             free.extend(idle);
         };
-        let dead = candidates.iter().any(|at| register.is_past(&self.calls[*at].action));
+        // One that nobody answered, but whose version was seen, has happened too.
+        let seen = self.pending.iter().filter(|at| self.calls[**at].version().is_some() && !self.is_done(**at));
+        let dead = candidates.iter().chain(seen).any(|at| register.is_past(&self.calls[*at].action));
         // A write with a version says most about what was there before it.
         candidates.sort_by_key(|at| (self.calls[*at].version().is_none(), self.calls[*at].returned));
         let mut kinds = Vec::new();
@@ -297,7 +299,7 @@ impl Register {
             Action::Read(seen) => seen.map(|seen| seen.version),
             Action::Put { outcome: Some(Outcome::ConditionFailed { current }), .. }
             | Action::Delete { outcome: Some(Outcome::ConditionFailed { current }), .. } => current,
-            Action::Put { outcome: Some(Outcome::Written { .. }), condition: Condition::Version(version), .. }
+            Action::Put { version: Some(_), condition: Condition::Version(version), .. }
             | Action::Delete { outcome: Some(Outcome::Deleted), condition: Condition::Version(version) } => {
                 Some(version)
             }

@@ -30,6 +30,8 @@ pub mod linearizability;
 mod nemesis;
 pub mod network;
 pub mod node;
+pub mod operator;
+pub mod ring;
 pub mod scenario;
 pub mod trace;
 pub mod world;

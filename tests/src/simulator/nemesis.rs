@@ -11,7 +11,7 @@ use super::faults::{Fault, FaultEvent};
 use super::network::Weather;
 use super::node::Member;
 use super::scenario::Kind;
-use super::world::{Broken, Phase, World};
+use super::world::{Broken, Phase, World, members_index};
 
 impl World {
     /// A new leader has just been elected: a good moment for all to die.
@@ -55,6 +55,13 @@ impl World {
                 if self.members[member].life == life && self.members[member].process.is_some() {
                     self.env.counters.add(Fault::Crash, 1);
                     self.crash(member);
+                }
+            }
+            FaultEvent::OldVolume { member } => {
+                if self.phase == Phase::Faulty {
+                    self.env.counters.add(Fault::OldVolumeBack, 1);
+                    self.members[member].gone = false;
+                    return self.start(member);
                 }
             }
             FaultEvent::CalmNetwork => self.env.network.weather = Weather::default(),
@@ -104,6 +111,9 @@ impl World {
                 self.members[index].disk.set_full(true);
                 self.calm_disk_later(index);
             }
+            Kind::CrashMapLeader => self.crash_leader_of(GroupId::MAP),
+            Kind::HitMovingLeader => self.hit_moving_leader(),
+            Kind::LoseVolume => self.lose_volume(),
             Kind::ClockRate => {
                 self.env.counters.add(Fault::ClockRate, 1);
                 let rate = self.env.dice.within(900..=1100);
@@ -115,11 +125,75 @@ impl World {
     /// Any member, more often one that leads something.
     fn draw_member(&mut self) -> usize {
         let group = GroupId(1 + u32::try_from(self.env.dice.below(u64::from(self.scenario.partitions))).expect("few"));
-        let leads = |member: &&Member| member.replica(group).is_some_and(Replica::leads);
-        let leader = self.members.iter().find(leads).map(|member| member.index);
-        match leader {
+        match self.leader_of(group) {
             Some(leader) if self.env.dice.chance(600) => leader,
-            _ => self.env.dice.index(self.members.len()),
+            _ => *self.env.dice.pick(&self.present()),
+        }
+    }
+
+    /// The members that can run.
+    fn present(&self) -> Vec<usize> {
+        self.members.iter().filter(|member| member.born && !member.gone).map(|member| member.index).collect()
+    }
+
+    fn leader_of(&self, group: GroupId) -> Option<usize> {
+        let leads = |member: &&Member| member.replica(group).is_some_and(Replica::leads);
+        self.members.iter().find(leads).map(|member| member.index)
+    }
+
+    fn crash_leader_of(&mut self, group: GroupId) {
+        if let Some(member) = self.leader_of(group) {
+            let life = self.members[member].life;
+            self.env.events.after(0, Event::Fault(FaultEvent::Crash { member, life }));
+        }
+    }
+
+    /// Whoever leads a group whose configuration is changing dies, stands still or is cut off.
+    fn hit_moving_leader(&mut self) {
+        let moving: Vec<GroupId> = self.map.moves.keys().copied().collect();
+        if moving.is_empty() {
+            return;
+        }
+        let group = *self.env.dice.pick(&moving);
+        let Some(index) = self.leader_of(group) else { return };
+        match self.env.dice.below(3) {
+            0 => self.crash_leader_of(group),
+            1 => self.pause(index),
+            _ => {
+                self.env.counters.add(Fault::Cut, 1);
+                self.env.events.after(0, Event::Fault(FaultEvent::Isolate { member: index }));
+            }
+        }
+    }
+
+    /// A member loses its volume, and another with its name takes its place. Only when what the last such loss has taken
+    /// was copied elsewhere: a store survives the loss of one copy, and of the next when it has recovered.
+    fn lose_volume(&mut self) {
+        let is_away = |index: usize| self.members[index].gone || self.members[index].replaced;
+        let names_one_away = |replica: &Replica| {
+            let state = &replica.configuration().state;
+            let mut ids = state.voters.iter().chain(&state.voters_outgoing).chain(&state.learners);
+            ids.any(|id| usize::try_from(*id - 1).is_ok_and(is_away))
+        };
+        let replicas = self.map.groups().flat_map(|group| self.members.iter().filter_map(move |m| m.replica(group)));
+        let is_hurt = replicas.into_iter().any(names_one_away)
+            || self.map.members.iter().any(|member| is_away(members_index(member.id)))
+            || self.members.iter().any(|member| member.born && !member.gone && member.process.is_none());
+        let heir = self.members.iter().position(|member| !member.born);
+        let safe = self.map.map_voters.len() >= 3 && self.map.map_target.len() >= 3 && self.scenario.replication >= 3;
+        let (Some(heir), true) = (heir, safe && !is_hurt) else { return };
+        let ids: Vec<usize> = self.map.members.iter().map(|member| members_index(member.id)).collect();
+        let lost = *self.env.dice.pick(&ids);
+        self.env.counters.add(Fault::VolumeLost, 1);
+        self.crash(lost);
+        let name = self.members[lost].name.clone();
+        (self.members[lost].gone, self.members[lost].replaced) = (true, true);
+        (self.members[heir].name, self.members[heir].born) = (name, true);
+        let delay = self.env.dice.within(10_000..=2_000_000);
+        self.env.events.after(delay, Event::Fault(FaultEvent::Start { member: heir }));
+        if self.env.dice.chance(600) {
+            let delay = self.env.dice.within(100_000..=8_000_000);
+            self.env.events.after(delay, Event::Fault(FaultEvent::OldVolume { member: lost }));
         }
     }
 

@@ -9,15 +9,15 @@
 //! The process does what the node does: it sends a request on to the leader it knows, puts all of a round's messages to
 //! a peer into one frame, and answers what it was asked. Everything it works with is dropped with it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
-use annulus_core::codec::frame::{self, Forward, FrameWriter, HEADER_BYTES, Item};
+use annulus_core::codec::frame::{self, Forward, FrameWriter, HEADER_BYTES, Hello, Item};
 use annulus_core::codec::message::{Body, PeerMessage};
 use annulus_core::id::{ClusterId, GroupId, MemberId, RequestId};
-use annulus_core::lane::{Input, Lane, Operation, Output, Refusal, Reply, Request};
+use annulus_core::lane::{Input, Lane, LeaderChange, Operation, Output, Refusal, Reply, Request};
 use annulus_core::map::Map;
 use annulus_core::partition::Consistency;
 use annulus_core::replica::{Replica, Settings};
@@ -35,6 +35,9 @@ use super::world::{Environment, Probed, members_index};
 
 /// How long after a full disk the WAL thread tries again, in microseconds.
 const FULL_DISK_PAUSE_US: u64 = 200_000;
+
+/// Every so many ticks a member tells the others which map it has.
+const HELLO_TICKS: u64 = 20;
 
 /// Longest time that the disk takes for one piece of work, however slow it is, in microseconds.
 const LONGEST_DISK_WORK_US: u64 = 2_000_000;
@@ -65,6 +68,16 @@ impl Clock {
 pub struct Member {
     /// Its number.
     pub index: usize,
+    /// Its name among people.
+    pub name: String,
+    /// Whether there ever was such a member.
+    pub born: bool,
+    /// Whether its volume is away, so that it can't start.
+    pub gone: bool,
+    /// Whether another has taken its name.
+    pub replaced: bool,
+    /// Its copy of the newest map, on the disk; may be some versions old.
+    pub map: Option<Arc<Map>>,
     /// Its disk.
     pub disk: SimulatedDisk,
     /// Its process, while there is one.
@@ -84,15 +97,36 @@ pub struct Member {
 pub struct Process {
     /// Its lanes.
     pub lanes: Vec<LaneThreads>,
+    /// The newest map that it has seen.
+    pub map: Option<Arc<Map>>,
     requests: u64,
     waiting: BTreeMap<RequestId, ReplyTo>,
     forwards: u64,
-    /// Requests sent on to other members: the client that waits, and its attempt.
-    forwarded: BTreeMap<u64, (usize, u64)>,
+    /// Requests sent on to other members.
+    forwarded: BTreeMap<u64, Forwarded>,
     /// By group.
     leaders: Vec<Option<MemberId>>,
-    /// By group: the last index that was applied when last looked.
-    applied: Vec<u64>,
+    /// By group.
+    seen: Vec<Seen>,
+    ticks: u64,
+}
+
+/// A request that was sent on to another member.
+#[derive(Debug, Clone, Copy)]
+struct Forwarded {
+    client: usize,
+    attempt: u64,
+    group: GroupId,
+    to: MemberId,
+}
+
+/// What was seen of a replica when it was last looked at.
+#[derive(Debug, Clone, Copy, Default)]
+struct Seen {
+    /// The last index that was applied.
+    applied: u64,
+    /// Counts the group's replicas of this process.
+    replica: u64,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -118,11 +152,16 @@ impl Member {
     pub fn new(index: usize, scenario: &Scenario) -> Self {
         Self {
             index,
+            name: format!("member-{index}"),
+            born: index < scenario.members + scenario.spares,
+            gone: false,
+            replaced: false,
+            map: None,
             disk: SimulatedDisk::default(),
             process: None,
             life: 0,
             paused_until: 0,
-            source_lag_us: vec![0; scenario.members + 1],
+            source_lag_us: vec![0; scenario.slots() + 1],
             disk_factor: 1,
             clock: Clock { base_us: 0, since: 0, rate_per_mille: 1000 },
         }
@@ -138,15 +177,15 @@ impl Member {
         self.clock = Clock { base_us: self.clock.at(now).0, since: now, rate_per_mille };
     }
 
-    /// Starts a process.
-    pub fn start(&mut self, scenario: &Scenario, map: &Map, env: &mut Environment) -> Result<(), Error> {
+    /// Starts a process. `first` is the first map of the store, which only those know that it was made with.
+    pub fn start(&mut self, scenario: &Scenario, first: &Arc<Map>, env: &mut Environment) -> Result<(), Error> {
         self.life += 1;
         self.clock = Clock { base_us: env.dice.below(1 << 40), since: env.events.now(), ..self.clock };
         let disk = self.disk.begin_session();
         let identity = match IdentityFile::open(Arc::clone(&disk))? {
             Some(identity) => identity,
             None => {
-                let identity = Identity::new(self.id(), format!("member-{}", self.index), scenario.lanes);
+                let identity = Identity::new(self.id(), self.name.clone(), scenario.lanes);
                 IdentityFile::create(Arc::clone(&disk), identity)?
             }
         };
@@ -159,33 +198,46 @@ impl Member {
         };
         let now = self.clock.at(env.events.now());
         let options = Options { cache_bytes: 256 << 10, wal_step_bytes: 16 << 10, wal_spares: 2 };
+        if self.map.is_none() && self.index < scenario.members {
+            self.map = Some(Arc::clone(first));
+        }
         let mut lanes = Vec::new();
         for number in 0..scenario.lanes {
             let mark = identity.get().marks[number as usize];
             let opened = storage::open_lane(&disk, number, mark, &options)?;
             identity.set_mark(number, opened.mark)?;
             let mut lane = Lane::recover(settings.clone(), opened.state, opened.replay, now)?;
-            lane.bootstrap(&Arc::new(map.clone()), |group| group.0 % scenario.lanes == number, now)?;
-            let threads = (opened.wal, opened.checkpointer);
+            let mine = |group: GroupId| group.0 % scenario.lanes == number;
+            match &self.map {
+                Some(map) if map.epoch == 1 => lane.bootstrap(map, mine, now)?,
+                Some(map) => lane.adopt(map, mine, now)?,
+                None => {}
+            }
+            let (threads, number) = ((opened.wal, opened.checkpointer), (number, scenario.lanes));
             lanes.push(LaneThreads::new(number, lane, threads, Arc::clone(&identity), scenario.limits, now));
         }
-        let groups = map.partitions() as usize + 1;
+        let groups = first.partitions() as usize + 1;
         self.process = Some(Process {
             lanes,
+            map: self.map.clone(),
             requests: 0,
             waiting: BTreeMap::new(),
             forwards: 0,
             forwarded: BTreeMap::new(),
             leaders: vec![None; groups],
-            applied: vec![0; groups],
+            seen: vec![Seen::default(); groups],
+            ticks: 0,
         });
         let (member, life) = (self.index, self.life);
         env.trace.record(env.events.now(), format_args!("member {member} starts its life {life}"));
         for number in 0..self.lanes().len() {
             let output = self.lanes()[number].end_round(now)?;
             self.put_out(number, output, env);
+        }
+        for number in 0..self.lanes().len() {
             self.set_going(number, scenario, env);
         }
+        self.say_hello(env);
         self.tick_later(&settings, env);
         Ok(())
     }
@@ -214,20 +266,20 @@ impl Member {
     }
 
     /// Something happens to its process.
-    pub fn handle(
-        &mut self,
-        what: NodeEvent,
-        scenario: &Scenario,
-        map: &Map,
-        env: &mut Environment,
-    ) -> Result<(), Error> {
+    pub fn handle(&mut self, what: NodeEvent, scenario: &Scenario, env: &mut Environment) -> Result<(), Error> {
         let now = self.clock.at(env.events.now());
         match what {
             NodeEvent::Tick => {
                 let tick = scenario.election_timeout / 10;
                 env.events.after(self.clock.real_us(tick), self.event(NodeEvent::Tick));
                 self.lanes().iter_mut().for_each(|lane| lane.push(Input::Tick));
+                let process = self.process.as_mut().expect("it runs");
+                process.ticks += 1;
+                if process.ticks.is_multiple_of(HELLO_TICKS) {
+                    self.say_hello(env);
+                }
             }
+            NodeEvent::MapStored => self.map = self.process.as_ref().expect("it runs").map.clone(),
             NodeEvent::Round { lane } => {
                 let output = self.lanes()[lane].round(now)?;
                 self.put_out(lane, output, env);
@@ -246,7 +298,7 @@ impl Member {
                 self.lanes().iter_mut().for_each(|lane| lane.push(Input::Unreachable(peer)));
             }
             NodeEvent::Frame { from, from_life, bytes } => self.frame(now, (from, from_life), bytes, env),
-            NodeEvent::Request(request) => self.request(now, request, map, env),
+            NodeEvent::Request(request) => self.request(now, request, env),
         }
         for lane in 0..self.lanes().len() {
             self.set_going(lane, scenario, env);
@@ -294,11 +346,17 @@ impl Member {
     /// Panics when the lane contradicts itself or a replica has gone back.
     fn check(&mut self, number: usize, scenario: &Scenario) -> Result<(), Error> {
         let process = self.process.as_mut().expect("it runs");
+        let lanes = process.lanes.len();
         let lane = &process.lanes[number];
-        for replica in lane.lane.replicas() {
-            let last = &mut process.applied[replica.group().0 as usize];
-            assert!(*last <= replica.applied().index, "{}: what was applied stays applied", replica.group());
-            *last = replica.applied().index;
+        for (at, seen) in process.seen.iter_mut().enumerate().filter(|(at, _)| at % lanes == number) {
+            match lane.lane.replica(group_id(at)).filter(|replica| !replica.is_blank()) {
+                Some(replica) => {
+                    assert!(seen.applied <= replica.applied().index, "{}: what was applied stays", replica.group());
+                    seen.applied = replica.applied().index;
+                }
+                // It was dropped: what comes in its place is another.
+                None => *seen = Seen { applied: 0, replica: seen.replica + 1 },
+            }
         }
         if lane.rounds().is_multiple_of(scenario.check_every) {
             lane.lane.check()?;
@@ -310,7 +368,7 @@ impl Member {
     pub fn probe(&mut self, scenario: &Scenario, env: &mut Environment) {
         let now = self.clock.at(env.events.now());
         let process = self.process.as_mut().expect("it runs");
-        let groups: Vec<GroupId> = process.applied.iter().enumerate().skip(1).map(|(at, _)| group_id(at)).collect();
+        let groups: Vec<GroupId> = process.seen.iter().enumerate().skip(1).map(|(at, _)| group_id(at)).collect();
         for group in groups {
             let operation = Operation::Scan { scan: scan_all(), consistency: Consistency::Stale };
             process.ask_lane(now, group, 1000, operation, ReplyTo::Probe { group });
@@ -337,34 +395,103 @@ impl Member {
                     process.ask_lane(now, group, timeout_ms, operation, reply_to);
                 }
                 Item::Forwarded { number, reply } => {
-                    if let Some((client, attempt)) = process.forwarded.remove(&number) {
-                        answer(client, attempt, reply, env);
+                    if let Some(forwarded) = process.forwarded.remove(&number) {
+                        process.learn(forwarded, &reply);
+                        answer(forwarded.client, forwarded.attempt, reply, env);
                     }
                 }
-                Item::Hello(_) | Item::Map(_) => unreachable!("nobody sends these yet"),
+                Item::Hello(hello) => self.greeted(from, hello, env),
+                Item::Map(map) => {
+                    let map = Map::decode(map).expect("maps are sent whole");
+                    assert_eq!(map.cluster, CLUSTER, "there is one cluster");
+                    self.take_map(&Arc::new(map), env);
+                }
             }
         }
     }
 
-    fn request(&mut self, now: Instant, request: ClientRequest, map: &Map, env: &mut Environment) {
+    /// Tells all members that it knows of which map it has.
+    fn say_hello(&mut self, env: &mut Environment) {
+        let Some(map) = self.process.as_ref().and_then(|process| process.map.clone()) else { return };
+        let (cluster, from) = (CLUSTER, self.id());
+        for to in map.members.iter().map(|member| member.id).filter(|to| *to != from) {
+            let mut writer = FrameWriter::default();
+            writer.push(&Item::Hello(Hello { cluster, from, to, epoch: map.epoch }));
+            self.send(members_index(to), writer, Carries::Messages, env);
+        }
+    }
+
+    /// Another member has said which map it has: whoever has the older one gets the newer.
+    fn greeted(&mut self, from: usize, hello: Hello, env: &mut Environment) {
+        let map = self.process.as_ref().and_then(|process| process.map.clone());
+        let epoch = map.as_ref().map_or(0, |map| map.epoch);
+        match map.filter(|map| map.epoch > hello.epoch) {
+            Some(map) => self.send_map(from, &map, env),
+            None if epoch < hello.epoch => {
+                let mut writer = FrameWriter::default();
+                writer.push(&Item::Hello(Hello { cluster: CLUSTER, from: hello.to, to: hello.from, epoch }));
+                self.send(from, writer, Carries::Messages, env);
+            }
+            None => {}
+        }
+    }
+
+    fn send_map(&mut self, to: usize, map: &Map, env: &mut Environment) {
+        let mut writer = FrameWriter::default();
+        writer.push(&Item::Map(map.encode()));
+        self.send(to, writer, Carries::Messages, env);
+    }
+
+    /// Takes a map if it is newer: hands it to all lanes, and writes it down after a while.
+    fn take_map(&mut self, map: &Arc<Map>, env: &mut Environment) {
+        let process = self.process.as_mut().expect("it runs");
+        if process.map.as_ref().is_some_and(|known| known.epoch >= map.epoch) {
+            return;
+        }
+        env.trace.record(env.events.now(), format_args!("member {} takes map {}", self.index, map.epoch));
+        process.map = Some(Arc::clone(map));
+        process.lanes.iter_mut().for_each(|lane| lane.push_map(Arc::clone(map)));
+        let delay = env.dice.within(500..=20_000) * self.disk_factor;
+        env.events.after(delay.min(LONGEST_DISK_WORK_US), self.event(NodeEvent::MapStored));
+    }
+
+    /// The map group's replica here has a newer map: it goes to all other members, and to those that are none any more.
+    fn spread_map(&mut self, map: &Arc<Map>, env: &mut Environment) {
+        let before = self.process.as_ref().and_then(|process| process.map.clone());
+        let before = before.iter().flat_map(|map| map.members.iter());
+        let to: BTreeSet<MemberId> = map.members.iter().chain(before).map(|member| member.id).collect();
+        self.take_map(map, env);
+        let own = self.id();
+        for to in to.into_iter().filter(|to| *to != own) {
+            self.send_map(members_index(to), map, env);
+        }
+    }
+
+    /// Where a client's request goes: see the node's own router.
+    fn request(&mut self, now: Instant, request: ClientRequest, env: &mut Environment) {
         let own = self.id();
         let process = self.process.as_mut().expect("it runs");
         let ClientRequest { client, attempt, group, timeout_ms, forward, operation } = request;
-        let (replicas, _) = map.group(group).expect("clients ask for groups of the map");
-        let is_stale = matches!(operation, Operation::Get { consistency: Consistency::Stale, .. });
+        let Some((replicas, preferred)) = process.map.as_ref().and_then(|map| map.group(group)) else {
+            return answer(client, attempt, Reply::Refused(Refusal::NoReplica), env);
+        };
+        let here = replicas.contains(&own);
+        let is_stale = operation.consistency() == Some(Consistency::Stale);
         let leader = process.leaders[group.0 as usize];
         let to = match leader {
-            _ if !replicas.contains(&own) => Some(leader.unwrap_or(*env.dice.pick(replicas))),
-            Some(leader) if leader != own && forward && !is_stale => Some(leader),
-            _ => None,
+            _ if here && (is_stale || !forward) => None,
+            Some(leader) => Some(leader),
+            None if here => None,
+            None if env.dice.chance(500) => Some(preferred),
+            None => Some(*env.dice.pick(replicas)),
         };
-        let Some(to) = to else {
+        let Some(to) = to.filter(|to| *to != own) else {
             process.ask_lane(now, group, timeout_ms, operation, ReplyTo::Client { client, attempt });
             return;
         };
         process.forwards += 1;
         let number = process.forwards;
-        process.forwarded.insert(number, (client, attempt));
+        process.forwarded.insert(number, Forwarded { client, attempt, group, to });
         let mut writer = FrameWriter::default();
         writer.push(&Item::Forward(Forward { number, group, timeout_ms, operation }));
         self.send(members_index(to), writer, Carries::Forward, env);
@@ -372,7 +499,14 @@ impl Member {
 
     fn put_out(&mut self, number: usize, output: Output, env: &mut Environment) {
         let mut frames: BTreeMap<usize, FrameWriter> = BTreeMap::new();
+        let own = self.id();
         for (to, message) in output.sends {
+            if to == own {
+                // To the map group, whose replica here is in another lane.
+                let lane = self.process.as_mut().expect("it runs").lane_of(message.group);
+                lane.push(Input::Peer { from: own, message });
+                continue;
+            }
             let (now, from, to) = (env.events.now(), self.index, members_index(to));
             env.trace.record(now, format_args!("member {from} to {to}: {}", show(&message)));
             frames.entry(to).or_default().push(&Item::Group(message));
@@ -380,10 +514,17 @@ impl Member {
         for (to, writer) in frames {
             self.send(to, writer, Carries::Messages, env);
         }
+        if let Some(map) = output.map {
+            env.maps.push(Arc::clone(&map));
+            self.spread_map(&map, env);
+        }
         let process = self.process.as_mut().expect("it runs");
         for change in output.leaders {
             process.leaders[change.group.0 as usize] = change.leader;
-            env.elected |= change.leader == Some(member_id(self.index));
+            let LeaderChange { group, leader, term } = change;
+            if leader == Some(member_id(self.index)) {
+                env.elected.push((group, term, self.index));
+            }
             let member = self.index;
             env.trace.record(env.events.now(), format_args!("member {member} lane {number}: {change:?}"));
         }
@@ -403,7 +544,7 @@ impl Member {
                 self.send(peer, writer, Carries::Forwarded { life }, env);
             }
             ReplyTo::Probe { group } => {
-                let (member, life) = (self.index, self.life);
+                let (member, life) = (self.index, (self.life, process.seen[group.0 as usize].replica));
                 match reply {
                     Reply::Scan(page) => env.probed.push(Probed { member, life, group, page }),
                     Reply::Refused(Refusal::NoReplica) => {}
@@ -441,6 +582,19 @@ impl Member {
 }
 
 impl Process {
+    /// Learns from a refusal who leads.
+    fn learn(&mut self, forwarded: Forwarded, reply: &Reply) {
+        let hint = match reply {
+            Reply::Refused(Refusal::NotLeader { leader }) => *leader,
+            Reply::Refused(Refusal::NoReplica) => None,
+            _ => return,
+        };
+        let known = &mut self.leaders[forwarded.group.0 as usize];
+        if known.is_none() || *known == Some(forwarded.to) {
+            *known = hint.filter(|leader| *leader != forwarded.to);
+        }
+    }
+
     fn lane_of(&mut self, group: GroupId) -> &mut LaneThreads {
         let lanes = self.lanes.len();
         &mut self.lanes[group.0 as usize % lanes]
@@ -478,7 +632,10 @@ fn show(message: &PeerMessage) -> String {
             format!("{group} chunk {} of {:?}, {} records", chunk.number, chunk.stream, chunk.records.len())
         }
         Body::ChunkAck { stream, next } => format!("{group} chunk {next} of {stream:?} is wanted"),
-        Body::Report(_) => format!("{group} report"),
+        Body::Report(report) => {
+            let groups: Vec<GroupId> = report.groups.iter().map(|group| group.group).collect();
+            format!("report at map {} of {groups:?}", report.epoch)
+        }
     }
 }
 

@@ -25,6 +25,14 @@ pub enum Profile {
     Elections,
     /// Disks are slow, and leaders come and go.
     SlowDisks,
+    /// Members join and leave all the time, while others die and are cut off.
+    Rings,
+    /// The same few members take turns, so that replicas come back to where they were before.
+    Turns,
+    /// Two operators contradict each other, while the map group's leaders die.
+    Operators,
+    /// Members lose their volumes, are replaced, and come back.
+    Replacements,
 }
 
 /// A kind of fault that is drawn.
@@ -54,6 +62,12 @@ pub enum Kind {
     DiskFull,
     /// A clock changes its rate.
     ClockRate,
+    /// The member that leads the map group dies.
+    CrashMapLeader,
+    /// The member that leads a group whose configuration is changing dies or is cut off.
+    HitMovingLeader,
+    /// A member loses its volume.
+    LoseVolume,
 }
 
 /// How often clients do what, by weight.
@@ -83,11 +97,42 @@ pub struct Mix {
     pub delete_version: u32,
 }
 
+/// How often operators ask for what, by weight.
+#[derive(Debug, Clone, Copy)]
+pub struct Commands {
+    /// Let another member in.
+    pub join: u32,
+    /// Let a member go.
+    pub leave: u32,
+    /// One in, another out.
+    pub exchange: u32,
+    /// Move everything away from a member.
+    pub drain: u32,
+    /// Take that back.
+    pub undrain: u32,
+    /// Remove a member that holds nothing, or is thought to.
+    pub remove: u32,
+    /// Another weight, zone or address.
+    pub alter: u32,
+    /// The members that were desired before: takes back what is under way.
+    pub back: u32,
+}
+
 /// What a run is made of.
 #[derive(Debug, Clone)]
 pub struct Scenario {
     /// Members of the store.
     pub members: usize,
+    /// Others that can join.
+    pub spares: usize,
+    /// Most members that can take the place of others that have lost their volumes.
+    pub replacements: usize,
+    /// Zones that they are in; 0: none are told apart.
+    pub zones: usize,
+    /// Time between two commands of an operator, in microseconds; `None`: the ring stays as it is.
+    pub command_gap_us: Option<RangeInclusive<u64>>,
+    /// What operators ask for.
+    pub commands: Commands,
     /// Copies of each partition.
     pub replication: usize,
     /// Partitions.
@@ -148,6 +193,11 @@ impl Scenario {
         let overlay = *dice.pick(&[4 << 10, 16 << 10, 64 << 10]);
         let mut scenario = Self {
             members,
+            spares: 0,
+            replacements: 0,
+            zones: 0,
+            command_gap_us: None,
+            commands: Commands::EVEN,
             replication,
             partitions,
             lanes: *dice.pick(&[1, 1, 2]),
@@ -175,8 +225,26 @@ impl Scenario {
                 overlay_age: Duration::from_millis(*dice.pick(&[300, 1000, 5000])),
             },
         };
+        scenario.draw_ring(dice);
         scenario.suit(profile);
         scenario
+    }
+
+    /// Half of the runs leave the ring as it is: what goes wrong there has nothing to do with its changes.
+    fn draw_ring(&mut self, dice: &mut Dice) {
+        if dice.chance(500) {
+            return;
+        }
+        self.spares = *dice.pick(&[1, 2, 3]);
+        self.replacements = if self.replication >= 3 { 3 } else { 0 };
+        self.zones = *dice.pick(&[0, 0, 2, 3]);
+        self.command_gap_us = Some(50 * MILLI..=*dice.pick(&[500, 2000, 5000]) * MILLI);
+        self.faults.extend([(2, Kind::CrashMapLeader), (3, Kind::HitMovingLeader), (1, Kind::LoseVolume)]);
+    }
+
+    /// All members that there can ever be.
+    pub fn slots(&self) -> usize {
+        self.members + self.spares + self.replacements
     }
 
     fn suit(&mut self, profile: Profile) {
@@ -188,6 +256,7 @@ impl Scenario {
             self.check_every = 8;
             self.crash_after_election = 0;
             self.faulty_us = 20 * SECOND;
+            (self.spares, self.replacements, self.zones, self.command_gap_us) = (0, 0, 0, None);
         }
         match profile {
             Profile::General => {}
@@ -219,7 +288,46 @@ impl Scenario {
                 // Few writes: whoever is cut off must not fall behind, or it can't be elected.
                 self.mix = Mix { read: 300, put: 2, ..Mix::default() };
             }
-            _ => self.suit_disks(profile),
+            Profile::Elections | Profile::SlowDisks | Profile::Checkpoints => self.suit_disks(profile),
+            _ => self.suit_rings(profile),
+        }
+    }
+
+    fn suit_rings(&mut self, profile: Profile) {
+        self.faulty_us = 30 * SECOND;
+        self.fault_gap_us = 50 * MILLI..=1000 * MILLI;
+        self.down_us = MILLI..=1000 * MILLI;
+        self.think_us = MILLI..=20 * MILLI;
+        self.sync_us = 200..=2 * MILLI;
+        self.limits = Limits { overlay_bytes: 16 << 10, overlay_age: Duration::from_millis(300) };
+        self.command_gap_us = Some(50 * MILLI..=800 * MILLI);
+        let usual =
+            [(3, Kind::Crash), (2, Kind::Cut), (2, Kind::CutOneWay), (2, Kind::Pause), (3, Kind::HitMovingLeader)];
+        self.faults = usual.to_vec();
+        match profile {
+            Profile::Rings => {
+                self.spares = 3;
+                self.faults.extend([(2, Kind::Weather), (1, Kind::CrashMapLeader), (1, Kind::CrashOfAll)]);
+            }
+            Profile::Turns => {
+                self.spares = 1;
+                self.partitions = 1;
+                self.keys = 4;
+                self.commands = Commands { exchange: 10, drain: 3, undrain: 5, back: 4, ..Commands::NONE };
+                self.command_gap_us = Some(300 * MILLI..=1500 * MILLI);
+                self.faults.extend([(6, Kind::CutPair), (2, Kind::Weather), (4, Kind::SlowDisk)]);
+            }
+            Profile::Operators => {
+                self.spares = 2;
+                self.faults.extend([(8, Kind::CrashMapLeader), (2, Kind::CrashOfAll)]);
+                self.command_gap_us = Some(50 * MILLI..=400 * MILLI);
+            }
+            _ => {
+                self.spares = 1;
+                self.replacements = 5;
+                self.command_gap_us = Some(100 * MILLI..=1000 * MILLI);
+                self.faults.extend([(6, Kind::LoseVolume), (1, Kind::CrashOfAll)]);
+            }
         }
     }
 
@@ -258,6 +366,11 @@ impl Scenario {
             _ => {}
         }
     }
+}
+
+impl Commands {
+    const NONE: Self = Self { join: 0, leave: 0, exchange: 0, drain: 0, undrain: 0, remove: 0, alter: 0, back: 0 };
+    const EVEN: Self = Self { join: 4, leave: 4, exchange: 4, drain: 3, undrain: 4, remove: 1, alter: 2, back: 4 };
 }
 
 impl Mix {
@@ -301,7 +414,7 @@ impl Kind {
 
 impl Profile {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 11] = [
         Self::General,
         Self::Crashes,
         Self::Leases,
@@ -309,5 +422,9 @@ impl Profile {
         Self::Checkpoints,
         Self::Elections,
         Self::SlowDisks,
+        Self::Rings,
+        Self::Turns,
+        Self::Operators,
+        Self::Replacements,
     ];
 }

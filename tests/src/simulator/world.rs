@@ -11,10 +11,12 @@
 //! ```
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 
 use annulus_core::id::{GroupId, MemberId};
-use annulus_core::map::{Map, Member as MapMember, MemberState};
+use annulus_core::map::{Desired, Map, Member as MapMember, MemberState};
 use annulus_core::partition::{Consistency, Outcome, Page};
+use annulus_core::replica::Replica;
 use annulus_core::state::State;
 use sha2::{Digest, Sha256};
 
@@ -28,12 +30,18 @@ use super::history::{History, StaleRead, WriteId};
 use super::lane;
 use super::network::Network;
 use super::node::{CLUSTER, Member};
+use super::operator::{Fences, Operator, Slot, View};
+use super::ring::{self, Ring};
 use super::scenario::{Profile, Scenario};
 use super::trace::Trace;
 
 /// How long after everything is healed every key must have been read and written, and how long after that all replicas
 /// must be the same, in microseconds.
 const SETTLED_WITHIN_US: u64 = 10_000_000;
+/// How long after everything is healed the ring must be as it was asked for last, in microseconds.
+const RING_SETTLED_WITHIN_US: u64 = 60_000_000;
+/// How many operators change the ring.
+const OPERATORS: usize = 2;
 /// The last write of every key lets it expire after this long.
 const LAST_TTL_MS: u64 = 200;
 /// What the keys of a partition's value records begin with (see `docs/storage.md`).
@@ -57,8 +65,10 @@ pub struct Environment {
     pub counters: Counters,
     /// What replicas have shown and nobody has judged yet.
     pub probed: Vec<Probed>,
-    /// Whether a leader has been elected and nobody has taken note yet.
-    pub elected: bool,
+    /// Who has been elected (group, term, member) and nobody has taken note yet.
+    pub elected: Vec<(GroupId, u64, usize)>,
+    /// Maps that members have applied and nobody has judged yet.
+    pub maps: Vec<Arc<Map>>,
 }
 
 /// What one replica has.
@@ -66,8 +76,8 @@ pub struct Environment {
 pub struct Probed {
     /// Its member.
     pub member: usize,
-    /// Which of its processes.
-    pub life: u64,
+    /// Which of its processes, and which of that one's replicas.
+    pub life: (u64, u64),
     /// Its group.
     pub group: GroupId,
     /// All its keys.
@@ -80,6 +90,12 @@ pub enum Broken {
     /// A check found it.
     #[error(transparent)]
     Check(#[from] Violation),
+    /// A check of the ring found it.
+    #[error(transparent)]
+    Ring(#[from] ring::Violation),
+    /// The ring was not as it was asked for.
+    #[error("{0} s after everything was healed the ring was not as it was asked for: {1}")]
+    RingNotSettled(u64, String),
     /// A member could not go on.
     #[error("member {member} stopped: {}", chain(source))]
     Stopped {
@@ -152,14 +168,22 @@ pub(super) enum Phase {
 /// One run.
 pub(super) struct World {
     pub(super) scenario: Scenario,
-    map: Map,
+    /// The first map.
+    first: Arc<Map>,
+    /// The newest map that any member has applied.
+    pub(super) map: Arc<Map>,
     pub(super) env: Environment,
     pub(super) members: Vec<Member>,
     clients: Vec<Client>,
+    operators: Vec<Operator>,
+    fences: Fences,
+    ring: Ring,
     history: History,
     monotone: Monotone,
     pub(super) phase: Phase,
     pub(super) phase_ends: u64,
+    /// By when the ring must be as it was asked for last.
+    ring_ends: u64,
 }
 
 /// Runs one seed to its end.
@@ -181,6 +205,20 @@ pub fn run(seed: u64, profile: Profile) -> Report {
     Report { trace: world.env.trace, counters: world.env.counters, answered, broken }
 }
 
+/// What a member would be in the map.
+fn desired(member: &Member, scenario: &Scenario) -> Desired {
+    let index = member.index;
+    Desired {
+        id: member.id(),
+        name: member.name.clone(),
+        zone: if scenario.zones == 0 { String::new() } else { format!("zone-{}", index % scenario.zones) },
+        weight: 100,
+        client_address: format!("client-{index}"),
+        peer_address: format!("peer-{index}"),
+        admin_address: format!("admin-{index}"),
+    }
+}
+
 /// The number of a member in the simulator.
 pub fn members_index(member: MemberId) -> usize {
     usize::try_from(member.get() - 1).expect("few members")
@@ -190,22 +228,20 @@ impl World {
     fn new(seed: u64, profile: Profile) -> Self {
         let mut dice = Dice::new(seed);
         let scenario = Scenario::draw(&mut dice, profile);
-        let members: Vec<Member> = (0..scenario.members).map(|index| Member::new(index, &scenario)).collect();
-        let named = members.iter().map(|member| MapMember {
-            id: member.id(),
-            name: format!("member-{}", member.index),
-            zone: String::new(),
-            weight: 100,
-            state: MemberState::Active,
-            client_address: format!("client-{}", member.index),
-            peer_address: format!("peer-{}", member.index),
-            admin_address: format!("admin-{}", member.index),
+        let members: Vec<Member> = (0..scenario.slots()).map(|index| Member::new(index, &scenario)).collect();
+        let named = members[..scenario.members].iter().map(|member| {
+            let Desired { id, name, zone, weight, client_address, peer_address, admin_address } =
+                desired(member, &scenario);
+            let state = MemberState::Active;
+            MapMember { id, name, zone, weight, state, client_address, peer_address, admin_address }
         });
         let map = Map::bootstrap(CLUSTER, scenario.partitions, scenario.replication, named.collect());
-        let map = map.expect("the scenario makes sense");
+        let map = Arc::new(map.expect("the scenario makes sense"));
         map.check();
         // The last client does only as it is told.
         let clients = (0..=scenario.clients).map(|number| Client::new(number, scenario.keys, dice.fork())).collect();
+        let operators = 0..if scenario.command_gap_us.is_some() { OPERATORS } else { 0 };
+        let operators = operators.map(|number| Operator::new(scenario.clients + 1 + number, dice.fork())).collect();
         let mut env = Environment {
             events: Events::default(),
             network: Network::new(scenario.latency_us),
@@ -213,16 +249,22 @@ impl World {
             trace: Trace::default(),
             counters: Counters::default(),
             probed: Vec::new(),
-            elected: false,
+            elected: Vec::new(),
+            maps: Vec::new(),
         };
         env.trace.record(0, format_args!("seed {seed}, {profile:?}: {scenario:?}"));
         Self {
             phase_ends: scenario.faulty_us,
             scenario,
+            first: Arc::clone(&map),
             map,
             env,
             members,
             clients,
+            operators,
+            fences: Fences::default(),
+            ring: Ring::default(),
+            ring_ends: 0,
             history: History::default(),
             monotone: Monotone::default(),
             phase: Phase::Faulty,
@@ -237,6 +279,10 @@ impl World {
         self.clients[orders].free = false;
         for client in 0..orders {
             self.env.events.after(300_000, Event::Client { client, what: ClientEvent::Next });
+        }
+        for operator in 0..self.operators.len() {
+            let client = orders + 1 + operator;
+            self.env.events.after(1_000_000, Event::Client { client, what: ClientEvent::Next });
         }
         self.env.events.after(500_000, Event::Fault(FaultEvent::Draw));
         self.env.events.after(PROBE_EVERY_US, Event::Probe);
@@ -253,8 +299,9 @@ impl World {
     fn handle(&mut self, event: Event) -> Result<bool, Broken> {
         match event {
             Event::Node { member, life, what } => self.node_event(member, life, what)?,
+            Event::Client { client, what } if client >= self.clients.len() => self.operator_event(client, what)?,
             Event::Client { client, what } => {
-                let world = (&self.scenario, &self.map);
+                let world: (&Scenario, &Map) = (&self.scenario, &self.map);
                 self.clients[client].handle(what, world, &mut self.env, &mut self.history)?;
             }
             Event::Fault(fault) => self.fault_event(fault)?,
@@ -264,6 +311,7 @@ impl World {
                 for member in self.members.iter_mut().filter(|m| m.process.is_some() && m.paused_until <= now) {
                     member.probe(&self.scenario, &mut self.env);
                 }
+                ring::check_elections(&self.members, &self.map)?;
             }
             Event::Phase => {
                 self.env.events.after(PHASE_EVERY_US, Event::Phase);
@@ -282,7 +330,7 @@ impl World {
         if member.paused_until > now {
             let source = match &what {
                 NodeEvent::Frame { from, .. } => *from,
-                NodeEvent::Request(_) => self.scenario.members,
+                NodeEvent::Request(_) => self.scenario.slots(),
                 _ => index,
             };
             // What waits is read one after the other, from each source at its own pace.
@@ -291,11 +339,9 @@ impl World {
             self.env.events.after(delay, Event::Node { member: index, life, what });
             return Ok(());
         }
-        let result = member.handle(what, &self.scenario, &self.map, &mut self.env);
+        let result = member.handle(what, &self.scenario, &mut self.env);
         self.after_disk_work(index, result)?;
-        if std::mem::take(&mut self.env.elected) && self.phase == Phase::Faulty {
-            self.crash_after_election();
-        }
+        self.judge_ring()?;
         self.judge_probed()
     }
 
@@ -318,6 +364,51 @@ impl World {
         }
     }
 
+    /// One of the operators does something, by the map of some member.
+    fn operator_event(&mut self, client: usize, what: ClientEvent) -> Result<(), Broken> {
+        let slots = self.slots();
+        let operator = &mut self.operators[client - self.clients.len()];
+        if self.phase == Phase::Faulty {
+            let known = self.members.iter().filter_map(|member| member.process.as_ref()?.map.clone());
+            let known: Vec<Arc<Map>> = known.collect();
+            let is_old = !known.is_empty() && self.env.dice.chance(300);
+            let map = if is_old { Arc::clone(self.env.dice.pick(&known)) } else { Arc::clone(&self.map) };
+            let view = View { scenario: &self.scenario, map: &map, slots: &slots };
+            operator.handle(what, &view, &mut self.fences, &mut self.env)?;
+        } else if client == self.clients.len() {
+            let view = View { scenario: &self.scenario, map: &self.map, slots: &slots };
+            operator.handle(what, &view, &mut self.fences, &mut self.env)?;
+        }
+        Ok(())
+    }
+
+    fn slots(&self) -> Vec<Slot> {
+        let born = self.members.iter().filter(|member| member.born);
+        let slot = |member: &Member| Slot {
+            index: member.index,
+            desired: desired(member, &self.scenario),
+            is_fit: !member.gone && !member.replaced,
+        };
+        born.map(slot).collect()
+    }
+
+    fn judge_ring(&mut self) -> Result<(), Broken> {
+        for map in std::mem::take(&mut self.env.maps) {
+            self.ring.observe(&map, &mut self.env.counters)?;
+            if map.epoch > self.map.epoch {
+                self.map = map;
+            }
+        }
+        let elected = std::mem::take(&mut self.env.elected);
+        for (group, term, member) in &elected {
+            self.ring.lead(*group, *term, *member)?;
+        }
+        if !elected.is_empty() && self.phase == Phase::Faulty {
+            self.crash_after_election();
+        }
+        Ok(())
+    }
+
     fn judge_probed(&mut self) -> Result<(), Broken> {
         let now = self.env.events.now();
         for Probed { member, life, group, page } in std::mem::take(&mut self.env.probed) {
@@ -331,15 +422,16 @@ impl World {
 
     pub(super) fn start(&mut self, index: usize) -> Result<(), Broken> {
         let member = &mut self.members[index];
-        if member.process.is_some() {
+        if member.process.is_some() || member.gone || !member.born {
             return Ok(());
         }
-        let result = member.start(&self.scenario, &self.map, &mut self.env);
+        let result = member.start(&self.scenario, &self.first, &mut self.env);
         self.after_disk_work(index, result)
     }
 
     /// The process is gone, and with it the power or not.
     pub(super) fn crash(&mut self, index: usize) {
+        self.count_crash(index);
         let kindness = *self.env.dice.pick(&[Kindness::KeepsAll, Kindness::LosesAll, Kindness::Mixed, Kindness::Mixed]);
         let member = &mut self.members[index];
         if let Some(process) = member.process.take() {
@@ -360,6 +452,21 @@ impl World {
         self.env.events.after(down, Event::Fault(FaultEvent::Start { member: index }));
     }
 
+    fn count_crash(&mut self, index: usize) {
+        let leads = |group: GroupId| self.members[index].replica(group).is_some_and(Replica::leads);
+        let (leads_map, leads_moving) = (leads(GroupId::MAP), self.map.moves.keys().any(|group| leads(*group)));
+        self.env.counters.add(Fault::MapLeaderCrashed, u64::from(leads_map && self.map.epoch > 1));
+        self.env.counters.add(Fault::MovingLeaderCrashed, u64::from(leads_moving));
+    }
+
+    /// What is not yet as it was asked for, if anything is.
+    fn ring_unsettled(&self) -> Option<String> {
+        let operator = self.operators.first()?;
+        let asking = (!operator.has_arrived(&self.map)).then(|| format!("map {} is not the goal", self.map.epoch));
+        let unsettled = asking.or_else(|| ring::unsettled(&self.members, &self.map));
+        unsettled.or_else(|| (!operator.has_read(&self.map)).then(|| "the history was not read".to_owned()))
+    }
+
     /// Goes on to the next phase if it is due. Returns whether there is none any more.
     fn next_phase(&mut self) -> Result<bool, Broken> {
         let now = self.env.events.now();
@@ -369,9 +476,19 @@ impl World {
                 self.clients.iter_mut().for_each(|client| client.free = false);
                 let keys = 0..self.scenario.keys;
                 self.order(keys.flat_map(|key| [Order::Read(key, Consistency::Linearizable), Order::Put(key, None)]));
+                self.set_goal();
                 self.enter(Phase::Settling);
+                self.ring_ends = now + RING_SETTLED_WITHIN_US;
             }
             Phase::Settling if self.clients.iter().all(Client::is_idle) => {
+                if let Some(unsettled) = self.ring_unsettled() {
+                    let seconds = RING_SETTLED_WITHIN_US / 1_000_000;
+                    let late = now >= self.ring_ends;
+                    return if late { Err(Broken::RingNotSettled(seconds, unsettled)) } else { Ok(false) };
+                }
+                if let Some(history) = self.operators.first().and_then(|operator| operator.history.as_ref()) {
+                    ring::check_history(history, &self.map)?;
+                }
                 let reads = [Consistency::Linearizable, Consistency::Quorum];
                 let keys = 0..self.scenario.keys;
                 let each = keys.flat_map(|key| reads.map(|consistency| Order::Read(key, consistency)));
@@ -396,6 +513,18 @@ impl World {
             _ => return Err(Broken::NotLive(SETTLED_WITHIN_US / 1_000_000)),
         }
         Ok(false)
+    }
+
+    /// The first operator asks for what the ring is to be in the end.
+    fn set_goal(&mut self) {
+        let mut goal: Vec<Desired> = self.slots().into_iter().filter(|s| s.is_fit).map(|s| s.desired).collect();
+        if self.operators.is_empty() {
+            return;
+        }
+        while goal.len() > self.scenario.replication && self.env.dice.chance(500) {
+            goal.remove(self.env.dice.index(goal.len()));
+        }
+        self.operators[0].aim(goal, &mut self.fences, &mut self.env);
     }
 
     fn enter(&mut self, phase: Phase) {

@@ -273,6 +273,10 @@ fn command(program: &Path, member: &Place, log: File) -> io::Result<Command> {
     if !member.zone.is_empty() {
         command.arg("--zone").arg(&member.zone);
     }
+    // A damaged volume is set aside, and its member comes back as another in its place. Whoever sets this knows better.
+    if std::env::var_os("ANNULUS_ON_DAMAGE").is_none() {
+        command.env("ANNULUS_ON_DAMAGE", "quarantine");
+    }
     // The log is a file, whatever this terminal can do.
     command.env("NO_COLOR", "1");
     command.stdin(Stdio::piped()).stdout(log.try_clone()?).stderr(log);

@@ -3,7 +3,11 @@
 //! ```text
 //! frame   := length:u32 crc32:u32 payload[length]        (the checksum is of the payload)
 //! payload := version:u8 item*
-//! item    := id:u8 body                                   (ids below)
+//! item    := 1 cluster[16] from:u64 to:u64 epoch:u64                             hello
+//!          | 2 message                                                           to a replica (see `message`)
+//!          | 3 number:u64 group:u32 timeout_ms:u32 operation                     a request, sent on (see `request`)
+//!          | 4 number:u64 reply                                                  its answer (see `request`)
+//!          | 5 map:bytes                                                         the sender's map (`docs/storage.md`)
 //! ```
 
 use bytes::Bytes;

@@ -1,4 +1,17 @@
-//! Messages between the replicas of a group. Raft's own protobuf never touches the network: this is the whole of it.
+//! Messages between the replicas of a group. Raft's own protobuf never touches the network: this is the whole of it. The
+//! forms that `docs/storage.md` has too (`position`, `records`, `configuration`, `entry`) are not told again.
+//!
+//! ```text
+//! message := group:u32 body
+//! body    := 1 raft | 3 chunk_ack | 4 report | 5 chunk        (2: a chunk whose `last` had no epoch; read, not written)
+//! raft    := kind:u8 term:u64 present:u16 numbers:u64* entries:list<entry>? context:bytes?
+//!            (bits of `present` from the lowest: log_term index commit commit_term request_snapshot reject_hint priority
+//!            stamp; then reject, entries, context)
+//! chunk   := stream number:u32 records last:option<configuration>
+//! chunk_ack := stream next:u32
+//! stream  := term:u64 position attempt:u32
+//! report  := epoch:u64 list<group:u32 term:u64 configuration behind:list<u64> bytes:u64 sent:option<u64>>
+//! ```
 
 use bytes::Bytes;
 use raft::eraftpb::{ConfState, Entry, EntryType, Message, MessageType};
@@ -68,9 +81,10 @@ pub struct Chunk {
 }
 
 const RAFT: u8 = 1;
-const CHUNK: u8 = 2;
+const CHUNK_WITHOUT_EPOCH: u8 = 2;
 const CHUNK_ACK: u8 = 3;
 const REPORT: u8 = 4;
+const CHUNK: u8 = 5;
 
 /// Writes a message.
 pub fn write_message(writer: &mut Writer, message: &PeerMessage) {
@@ -107,17 +121,22 @@ pub fn read_message(reader: &mut Reader) -> Result<PeerMessage> {
             let (message, stamp) = read_raft(reader)?;
             Body::Raft { message, stamp }
         }
-        CHUNK => Body::Chunk(Chunk {
-            stream: read_stream(reader)?,
-            number: reader.u32()?,
-            records: read_records(reader)?,
-            last: reader.option(read_configuration)?,
-        }),
+        CHUNK => Body::Chunk(read_chunk(reader, read_configuration)?),
+        CHUNK_WITHOUT_EPOCH => Body::Chunk(read_chunk(reader, read_configuration_without_epoch)?),
         CHUNK_ACK => Body::ChunkAck { stream: read_stream(reader)?, next: reader.u32()? },
         REPORT => Body::Report(read_report(reader)?),
         id => return Err(reader.unknown(id)),
     };
     Ok(PeerMessage { group, body })
+}
+
+fn read_chunk(reader: &mut Reader, last: impl FnOnce(&mut Reader) -> Result<Configuration>) -> Result<Chunk> {
+    Ok(Chunk {
+        stream: read_stream(reader)?,
+        number: reader.u32()?,
+        records: read_records(reader)?,
+        last: reader.option(last)?,
+    })
 }
 
 fn write_stream(writer: &mut Writer, stream: Stream) {
@@ -183,6 +202,11 @@ pub fn write_configuration(writer: &mut Writer, configuration: &Configuration) {
 /// Reads a configuration.
 pub fn read_configuration(reader: &mut Reader) -> Result<Configuration> {
     Ok(Configuration { state: read_conf_state(reader)?, epoch: reader.u64()? })
+}
+
+/// Reads a configuration as it was written before groups followed the map.
+pub fn read_configuration_without_epoch(reader: &mut Reader) -> Result<Configuration> {
+    Ok(Configuration { state: read_conf_state(reader)?, epoch: 0 })
 }
 
 /// Writes a log entry.

@@ -1,4 +1,23 @@
-//! Requests and replies as they are forwarded between members.
+//! Requests and replies as they are forwarded between members. Those about the map, in the forms of `docs/storage.md`:
+//!
+//! ```text
+//! operation := … | 5 intent (change the map) | 6 (read the plan) | 7 epoch:option<u64> (read the history, or a map of it)
+//! intent    := fence:u64 epoch:option<u64> command
+//! command   := 1 list<desired> | 2 drain:u64 | 3 undrain:u64 | 4 remove:u64
+//! desired   := id:u64 name:text zone:text client_address:text peer_address:text admin_address:text weight:u32
+//! reply     := … | 7 changed | 8 plan | 9 list<event> | 10 map:option<bytes>
+//! changed   := 0 epoch:u64 joined:list<u64> leaving:list<u64> updated:list<u64>
+//!            | 1 given:u64 highest:u64 (fence) | 2 given:u64 current:u64 (epoch) | 3 (another waits)
+//!            | 4 member:u64 (unknown) | 5 left:u64 factor:u64 (too few) | 6 member:u64 groups (holds replicas)
+//!            | 7 groups (quorum at risk) | 8 reason:text (invalid)
+//! groups    := list<u32> count:u64
+//! plan      := epoch:u64 settled:bool moves_left:u32 moves_under_way:u32 bytes_left:u64 bytes_per_second:u64
+//!              list<planned> list<heard>
+//! planned   := group:u32 from:option<u64> to:option<u64> step:u8 option<gate:u8 member:option<u64>> bytes:u64 sent:u64
+//! heard     := member:u64 ago_ms:option<u64> epoch:u64 leads:u32
+//! ```
+//!
+//! The ids of steps and gates stand in `map::plan`.
 
 use super::frame::read_member;
 use super::{Reader, Result, Writer};
@@ -246,7 +265,6 @@ fn write_changed(writer: &mut Writer, changed: &std::result::Result<Changed, map
             writer.u8(7);
             groups(writer, at_risk, *count);
         }
-        Err(Refusal::StillBeingMade) => writer.u8(9),
         Err(Refusal::Invalid(reason)) => {
             writer.u8(8);
             writer.bytes(reason.as_bytes());
@@ -286,7 +304,6 @@ fn read_changed(reader: &mut Reader) -> Result<std::result::Result<Changed, map:
             Refusal::QuorumAtRisk { groups, count }
         }
         8 => Refusal::Invalid(reader.text()?),
-        9 => Refusal::StillBeingMade,
         id => return Err(reader.unknown(id)),
     }))
 }

@@ -4,13 +4,13 @@ use bytes::Bytes;
 use raft::eraftpb::HardState;
 
 use super::message::{
-    read_conf_state, read_configuration, read_entry, read_position, read_records, write_configuration, write_entry,
-    write_position, write_records,
+    read_configuration, read_configuration_without_epoch, read_entry, read_position, read_records, write_configuration,
+    write_entry, write_position, write_records,
 };
 use super::{Reader, Result, Writer};
 use crate::id::GroupId;
 use crate::lane::{GroupWrite, Installed, Staged};
-use crate::replica::{Configuration, read_tombstone, write_tombstone};
+use crate::replica::{read_tombstone, write_tombstone};
 
 /// Writes the writes of a round.
 pub fn write_groups(writer: &mut Writer, groups: &[GroupWrite]) {
@@ -59,10 +59,9 @@ fn read_group(reader: &mut Reader, version: u8) -> Result<GroupWrite> {
             Ok(Installed {
                 generation: reader.u32()?,
                 position: read_position(reader)?,
-                configuration: if version == 1 {
-                    Configuration { state: read_conf_state(reader)?, epoch: 0 }
-                } else {
-                    read_configuration(reader)?
+                configuration: match version {
+                    1 => read_configuration_without_epoch(reader)?,
+                    _ => read_configuration(reader)?,
                 },
             })
         })?,

@@ -27,7 +27,7 @@ use crate::state::{State, TableId};
 use crate::time::Instant;
 
 pub use output::{Durable, GroupWrite, Installed, LeaderChange, LogPosition, Output, Staged, Writes};
-pub use pace::{HIGHEST_RATE, Pace};
+pub use pace::{HIGHEST_RATE, Pace, UNPACED};
 pub use request::{Changed, Operation, Refusal, Reply, Request};
 
 /// Memory for the log entries that are kept for followers that lag, over all groups of a lane, in bytes.
@@ -64,7 +64,9 @@ pub enum Pressure {
     /// Not at all.
     #[default]
     None,
-    /// Clients' writes are turned away.
+    /// Pieces of snapshots are turned away; they come again, later.
+    RefuseSnapshots,
+    /// Clients' writes are turned away, too.
     RefuseWrites,
     /// Leaders' entries are turned away, too; they come again.
     RefuseEntries,
@@ -200,8 +202,8 @@ impl<S: State> Lane<S> {
     /// The shell must have the map on disk before: a member that acts on a map must never come back with an older one, or it
     /// would drop what it has got since.
     ///
-    /// A replica that is made here is blank: it gives no vote before its group's leader has told it of the group, and it
-    /// remembers what an earlier one had promised.
+    /// A replica that is made here is blank. If an earlier one was dropped it gives no vote before its group's leader has told
+    /// it of the group, and it remembers what the earlier one had promised.
     pub fn adopt(&mut self, map: &Arc<Map>, mine: impl Fn(GroupId) -> bool, now: Instant) -> Result<(), Error> {
         let is_newer = self.map.as_ref().is_none_or(|known| known.epoch < map.epoch);
         if !is_newer && !planted(Bug::StaleMapObeyed) {
@@ -233,8 +235,9 @@ impl<S: State> Lane<S> {
     fn bury(&mut self, group: GroupId) {
         let Some(mut replica) = self.replicas[group.0 as usize].take() else { return };
         self.groups -= 1;
-        self.round.leaders.push(LeaderChange { group, leader: None, term: replica.term() });
         replica.abandon(&mut self.round);
+        // Whoever sends requests on by what it has heard of leaders would go on sending them here.
+        self.round.leaders.push(LeaderChange { group, leader: None, term: replica.term() });
         let (write, grave) = replica.bury(&mut self.state);
         self.round.writes.push(write);
         self.round.readies.push((group, None));
@@ -265,7 +268,8 @@ impl<S: State> Lane<S> {
     /// Tells the map group how groups that are led here stand: all of them, or only these, if any of them is led here.
     fn report(&mut self, now: Instant, only: Option<&[GroupId]>) -> Result<(), Error> {
         let Some(map) = self.map.clone() else { return Ok(()) };
-        let told = |replica: &&Replica| replica.leads() && only.is_none_or(|groups| groups.contains(&replica.group()));
+        let tells = |replica: &Replica| replica.leads() && replica.is_established();
+        let told = |replica: &&Replica| tells(replica) && only.is_none_or(|groups| groups.contains(&replica.group()));
         let groups: Vec<_> = self.replicas().filter(told).map(|replica| replica.report(now)).collect();
         if only.is_some() && groups.is_empty() {
             return Ok(());
@@ -324,7 +328,8 @@ impl<S: State> Lane<S> {
         let group = message.group;
         let entries = match &message.body {
             Body::Raft { message, .. } => !message.entries.is_empty(),
-            Body::Chunk(_) => true,
+            Body::Chunk(_) if self.pressure >= Pressure::RefuseSnapshots => return Ok(()),
+            Body::Chunk(_) => false,
             Body::ChunkAck { .. } | Body::Report(_) => false,
         };
         let is_stranger = self.map.as_ref().is_some_and(|map| map.member(from).is_none());

@@ -1,8 +1,8 @@
 //! How fast a lane sends snapshots: as fast as they can go while the writes of its clients do not wait longer for that.
 //!
 //! A token bucket whose rate adapts. In windows of a quarter of a second the lane compares how long its clients' writes took
-//! (from the proposal to the answer) with how long they take when nothing is sent: much longer, and the rate falls by a
-//! third; not so, and it rises by a quarter; without any writes it doubles. This is the delay-based congestion control of
+//! (from the proposal to the answer) with how long they take when nothing is sent: longer, and the rate falls by a
+//! half; not so, and it rises by an eighth; without any writes it doubles. This is the delay-based congestion control of
 //! LEDBAT (RFC 6817) with the foreground's own latency as the signal, because what moves shares more with it than a link:
 //! processors, the disk of each replica, and this lane's rounds.
 
@@ -13,16 +13,18 @@ use crate::time::Instant;
 /// How long a window lasts.
 const WINDOW: Duration = Duration::from_millis(250);
 /// The rates, in bytes a second: at first, and the least.
-const FIRST_RATE: u64 = 32 << 20;
+const FIRST_RATE: u64 = 16 << 20;
 const LEAST_RATE: u64 = 1 << 20;
 /// The highest rate unless a limit is set.
 pub const HIGHEST_RATE: u64 = 4 << 30;
+/// The limit of a lane that sends as fast as it can, whatever that does to its clients.
+pub const UNPACED: u64 = u64::MAX;
 /// The bucket holds what flows in this time, at least.
 const BURST: Duration = Duration::from_millis(4);
 /// Writes wait too long when they take this many times what they took when nothing was sent, in tenths: on average, and
 /// the slowest of a window.
-const STRAINED_MEAN: u64 = 15;
-const STRAINED_MAX: u64 = 20;
+const STRAINED_MEAN: u64 = 14;
+const STRAINED_MAX: u64 = 18;
 /// A window with fewer writes says nothing.
 const FEWEST_WRITES: u64 = 8;
 
@@ -62,7 +64,7 @@ impl Default for Pace {
 }
 
 impl Pace {
-    /// Never sends faster than this many bytes a second.
+    /// Never sends faster than this many bytes a second; [`UNPACED`]: never waits at all.
     pub fn set_limit(&mut self, bytes_per_second: u64) {
         self.limit = bytes_per_second.max(LEAST_RATE);
         self.rate = self.rate.min(self.limit);
@@ -75,6 +77,9 @@ impl Pace {
 
     /// Whether another chunk may be sent.
     pub fn allows(&mut self, now: Instant) -> bool {
+        if self.limit == UNPACED {
+            return true;
+        }
         let passed = now.since(self.refilled_at);
         self.refilled_at = now;
         let flowed = |time: Duration| (self.rate as f64 * time.as_secs_f64()) as i64;
@@ -118,8 +123,8 @@ impl Pace {
         let strained =
             known && (mean_us * 10 > quiet_mean * STRAINED_MEAN || window.max_us * 10 > quiet_max * STRAINED_MAX);
         self.rate = match (strained, tells) {
-            (true, _) => self.rate * 2 / 3,
-            (false, true) => self.rate * 5 / 4,
+            (true, _) => self.rate / 2,
+            (false, true) => self.rate * 9 / 8,
             (false, false) => self.rate * 2,
         };
         self.rate = self.rate.clamp(LEAST_RATE, self.limit);
@@ -169,7 +174,7 @@ mod tests {
         let slow = pace.rate();
         assert!(slow < first / 8, "{slow} of {first}");
         windows(&mut pace, &mut now, 6, 2, true);
-        assert!(pace.rate() > 3 * slow);
+        assert!(pace.rate() >= 2 * slow);
         windows(&mut pace, &mut now, 60, 9, true);
         assert_eq!(pace.rate(), LEAST_RATE);
     }

@@ -251,3 +251,55 @@ impl Entry {
         Ok(entry)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{bootstrap, members};
+    use super::super::{MemberState, command};
+    use super::*;
+
+    fn reason() -> Reason {
+        Reason::Drain("m1".to_owned())
+    }
+
+    #[test]
+    fn a_change_makes_the_one_map_of_the_other_and_nothing_of_any_later_one() {
+        let before = bootstrap(members(5)).unwrap();
+        let mut after = before.clone();
+        after.members[0].state = MemberState::Draining;
+        command::retarget(&mut after);
+        let change = Change::between(&before, &after, reason(), 7).unwrap();
+        let made = change.apply(&before).unwrap();
+        assert_eq!(made, Map { epoch: before.epoch + 1, ..after });
+        assert_eq!(change.apply(&made), None, "it is of another map by now");
+        assert_eq!(Change::between(&made, &made, reason(), 7), None);
+    }
+
+    #[test]
+    fn a_new_fence_alone_is_a_change() {
+        let before = bootstrap(members(3)).unwrap();
+        let change = Change::between(&before, &Map { fence: 4, ..before.clone() }, reason(), 7).unwrap();
+        assert!(!change.changes_map());
+        assert_eq!(change.apply(&before).unwrap().fence, 4);
+    }
+
+    #[test]
+    fn a_change_that_would_break_a_rule_makes_no_map() {
+        let before = bootstrap(members(3)).unwrap();
+        let stranger = MemberId::new(77).unwrap();
+        let nothing = Change::between(&before, &Map { fence: 4, ..before.clone() }, reason(), 7).unwrap();
+        let broken = [
+            Change { members: Some(Vec::new()), ..nothing.clone() },
+            Change { map_voters: Some(vec![stranger]), ..nothing.clone() },
+            Change { assignments: vec![(PartitionId(99), before.assignments[0].clone())], ..nothing.clone() },
+            Change { targets: vec![(PartitionId(99), Some(before.assignments[0].clone()))], ..nothing.clone() },
+            Change {
+                moves: vec![(GroupId(1), Some(Move { add: Some(stranger), remove: None, cancelled: false, epoch: 2 }))],
+                ..nothing.clone()
+            },
+        ];
+        for change in broken {
+            assert_eq!(change.apply(&before), None, "{change:?}");
+        }
+    }
+}

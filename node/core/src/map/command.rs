@@ -12,6 +12,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::change::Reason;
+use super::planner::who_goes;
 use super::{
     Assignment, Error, MAX_MAP_VOTERS, MAX_MEMBERS, Map, Member, MemberState, Reports, check_members, check_zones,
 };
@@ -129,9 +130,6 @@ pub enum Refusal {
         /// How many groups there are.
         count: usize,
     },
-    /// Not every group of the new store has a leader yet.
-    #[error("the store is still being made: not every partition has a leader yet; ask again in a moment")]
-    StillBeingMade,
     /// The members can't be such, and why.
     #[error("{0}")]
     Invalid(String),
@@ -177,13 +175,11 @@ pub fn next(map: &Map, intent: &Intent, reports: &Reports, now: Instant) -> Resu
     if left < next.replication_factor {
         return Err(Refusal::TooFewMembers { left, factor: next.replication_factor });
     }
-    // A member that has not heard of the first map must be able to begin with it: with a later one its replicas would be
-    // blank, and too many blank ones can't elect anybody.
-    if map.epoch == 1 && map.groups().any(|group| reports.last(group).is_none()) {
-        return Err(Refusal::StillBeingMade);
-    }
     check_quorums(map, &next, reports, now)?;
-    retarget(&mut next);
+    // A new address moves nothing; worked out anew in the middle of moves, the targets could be others that are as good.
+    if next.candidates() != map.candidates() {
+        retarget(&mut next);
+    }
     Ok((next, reason))
 }
 
@@ -228,15 +224,18 @@ fn desire(map: &mut Map, desired: &[Desired]) -> Result<Reason, Refusal> {
         return Err(Error::MemberCount(map.members.len()).into());
     }
     check_members(&map.members)?;
-    let told = [("joins", joined), ("leaves", leaving), ("is changed", updated)];
-    let told = told.into_iter().filter(|(_, names)| !names.is_empty());
-    Ok(Reason::Members(told.map(|(what, names)| tell(&names, what)).collect::<Vec<_>>().join("; ")))
+    let told = [(joined, ["joins", "join"]), (leaving, ["leaves", "leave"]), (updated, ["is changed", "are changed"])];
+    let told = told.into_iter().filter(|(names, _)| !names.is_empty());
+    let told: Vec<String> = told.map(|(names, what)| tell(&names, what)).collect();
+    // A change all the same if the fence is a new one.
+    Ok(Reason::Members(if told.is_empty() { "as they are".to_owned() } else { told.join("; ") }))
 }
 
-/// `node-4 joins`, `node-4 and node-5: joins`.
-fn tell(names: &[String], what: &str) -> String {
+/// `node-4 joins`, `node-4, node-5 join`, `node-4, … and 3 more join`.
+fn tell(names: &[String], [one, many]: [&str; 2]) -> String {
     const SHOWN: usize = 10;
     let shown = names.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(", ");
+    let what = if names.len() == 1 { one } else { many };
     let more = names.len().saturating_sub(SHOWN);
     if more == 0 { format!("{shown} {what}") } else { format!("{shown} and {more} more {what}") }
 }
@@ -335,9 +334,14 @@ fn redirect_moves(map: &mut Map) {
         let comes = moving.add.is_none_or(|id| target.contains(&id));
         let goes = |id: &MemberId| voters.contains(id) && !target.contains(id);
         let mut wanted = *moving;
-        if comes && moving.remove.is_some_and(|id| !goes(&id)) {
-            // Somebody else is to go in its place, or nobody.
-            wanted.remove = voters.iter().copied().find(goes);
+        if comes && moving.remove.is_some() {
+            // The same if that is as good as any; else somebody else, or nobody.
+            let mut going: Vec<MemberId> = voters.iter().copied().filter(goes).collect();
+            going.sort_by_key(|id| Some(*id) != moving.remove);
+            wanted.remove = match moving.add {
+                Some(add) => who_goes(map, voters, &going, add),
+                None => going.first().copied(),
+            };
         }
         let useful = comes
             && wanted.remove.is_none_or(|id| goes(&id))
@@ -381,5 +385,88 @@ pub(super) fn lead_meanwhile(map: &mut Map) {
         let least = from.into_iter().min_by_key(|id| (led.get(id).copied().unwrap_or_default(), *id));
         assignment.leader = least.expect("a partition has replicas");
         *led.entry(assignment.leader).or_default() += 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{bootstrap, members};
+    use super::super::{MAX_PARTITIONS, Move};
+    use super::*;
+
+    fn made(count: u64) -> Map {
+        bootstrap(members(count)).unwrap()
+    }
+
+    fn id(number: u64) -> MemberId {
+        MemberId::new(number).unwrap()
+    }
+
+    fn ask(map: &Map, command: Command) -> Result<Map, Refusal> {
+        let intent = Intent { fence: map.fence, epoch: None, command };
+        next(map, &intent, &Reports::new(Instant(0), std::time::Duration::ZERO), Instant(0)).map(|(map, _)| map)
+    }
+
+    fn desired(map: &Map) -> Vec<Desired> {
+        let members = map.members.iter().cloned();
+        let desired =
+            members.map(|Member { id, name, zone, weight, client_address, peer_address, admin_address, .. }| Desired {
+                id,
+                name,
+                zone,
+                weight,
+                client_address,
+                peer_address,
+                admin_address,
+            });
+        desired.collect()
+    }
+
+    #[test]
+    fn a_drain_that_is_taken_back_leaves_the_map_as_it_was() {
+        let before = made(5);
+        for member in 1..=5 {
+            let drained = ask(&before, Command::Drain(id(member))).unwrap();
+            assert!(drained.targets.values().all(|target| !target.replicas.contains(&id(member))));
+            assert!(!drained.map_target.contains(&id(member)));
+            assert_eq!(ask(&drained, Command::Drain(id(member))).unwrap(), drained, "asked again");
+            assert_eq!(ask(&drained, Command::Undrain(id(member))).unwrap(), before);
+        }
+    }
+
+    #[test]
+    fn a_new_address_in_the_middle_of_moves_turns_none_of_them() {
+        let mut map = ask(&made(5), Command::Drain(id(2))).unwrap();
+        let (partition, target) = map.targets.first_key_value().map(|(at, target)| (*at, target.clone())).unwrap();
+        let held = &map.assignments[partition.0 as usize].replicas;
+        let add = target.replicas.iter().copied().find(|id| !held.contains(id));
+        map.moves.insert(partition.group(), Move { add, remove: Some(id(2)), cancelled: false, epoch: 1 });
+        let mut members = desired(&map);
+        members[0].client_address.push('0');
+        let after = ask(&map, Command::Members(members)).unwrap();
+        assert_eq!((&after.targets, &after.moves, &after.assignments), (&map.targets, &map.moves, &map.assignments));
+    }
+
+    #[test]
+    fn a_member_that_leaves_may_share_its_name_with_the_one_that_takes_its_place() {
+        let before = made(4);
+        let mut members = desired(&before);
+        members[3].id = id(9);
+        let after = ask(&before, Command::Members(members.clone())).unwrap();
+        after.check();
+        assert_eq!(after.member(id(4)).unwrap().state, MemberState::Leaving);
+        assert_eq!(after.member(id(9)).unwrap().state, MemberState::Joining);
+        // It can't come back while the other has its name.
+        members.push(desired(&before).remove(3));
+        assert!(matches!(ask(&after, Command::Members(members)), Err(Refusal::Invalid(_))));
+    }
+
+    #[test]
+    fn a_refusal_names_a_few_groups_and_counts_all() {
+        let map = Map::bootstrap(crate::id::ClusterId([1; 16]), MAX_PARTITIONS, 3, members(3)).unwrap();
+        let refused = ask(&map, Command::Remove(id(1))).unwrap_err();
+        let Refusal::HoldsReplicas { groups, count, .. } = &refused else { panic!("{refused}") };
+        assert_eq!((groups.len(), *count), (MAX_NAMED, MAX_PARTITIONS as usize + 1));
+        assert!(refused.to_string().contains("and 4081 more"), "{refused}");
     }
 }

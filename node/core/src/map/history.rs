@@ -171,3 +171,53 @@ pub fn read_event(reader: &mut Reader) -> codec::Result<Event> {
         reason: read_reason(reader)?,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{bootstrap, members};
+    use super::*;
+    use crate::id::GroupId;
+    use crate::state::MemoryState;
+
+    const TABLE: TableId = TableId { group: GroupId::MAP, generation: 1 };
+
+    fn moves(message: &str) -> Reason {
+        Reason::Moves { started: 1, finished: 2, cancelled: 3, message: message.to_owned() }
+    }
+
+    /// Notes changes with these reasons, each of a map of its own.
+    fn history(reasons: impl IntoIterator<Item = Reason>) -> (MemoryState, History) {
+        let (mut state, mut history) = (MemoryState::default(), History::default());
+        let mut map = bootstrap(members(3)).unwrap();
+        for reason in reasons {
+            let next = Map { epoch: map.epoch + 1, fence: map.fence + 1, ..map.clone() };
+            let change = Change::between(&map, &next, reason, 5).expect("the fence is another");
+            history.note(&mut state, TABLE, &change, &next).unwrap();
+            map = next;
+        }
+        (state, history)
+    }
+
+    #[test]
+    fn moves_after_moves_are_one_event_unless_somebody_came_or_went() {
+        let drain = Reason::Drain("m1".to_owned());
+        let (state, history) =
+            history([moves(""), moves(""), moves("m4 is active"), moves(""), drain.clone(), moves("")]);
+        let events = history.events(&state, TABLE).unwrap();
+        let told: Vec<_> = events.iter().map(|event| (event.first_epoch, event.epoch, &event.reason)).collect();
+        let joined = Reason::Moves { started: 2, finished: 4, cancelled: 6, message: String::new() };
+        let (came, plain) = (moves("m4 is active"), moves(""));
+        assert_eq!(told, [(7, 7, &plain), (6, 6, &drain), (5, 5, &plain), (4, 4, &came), (2, 3, &joined)]);
+    }
+
+    #[test]
+    fn the_last_hundred_events_are_kept_with_the_maps_that_they_made() {
+        let reasons = (0..150).map(|number| Reason::Drain(number.to_string()));
+        let (state, history) = history(reasons);
+        assert_eq!(History::load(&state, TABLE).unwrap(), history, "what is read back is the same");
+        let events = history.events(&state, TABLE).unwrap();
+        assert_eq!((events.len(), events[0].epoch, events[MAX_EVENTS - 1].epoch), (MAX_EVENTS, 151, 52));
+        let at = |epoch| history.map_at(&state, TABLE, epoch).unwrap().map(|map| Map::decode(map).unwrap().epoch);
+        assert_eq!((at(151), at(52), at(51), at(152)), (Some(151), Some(52), None, None));
+    }
+}

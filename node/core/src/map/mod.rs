@@ -254,7 +254,10 @@ impl Map {
     /// The voters of a group, and who should lead it. `None` for a group that the map does not know.
     pub fn group(&self, group: GroupId) -> Option<(&[MemberId], MemberId)> {
         match group.partition() {
-            None => Some((&self.map_voters, *self.map_voters.first()?)),
+            None => {
+                let stays = self.map_voters.iter().find(|id| self.map_target.contains(id));
+                Some((&self.map_voters, *stays.or(self.map_voters.first())?))
+            }
             Some(partition) => {
                 let assignment = self.assignments.get(partition.0 as usize)?;
                 Some((&assignment.replicas, assignment.leader))
@@ -460,11 +463,11 @@ mod tests {
         }
     }
 
-    fn members(count: u64) -> Vec<Member> {
+    pub(super) fn members(count: u64) -> Vec<Member> {
         (1..=count).map(member).collect()
     }
 
-    fn bootstrap(members: Vec<Member>) -> Result<Map, Error> {
+    pub(super) fn bootstrap(members: Vec<Member>) -> Result<Map, Error> {
         Map::bootstrap(CLUSTER, 16, 3, members)
     }
 

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::planner::{gate, next_move};
+use super::planner::{final_voters, gate, next_move};
 use super::{Map, Move, Reports};
 use crate::codec::{Reader, Result, Writer, frame::read_member};
 use crate::id::{GroupId, MemberId};
@@ -114,7 +114,7 @@ impl Plan {
     /// The plan as the map and the reports have it.
     pub fn of(map: &Map, reports: &Reports, now: Instant) -> Self {
         let mut moves: Vec<Planned> =
-            map.moves.iter().map(|(group, moving)| under_way(*group, moving, reports, now)).collect();
+            map.moves.iter().map(|(group, moving)| under_way(map, *group, moving, reports, now)).collect();
         let moves_under_way = count(moves.len());
         moves.extend(waiting(map, reports, now));
         let lacking = moves.iter().map(|planned| planned.bytes.saturating_sub(planned.sent));
@@ -159,9 +159,10 @@ fn count(length: usize) -> u32 {
     u32::try_from(length).unwrap_or(u32::MAX)
 }
 
-fn under_way(group: GroupId, moving: &Move, reports: &Reports, now: Instant) -> Planned {
+fn under_way(map: &Map, group: GroupId, moving: &Move, reports: &Reports, now: Instant) -> Planned {
     let report = reports.group(now, group);
-    let (mut step, mut wait) = (Step::Adding, None);
+    // Nobody has to learn anything when nobody comes.
+    let (mut step, mut wait) = (if moving.add.is_some() { Step::Adding } else { Step::Switching }, None);
     let gate = |kind, member| Some(Gate { kind, member });
     match report {
         None if reports.is_informed(now) => wait = gate(GateKind::NoLeader, None),
@@ -169,22 +170,28 @@ fn under_way(group: GroupId, moving: &Move, reports: &Reports, now: Instant) -> 
         Some((leader, report)) => {
             let state = &report.configuration.state;
             let is = |ids: &[u64], id: Option<MemberId>| id.is_some_and(|id| ids.contains(&id.get()));
-            if !state.voters_outgoing.is_empty() {
+            let is_leader = moving.remove == Some(leader);
+            if final_voters(map, group, moving, &report.configuration).is_some() {
+                step = Step::Recording;
+            } else if !state.voters_outgoing.is_empty() {
                 step = Step::Switching;
+                // Only a sole voter gets as far as this: see `replica::configure`.
+                wait = gate(GateKind::LeaderMoving, moving.remove).filter(|_| is_leader);
             } else if is(&state.learners, moving.add) {
                 (step, wait) = (Step::Copying, gate(GateKind::CatchingUp, moving.add));
                 if moving.add.is_some_and(|add| !reports.is_there(now, add)) {
                     wait = gate(GateKind::MemberUnreachable, moving.add);
-                } else if Some(leader) == moving.remove {
+                } else if is_leader && report.sent.is_none() && state.voters.len() > 1 {
                     wait = gate(GateKind::LeaderMoving, moving.remove);
                 }
-            } else if is(&state.voters, moving.add) {
-                step = Step::Recording;
+            } else if moving.add.is_none() {
+                wait = gate(GateKind::LeaderMoving, moving.remove).filter(|_| is_leader);
             }
         }
     }
     if moving.cancelled && step != Step::Recording {
         step = Step::Cancelling;
+        wait = wait.filter(|_| report.is_none());
     }
     let last = reports.last(group);
     let bytes = last.map_or(0, |report| report.bytes);

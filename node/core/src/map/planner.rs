@@ -4,6 +4,7 @@
 //! It never decides where replicas go (that is [`super::command::retarget`]'s), and never lets more than one voter of a
 //! group change at a time. Asked about a settled map it answers nothing.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use super::change::Reason;
@@ -59,11 +60,16 @@ fn end_moves(map: &mut Map, reports: &Reports, now: Instant) -> (u32, u32) {
             None => map.map_voters = in_order(voters),
             Some(partition) => {
                 let assignment = &mut map.assignments[partition.0 as usize];
+                // A move that came through after all leads away from what was right where it was.
+                let target = map.targets.remove(&partition).unwrap_or_else(|| assignment.clone());
                 assignment.replicas = in_order(voters);
-                if arrived && let Some(target) = map.targets.remove(&partition) {
+                if arrived {
                     *assignment = target;
-                } else if !assignment.replicas.contains(&assignment.leader) {
-                    assignment.leader = assignment.replicas[0];
+                } else {
+                    if !assignment.replicas.contains(&assignment.leader) {
+                        assignment.leader = assignment.replicas[0];
+                    }
+                    map.targets.insert(partition, target);
                 }
             }
         }
@@ -73,7 +79,12 @@ fn end_moves(map: &mut Map, reports: &Reports, now: Instant) -> (u32, u32) {
 }
 
 /// The voters that the group has come to, if that is final.
-fn final_voters(map: &Map, group: GroupId, moving: &Move, configuration: &Configuration) -> Option<Vec<MemberId>> {
+pub(super) fn final_voters(
+    map: &Map,
+    group: GroupId,
+    moving: &Move,
+    configuration: &Configuration,
+) -> Option<Vec<MemberId>> {
     let is_fenced = configuration.epoch >= moving.epoch || planted(Bug::MoveEndedByStaleReport);
     let state = &configuration.state;
     let is_joint = !state.voters_outgoing.is_empty() && !planted(Bug::OldReplicaDroppedInJoint);
@@ -149,20 +160,43 @@ fn in_order_of_need(map: &Map, reports: &Reports, now: Instant) -> Vec<GroupId> 
     astray
 }
 
-/// Who comes and who goes next in a group that is not where it is to be: in the same zone, if that can be.
+/// Who comes and who goes next in a group that is not where it is to be: so that it is spread over as many zones as it can
+/// be on the way.
 pub(super) fn next_move(
     map: &Map,
     voters: &[MemberId],
     target: &[MemberId],
 ) -> Option<(Option<MemberId>, Option<MemberId>)> {
-    let zone = |id: MemberId| map.member(id).map(|member| member.zone.as_str());
     let going: Vec<MemberId> = voters.iter().copied().filter(|id| !target.contains(id)).collect();
-    let mut coming: Vec<MemberId> = target.iter().copied().filter(|id| !voters.contains(id)).collect();
-    coming.sort_by_key(|add| !going.iter().any(|remove| zone(*add) == zone(*remove)));
-    let add = coming.first().copied();
-    let same_zone = add.and_then(|add| going.iter().copied().find(|remove| zone(add) == zone(*remove)));
-    let remove = same_zone.or_else(|| going.first().copied());
-    (add.is_some() || remove.is_some()).then_some((add, remove))
+    let coming = target.iter().copied().filter(|id| !voters.contains(id));
+    let mut pairs = coming.map(|add| (Some(add), who_goes(map, voters, &going, add)));
+    let first = pairs.next().or_else(|| going.first().map(|remove| (None, Some(*remove))))?;
+    let spread = |pair: &(Option<MemberId>, Option<MemberId>)| pair_spread(map, voters, pair.0, pair.1);
+    Some(pairs.fold(first, |best, pair| if spread(&pair) > spread(&best) { pair } else { best }))
+}
+
+/// Who of `going` is to go when `add` comes.
+pub(super) fn who_goes(map: &Map, voters: &[MemberId], going: &[MemberId], add: MemberId) -> Option<MemberId> {
+    let first = going.first().copied()?;
+    let spread = |remove: MemberId| pair_spread(map, voters, Some(add), Some(remove));
+    Some(going[1..].iter().fold(first, |best, id| if spread(*id) > spread(best) { *id } else { best }))
+}
+
+/// How well a group is spread when one has come and another gone: over how many zones, with how few in the fullest, and
+/// whether the two are of the same zone.
+fn pair_spread(
+    map: &Map,
+    voters: &[MemberId],
+    add: Option<MemberId>,
+    remove: Option<MemberId>,
+) -> (usize, Reverse<usize>, bool) {
+    let zone = |id: MemberId| map.member(id).map_or("", |member| member.zone.as_str());
+    let stay = voters.iter().copied().filter(|id| Some(*id) != remove);
+    let zones: Vec<&str> = stay.chain(add).map(zone).collect();
+    let in_zone = |of: &str| zones.iter().filter(|zone| **zone == of).count();
+    let distinct = (0..zones.len()).filter(|at| !zones[..*at].contains(&zones[*at])).count();
+    let fullest = zones.iter().map(|zone| in_zone(zone)).max().unwrap_or_default();
+    (distinct, Reverse(fullest), add.map(zone) == remove.map(zone))
 }
 
 fn sender(reports: &Reports, now: Instant, group: GroupId) -> Option<MemberId> {
@@ -209,7 +243,9 @@ impl Slots {
     pub(super) fn of(map: &Map, reports: &Reports, now: Instant) -> Self {
         let mut slots = Self { receiving: BTreeMap::new(), sending: BTreeMap::new(), left: MOVES_AT_ONCE };
         for (group, moving) in &map.moves {
-            slots.count(moving.add, sender(reports, now, *group));
+            // Whoever sends to a member that is not there sends nothing, and may begin something else meanwhile.
+            let sends = moving.add.is_none_or(|add| reports.is_there(now, add));
+            slots.count(moving.add, sender(reports, now, *group).filter(|_| sends));
         }
         slots
     }
@@ -230,5 +266,105 @@ impl Slots {
         }
         self.count(receiver, sender);
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{bootstrap, members};
+    use super::super::{MemberState, Report, command};
+    use super::*;
+    use crate::map::plan::Plan;
+    use crate::map::report::REPORT_EVERY;
+    use crate::replica::Configuration;
+
+    fn id(number: u64) -> MemberId {
+        MemberId::new(number).unwrap()
+    }
+
+    /// Members 1 to 6, of which 1 drains.
+    fn draining() -> Map {
+        let mut map = bootstrap(members(6)).unwrap();
+        map.members[0].state = MemberState::Draining;
+        command::retarget(&mut map);
+        map.epoch += 1;
+        map
+    }
+
+    /// Everybody reports that nothing has moved; each group is led by whom the map prefers.
+    fn heard(map: &Map, now: Instant) -> Reports {
+        let mut reports = Reports::new(now, REPORT_EVERY);
+        for member in &map.members {
+            let led = map.groups().filter(|group| map.group(*group).unwrap().1 == member.id);
+            let groups = led.map(|group| {
+                let voters = map.group(group).unwrap().0.iter().map(|id| id.get()).collect();
+                let state = raft::eraftpb::ConfState { voters, ..Default::default() };
+                let configuration = Configuration { state, epoch: 1 };
+                let (behind, bytes, sent) = (Vec::new(), 0, None);
+                super::super::GroupReport { group, term: 2, configuration, behind, bytes, sent }
+            });
+            reports.take(now, member.id, Report { epoch: map.epoch, groups: groups.collect() });
+        }
+        reports
+    }
+
+    #[test]
+    fn nothing_happens_to_a_settled_map() {
+        let map = bootstrap(members(6)).unwrap();
+        assert_eq!(next(&map, &heard(&map, Instant(0)), Instant(0)), None);
+        assert!(Plan::of(&map, &heard(&map, Instant(0)), Instant(0)).settled);
+    }
+
+    #[test]
+    fn no_member_takes_part_in_more_moves_than_it_may() {
+        let map = draining();
+        let (reports, now) = (heard(&map, Instant(0)), Instant(0));
+        let (planned, reason) = next(&map, &reports, now).unwrap();
+        assert_eq!(
+            reason,
+            Reason::Moves {
+                started: u32::try_from(planned.moves.len()).unwrap(),
+                finished: 0,
+                cancelled: 0,
+                message: String::new()
+            }
+        );
+        let mut sides: BTreeMap<(bool, MemberId), usize> = BTreeMap::new();
+        for (group, moving) in &planned.moves {
+            assert_eq!((moving.remove, moving.epoch), (Some(id(1)), map.epoch + 1));
+            *sides.entry((true, moving.add.unwrap())).or_default() += 1;
+            *sides.entry((false, reports.group(now, *group).unwrap().0)).or_default() += 1;
+        }
+        assert!(sides.values().all(|count| *count <= MOVES_PER_MEMBER), "{sides:?}");
+        assert_eq!(next(&Map { epoch: map.epoch + 1, ..planned }, &reports, now), None, "all slots are taken");
+    }
+
+    #[test]
+    fn groups_that_have_lost_a_voter_come_first_then_the_map_group() {
+        let map = draining();
+        let now = Instant(0);
+        let mut reports = heard(&map, now);
+        let hurt = *map.targets.last_key_value().unwrap().0;
+        let (leader, mut report) = reports.group(now, hurt.group()).map(|(id, report)| (id, report.clone())).unwrap();
+        report.behind = vec![id(1)];
+        reports.take(now, leader, Report { epoch: map.epoch, groups: vec![report] });
+        assert_eq!(in_order_of_need(&map, &reports, now)[..2], [hurt.group(), GroupId::MAP]);
+    }
+
+    #[test]
+    fn who_comes_takes_the_place_of_one_in_its_zone_or_of_whoever_is_missed_least() {
+        // Zones by number: 1 2 0 1 2 0.
+        let map = bootstrap(members(6)).unwrap();
+        let step = |voters: &[u64], target: &[u64]| {
+            let ids = |ids: &[u64]| ids.iter().copied().map(id).collect::<Vec<_>>();
+            next_move(&map, &ids(voters), &ids(target))
+                .map(|(add, remove)| (add.map(MemberId::get), remove.map(MemberId::get)))
+        };
+        assert_eq!(step(&[1, 2, 3], &[4, 5, 3]), Some((Some(4), Some(1))));
+        assert_eq!(step(&[1, 2, 3], &[5, 4, 3]), Some((Some(5), Some(2))));
+        assert_eq!(step(&[1, 4, 3], &[1, 2, 3]), Some((Some(2), Some(4))));
+        assert_eq!(step(&[1, 2], &[1]), Some((None, Some(2))));
+        assert_eq!(step(&[1], &[1, 2]), Some((Some(2), None)));
+        assert_eq!(step(&[1, 2], &[2, 1]), None);
     }
 }

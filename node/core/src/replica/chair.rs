@@ -9,7 +9,7 @@
 //! All that it knows beside the map is gone with its leadership, and heard again by the next.
 
 use super::machine::Machine;
-use super::{Error, Replica, Round};
+use super::{Configure, Error, Replica, Round, Step};
 use crate::bugs::{Bug, planted};
 use crate::id::{MemberId, RequestId};
 use crate::lane::{Changed, LogPosition, Refusal, Reply};
@@ -39,6 +39,8 @@ struct Waiting {
     request: RequestId,
     deadline: Instant,
     intent: Intent,
+    /// Index of the entry that confirms this leader, when it has no lease; 0: none was proposed.
+    confirming: u64,
 }
 
 impl Replica {
@@ -85,7 +87,7 @@ impl Replica {
             round.replies.push((request, Reply::Changed(Err(map::Refusal::ChangeInProgress))));
             return;
         }
-        self.chair.waiting = Some(Waiting { request, deadline, intent });
+        self.chair.waiting = Some(Waiting { request, deadline, intent, confirming: 0 });
     }
 
     /// The command that waits, if its time is over.
@@ -106,7 +108,7 @@ impl Replica {
             return;
         }
         let Some(map) = self.map().cloned() else { return };
-        if self.chair.waiting.is_some() && self.lease_holds(now) {
+        if self.chair.waiting.is_some() && self.is_confirmed(now) {
             let waiting = self.chair.waiting.take().expect("just seen");
             self.decide(now, &map, waiting, round);
         } else if self.chair.reports.take_news()
@@ -116,8 +118,26 @@ impl Replica {
         }
     }
 
+    /// Whether nobody can have decided anything since the command that waits has come: by the lease, or because an entry
+    /// that was proposed later is committed. A leader that has once asked another to take over has no lease any more.
+    fn is_confirmed(&mut self, now: Instant) -> bool {
+        if self.lease_holds(now) {
+            return true;
+        }
+        let confirming = self.chair.waiting.as_ref().map_or(0, |waiting| waiting.confirming);
+        if confirming > 0 {
+            return confirming <= self.applied().index;
+        }
+        let configure = Configure { epoch: self.configuration().epoch, step: Step::Fence };
+        let proposed = self.propose(Entry::Configure(configure).encode());
+        if let (Some(waiting), Some(position)) = (&mut self.chair.waiting, proposed) {
+            waiting.confirming = position.index;
+        }
+        false
+    }
+
     fn decide(&mut self, now: Instant, map: &Map, waiting: Waiting, round: &mut Round) {
-        let Waiting { request, deadline, intent } = waiting;
+        let Waiting { request, deadline, intent, .. } = waiting;
         let mut known = map.clone();
         if planted(Bug::FenceNotReplicated) {
             known.fence = self.chair.fence;

@@ -16,13 +16,18 @@
 //! earlier leader has proposed is applied or will never be, and only when its own last step is applied. A replica stands
 //! for election only when it has applied everything that it knows to be committed. (Ongaro's thesis, 4.1 to 4.3.)
 //!
+//! **Known to a majority.** A configuration is in force where it is applied, and a member may lag. Were the one that goes
+//! to drop its replica at once, a member that has not heard of the commit yet would still ask it for its vote, and with one
+//! more lost for good the group would never have a leader again. So a leader reports only when an entry that it has
+//! proposed after the change is committed: whoever has that one has been told that the change is.
+//!
 //! It never adds a voter that has not got everything, and never removes the leader: that one hands over first.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use raft::ProgressState;
 use raft::eraftpb::{ConfChangeSingle, ConfChangeTransition, ConfChangeType, ConfChangeV2, ConfState};
+use raft::{ProgressState, StateRole};
 
 use super::{Error, Replica, Round};
 use crate::bugs::{Bug, planted};
@@ -199,7 +204,10 @@ impl Replica {
     pub fn follow(&mut self, map: &Map) {
         self.wanted = map.wanted(self.group);
         if let Some((replicas, leader)) = map.group(self.group) {
-            self.set_preference(replicas, leader);
+            // Who is on the way out comes last: it would only have to hand over again.
+            let (stay, go): (Vec<MemberId>, Vec<_>) =
+                replicas.iter().copied().partition(|id| map.target(self.group).contains(id));
+            self.set_preference(&[stay, go].concat(), leader);
         }
     }
 
@@ -213,12 +221,15 @@ impl Replica {
         let Some(wanted) = &self.wanted else { return };
         let is_changing = wanted.moving.is_some()
             || !self.conf_state().voters_outgoing.is_empty()
-            || !self.conf_state().learners.is_empty();
+            || !self.conf_state().learners.is_empty()
+            || !self.is_established();
         if !is_changing || !self.leads() || !self.holds_own_term() || self.configuring > self.applied().index {
             return;
         }
         let next = next_step(self.configuration(), wanted, self.settings.member, |learner| self.has_caught_up(learner));
-        match next {
+        let spreads = self.last_index() <= self.configured;
+        let fence = || Next::Propose(Configure { epoch: self.configuration().epoch, step: Step::Fence });
+        match next.or_else(|| spreads.then(fence)) {
             Some(Next::Propose(configure)) => {
                 // Refused while leadership is handed over; the next leader sees to it.
                 let entry = match &self.machine {
@@ -233,6 +244,11 @@ impl Replica {
             Some(Next::HandOver) => self.hand_over_before_going(now),
             None => {}
         }
+    }
+
+    /// Whether a majority of the voters knows durably that they are the voters, and this leader knows that.
+    pub fn is_established(&self) -> bool {
+        self.applied().index > self.configured
     }
 
     fn has_caught_up(&self, learner: MemberId) -> bool {
@@ -283,10 +299,15 @@ impl Replica {
             }
         };
         let epoch = configure.epoch.max(known);
+        let changes_voters = matches!(configure.step, Step::Swap { .. } | Step::LeaveJoint);
+        if changes_voters && state.voters_outgoing.is_empty() {
+            self.configured = self.last_index();
+        }
         self.node.mut_store().set_configuration(Configuration { state, epoch });
         let left_out = self.voters().all(|id| id != self.settings.member);
-        if left_out && self.leads() {
-            // Raft would go on leading a group that it is not in any more.
+        if left_out && self.node.raft.state != StateRole::Follower {
+            // Raft would go on leading a group that it is not in any more; and it stops (with a panic) when one wins its
+            // election that is not in it. An answer to its candidacy may have told it of the commit.
             let term = self.term();
             self.node.raft.become_follower(term, raft::INVALID_ID);
         }
@@ -344,4 +365,107 @@ pub struct Tombstone {
     pub term: u64,
     /// Whom it has given its vote in that term; 0: nobody.
     pub vote: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(number: u64) -> MemberId {
+        MemberId::new(number).unwrap()
+    }
+
+    fn configuration(voters: &[u64], outgoing: &[u64], learners: &[u64], epoch: u64) -> Configuration {
+        let state = ConfState {
+            voters: voters.to_vec(),
+            voters_outgoing: outgoing.to_vec(),
+            learners: learners.to_vec(),
+            ..ConfState::default()
+        };
+        Configuration { state, epoch }
+    }
+
+    /// Member 4 is to take the place of 3, by a map of epoch 9, as it was said in epoch 7.
+    fn swap() -> Move {
+        Move { add: Some(id(4)), remove: Some(id(3)), cancelled: false, epoch: 7 }
+    }
+
+    fn wanted(before: &[u64], moving: Option<Move>) -> Wanted {
+        let before: BTreeSet<MemberId> = before.iter().copied().map(id).collect();
+        Wanted { voters: before.clone(), before, moving, leader: id(1), epoch: 9 }
+    }
+
+    fn propose(step: Step) -> Option<Next> {
+        Some(Next::Propose(Configure { epoch: 9, step }))
+    }
+
+    /// What leader 1 does next about each configuration.
+    #[test]
+    fn each_configuration_has_one_next_step() {
+        let cancelled = Move { cancelled: true, ..swap() };
+        let both = |add: Option<u64>, remove: Option<u64>| Step::Swap { add: add.map(id), remove: remove.map(id) };
+        let learn = propose(Step::AddLearner(id(4)));
+        let forget = |number| propose(Step::RemoveLearner(id(number)));
+        let table = [
+            // The way there.
+            (configuration(&[1, 2, 3], &[], &[], 1), Some(swap()), learn),
+            (configuration(&[1, 2, 3], &[], &[4], 7), Some(swap()), propose(both(Some(4), Some(3)))),
+            (configuration(&[1, 2, 4], &[1, 2, 3], &[], 7), Some(swap()), propose(Step::LeaveJoint)),
+            (configuration(&[1, 2, 4], &[], &[], 7), Some(swap()), None),
+            // A learner of an earlier move goes first.
+            (configuration(&[1, 2, 3], &[], &[5], 1), Some(swap()), forget(5)),
+            (configuration(&[1, 2, 3], &[], &[5], 1), None, forget(5)),
+            // Cancelled: what is not done is undone, what is done is fenced off.
+            (configuration(&[1, 2, 3], &[], &[], 1), Some(cancelled), propose(Step::Fence)),
+            (configuration(&[1, 2, 3], &[], &[4], 6), Some(cancelled), forget(4)),
+            (configuration(&[1, 2, 4], &[1, 2, 3], &[], 6), Some(cancelled), propose(Step::LeaveJoint)),
+            (configuration(&[1, 2, 4], &[], &[], 6), Some(cancelled), propose(Step::Fence)),
+            (configuration(&[1, 2, 3], &[], &[], 7), Some(cancelled), None),
+            // The joint configuration is left, whatever the map says by now.
+            (configuration(&[1, 2, 4], &[1, 2, 3], &[], 6), None, propose(Step::LeaveJoint)),
+            // The group has acted on a newer map.
+            (configuration(&[1, 2, 3], &[], &[], 10), Some(swap()), None),
+            (configuration(&[1, 2, 3], &[], &[5], 10), None, None),
+            // Nothing is wanted.
+            (configuration(&[1, 2, 3], &[], &[], 1), None, None),
+        ];
+        for (configuration, moving, expected) in table {
+            let next = next_step(&configuration, &wanted(&[1, 2, 3], moving), id(1), |_| true);
+            assert_eq!(next, expected, "{configuration:?} {moving:?}");
+        }
+    }
+
+    #[test]
+    fn a_learner_that_lacks_something_does_not_vote_yet() {
+        let learning = configuration(&[1, 2, 3], &[], &[4], 7);
+        assert_eq!(next_step(&learning, &wanted(&[1, 2, 3], Some(swap())), id(1), |_| false), None);
+    }
+
+    #[test]
+    fn a_leader_that_goes_hands_over_first_and_a_sole_voter_when_the_other_votes_too() {
+        let learning = configuration(&[1, 2, 3], &[], &[4], 7);
+        let next = next_step(&learning, &wanted(&[1, 2, 3], Some(swap())), id(3), |_| true);
+        assert_eq!(next, Some(Next::HandOver));
+        let sole = wanted(&[3], Some(swap()));
+        let both = Step::Swap { add: Some(id(4)), remove: Some(id(3)) };
+        assert_eq!(next_step(&configuration(&[3], &[], &[4], 7), &sole, id(3), |_| true), propose(both));
+        assert_eq!(next_step(&configuration(&[4], &[3], &[], 7), &sole, id(3), |_| true), Some(Next::HandOver));
+        assert_eq!(next_step(&configuration(&[4], &[3], &[], 7), &sole, id(4), |_| true), propose(Step::LeaveJoint));
+    }
+
+    #[test]
+    fn one_voter_more_or_less_needs_no_joint_configuration() {
+        let more = Move { add: Some(id(4)), remove: None, cancelled: false, epoch: 7 };
+        let less = Move { add: None, remove: Some(id(3)), cancelled: false, epoch: 7 };
+        let step = |moving: Move, learners: &[u64], me| {
+            next_step(&configuration(&[1, 2, 3], &[], learners, 7), &wanted(&[1, 2, 3], Some(moving)), id(me), |_| true)
+        };
+        assert_eq!(step(more, &[], 1), propose(Step::AddLearner(id(4))));
+        assert_eq!(step(more, &[4], 1), propose(Step::Swap { add: Some(id(4)), remove: None }));
+        assert_eq!(step(less, &[], 1), propose(Step::Swap { add: None, remove: Some(id(3)) }));
+        assert_eq!(step(less, &[], 3), Some(Next::HandOver));
+        for change in [Step::Swap { add: Some(id(4)), remove: None }, Step::Swap { add: None, remove: Some(id(3)) }] {
+            assert!(change.for_raft().unwrap().enter_joint().is_none());
+        }
+    }
 }

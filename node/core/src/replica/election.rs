@@ -236,6 +236,11 @@ impl Replica {
         if !self.admits(from, &message) {
             return Ok(());
         }
+        if self.is_blank() && message.commit > self.last_index() && message.get_msg_type() == MessageType::MsgHeartbeat
+        {
+            // Meant for the replica that was here before, and late: this one has acknowledged nothing.
+            return Ok(());
+        }
         self.check_memory(&message)?;
         if message.get_msg_type() == MessageType::MsgTimeoutNow && !self.is_ready_to_lead() {
             // Its log is not durable at this moment, most likely: then it soon is.
@@ -247,12 +252,10 @@ impl Replica {
         let reluctant = message.priority < 0;
         let asks_for_vote = matches!(kind, MessageType::MsgRequestVote | MessageType::MsgRequestPreVote);
         let has_promised = now < self.election.no_vote_until && message.context[..] != CAMPAIGN_TRANSFER[..];
-        if asks_for_vote && (has_promised || self.is_blank()) {
-            return Ok(());
-        }
-        // A blank replica does not know whether it votes. Its empty log looks older than any, also than that of a member
-        // which still counts it as a voter of a configuration that is long left.
-        if asks_for_vote && self.conf_state().voters.is_empty() {
+        // One that was made after another was dropped does not know whether it votes. Its empty log looks older than any, also
+        // than that of a member which still counts it as a voter of a configuration that is long left. The first one of a
+        // member has acknowledged nothing, and may be needed: a store may change before all of it has heard of its first map.
+        if asks_for_vote && (has_promised || (self.reborn && self.is_blank())) {
             return Ok(());
         }
         // Raft refuses what it cannot use (a peer that it does not know, a message to itself): nothing to be done.

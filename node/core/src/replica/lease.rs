@@ -109,4 +109,18 @@ mod tests {
         lease.forfeit();
         assert!(!lease.holds(Instant(7), member(1), &[1], TIMEOUT));
     }
+
+    /// In a joint configuration a leader asks for both halves; it may be in one of them only.
+    #[test]
+    fn a_leader_that_is_no_voter_of_a_half_needs_a_majority_of_it_without_itself() {
+        let mut lease = Lease::default();
+        let (old, new) = ([1, 2, 3], [2, 3, 4]);
+        lease.promise(member(2), Instant(1_000_000), Instant(1_000_000));
+        assert!(lease.holds(Instant(1_399_999), member(1), &old, TIMEOUT), "itself and one more");
+        assert!(!lease.holds(Instant(1_000_001), member(1), &new, TIMEOUT), "one of three");
+        lease.promise(member(4), Instant(900_000), Instant(1_000_000));
+        assert!(lease.holds(Instant(1_299_999), member(1), &new, TIMEOUT), "two of three");
+        assert!(!lease.holds(Instant(1_300_000), member(1), &new, TIMEOUT), "the later of the two is not enough");
+        assert!(!lease.holds(Instant(1_000_001), member(1), &[5], TIMEOUT), "a sole voter that is another");
+    }
 }

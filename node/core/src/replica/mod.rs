@@ -193,12 +193,17 @@ pub struct Replica {
     unrecorded: bool,
     /// Whether earlier rounds of this group wrote something that is not durable yet: the latest such round.
     undurable: Option<u64>,
+    /// An earlier replica of this member was dropped, and no snapshot has told this one of its group yet: it does not know
+    /// what the first one had acknowledged.
+    reborn: bool,
     /// The round that it was made in: what is said of earlier ones is about another replica of this group.
     born_in: u64,
     /// How the group's configuration should stand, by the newest map.
     wanted: Option<Wanted>,
     /// Index of the latest step of the configuration that this leader has proposed.
     configuring: u64,
+    /// The last index of the log when the group's voters last changed: see [`Replica::is_established`].
+    configured: u64,
     /// When this leader last asked another to take over because it is to be removed.
     handed_over_at: Option<Instant>,
     /// What the leader of the map group knows.
@@ -215,7 +220,7 @@ impl Replica {
         now: Instant,
     ) -> Result<Self, Error> {
         let group = recovered.group;
-        let generation = recovered.generation;
+        let (generation, reborn) = (recovered.generation, recovered.reborn);
         let log = recovered.finish()?;
         let applied = log.applied().index;
         let config = raft::Config {
@@ -261,9 +266,11 @@ impl Replica {
             expiring: 0,
             unrecorded: true,
             undurable: None,
+            reborn,
             born_in: 0,
             wanted: None,
             configuring: 0,
+            configured: 0,
             handed_over_at: None,
             chair: chair::Chair::default(),
         };
@@ -333,8 +340,7 @@ impl Replica {
         LogPosition { index: log.last_index(), term: log.last_term() }
     }
 
-    /// Whether this replica has nothing yet: no snapshot has told it of the group. It may be the second of this member,
-    /// which has forgotten what the first had acknowledged, and so has no vote to give, and nothing to show.
+    /// Whether this replica has nothing yet, and so nothing to show: no snapshot has told it of the group.
     pub fn is_blank(&self) -> bool {
         self.conf_state().voters.is_empty()
     }

@@ -10,7 +10,9 @@ use super::admit::is_sound;
 use super::log::{Gap, Log};
 use super::{Configuration, Error, Replica, Tombstone};
 use crate::bugs::{Bug, planted};
-use crate::codec::message::{read_conf_state, read_configuration, read_position, write_configuration, write_position};
+use crate::codec::message::{
+    read_configuration, read_configuration_without_epoch, read_position, write_configuration, write_position,
+};
 use crate::codec::{self, Reader, Writer};
 use crate::id::GroupId;
 use crate::lane::{GroupWrite, LogPosition};
@@ -60,7 +62,7 @@ impl GroupRecord {
         let version = reader.version(VERSION)?;
         let (generation, applied) = (reader.u32()?, read_position(&mut reader)?);
         let record = if version == 1 {
-            let configuration = Configuration { state: read_conf_state(&mut reader)?, epoch: 0 };
+            let configuration = read_configuration_without_epoch(&mut reader)?;
             Self { generation, applied, configuration, tombstone: None }
         } else {
             let configuration = read_configuration(&mut reader)?;
@@ -90,6 +92,8 @@ pub struct Recovering {
     log: Log,
     /// The replica was dropped, and nothing was written for it since.
     buried: bool,
+    /// An earlier replica was dropped, and no snapshot has told this one of its group yet.
+    pub(super) reborn: bool,
 }
 
 impl Recovering {
@@ -101,7 +105,8 @@ impl Recovering {
         if let Some(Tombstone { term, vote }) = record.tombstone.filter(|_| !planted(Bug::TombstoneForgotten)) {
             log.set_hard_state(HardState { term, vote, ..HardState::default() });
         }
-        Self { group, generation: record.generation, log, buried: record.tombstone.is_some() }
+        let buried = record.tombstone.is_some();
+        Self { group, generation: record.generation, log, buried, reborn: buried }
     }
 
     /// The group.
@@ -123,6 +128,7 @@ impl Recovering {
         self.log = Log::default();
         self.log.set_hard_state(HardState { term, vote, ..HardState::default() });
         self.buried = true;
+        self.reborn = true;
         if let Some(grave) = self.grave() {
             state.put(TableId::GROUPS, GroupRecord::key(self.group), grave.encode());
         }
@@ -149,6 +155,7 @@ impl Recovering {
             if installed.generation > self.generation {
                 state.clear(TableId { group, generation: self.generation });
                 self.generation = installed.generation;
+                self.reborn = false;
                 self.log.install(installed.position, installed.configuration);
             } else {
                 self.log.restart(installed.position);
@@ -197,7 +204,9 @@ impl Replica {
             return;
         }
         let (applied, configuration) = (self.applied(), self.configuration().clone());
-        let record = GroupRecord { generation: self.generation, applied, configuration, tombstone: None };
+        let HardState { term, vote, .. } = self.node.raft.hard_state();
+        let tombstone = self.reborn.then_some(Tombstone { term, vote });
+        let record = GroupRecord { generation: self.generation, applied, configuration, tombstone };
         state.put(TableId::GROUPS, GroupRecord::key(self.group), record.encode());
     }
 

@@ -192,6 +192,7 @@ impl Replica {
     ) -> Result<Installed, Error> {
         let old = self.table();
         self.generation += 1;
+        self.reborn = false;
         state.clear(old);
         self.machine = Machine::load(state, self.table())?;
         let configuration = Configuration { state: conf_state, epoch: self.installing_epoch };

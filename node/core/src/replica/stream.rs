@@ -25,9 +25,9 @@ use crate::state::{self, View};
 use crate::time::Instant;
 
 /// Most chunks on the way to one follower.
-const WINDOW: usize = 8;
+const WINDOW: usize = 12;
 /// A chunk is full when its records take this many bytes.
-const CHUNK_BYTES: usize = 128 * 1024;
+const CHUNK_BYTES: usize = 64 * 1024;
 /// Chunks that were not acknowledged for this long are sent again.
 const RESEND_AFTER: Duration = Duration::from_millis(500);
 /// A follower that acknowledges nothing for this long is given up on; Raft tries again later.

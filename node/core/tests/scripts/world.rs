@@ -7,7 +7,7 @@ use std::time::Duration;
 use annulus_core::codec::frame::{FrameWriter, HEADER_BYTES, Item, read_header, read_payload};
 use annulus_core::codec::message::PeerMessage;
 use annulus_core::id::{GroupId, MemberId, RequestId};
-use annulus_core::lane::{Input, Lane, Operation, Output, Reply, Request};
+use annulus_core::lane::{Input, Lane, Operation, Output, Reply, Request, UNPACED};
 use annulus_core::map::Map;
 use annulus_core::replica::{Replica, Settings};
 use annulus_core::state::MemoryState;
@@ -171,11 +171,11 @@ impl World {
     pub fn adopt(&mut self, number: u64, map: Arc<Map>) {
         let with_map = self.with_map;
         let Some(member) = self.members.get_mut(&number) else { return };
+        let Some(lane) = &mut member.lane else { return };
         if member.map.as_ref().is_some_and(|known| known.epoch >= map.epoch) {
             return;
         }
         member.map = Some(Arc::clone(&map));
-        let Some(lane) = &mut member.lane else { return };
         let mine = |group: GroupId| with_map || group.partition().is_some();
         lane.adopt(&map, mine, member.now).expect("a map can be used");
         self.tell(true, || format!("{number} has map {}", map.epoch));
@@ -303,6 +303,8 @@ impl World {
         let Some(member) = self.members.get_mut(&number) else { return };
         let (state, wal) = (member.disk.state.clone(), member.disk.wal.clone());
         let mut lane = Lane::recover(member.settings.clone(), state, wal, member.now).expect("the disk is whole");
+        // No time passes while messages are delivered.
+        lane.limit_moves(UNPACED);
         let (with_map, now) = (self.with_map, member.now);
         let mine = |group: GroupId| with_map || group.partition().is_some();
         match &member.map {
@@ -331,8 +333,11 @@ impl World {
         map.assignments.iter_mut().for_each(|assignment| assignment.leader = preferred);
         let map = Arc::new(map);
         for number in self.numbers() {
-            if self.members[&number].map.is_some() {
-                self.adopt(number, Arc::clone(&map));
+            match self.members.get_mut(&number) {
+                // Whoever is down hears of it when it is back.
+                Some(member @ Member { lane: None, map: Some(_), .. }) => member.map = Some(Arc::clone(&map)),
+                Some(Member { map: Some(_), .. }) => self.adopt(number, Arc::clone(&map)),
+                _ => {}
             }
         }
     }

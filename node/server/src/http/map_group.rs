@@ -69,7 +69,7 @@ fn refused(refusal: &Refusal) -> Problem {
         Refusal::MapChanged { given, current } => {
             Problem::new(Kind::MapChanged, detail).with("given", *given).with("current", *current)
         }
-        Refusal::ChangeInProgress | Refusal::StillBeingMade => Problem::temporary(Kind::ChangeInProgress, detail),
+        Refusal::ChangeInProgress => Problem::temporary(Kind::ChangeInProgress, detail),
         Refusal::UnknownMember(member) => Problem::new(Kind::UnknownMember, detail).with("member", member.to_string()),
         Refusal::TooFewMembers { left, factor } => {
             Problem::new(Kind::TooFewMembers, detail).with("left", *left).with("replication_factor", *factor)

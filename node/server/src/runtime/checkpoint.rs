@@ -8,6 +8,9 @@ use super::lane::LaneEvent;
 use super::wal::WalCommand;
 use crate::storage::{Checkpointer, Frozen, Segment};
 
+/// How far the thread stands back, on the system's scale from -20 to 19.
+const NICENESS: i32 = 10;
+
 pub(super) struct CheckpointThread {
     pub(super) lane: u32,
     pub(super) checkpointer: Checkpointer,
@@ -19,6 +22,9 @@ pub(super) struct CheckpointThread {
 impl CheckpointThread {
     /// Runs until the lane goes away, or a checkpoint fails: redb can't be used after that, so the lane ends.
     pub(super) fn run(mut self) {
+        // Folding millions of records takes a processor for a while; whoever answers clients goes first. Where the system
+        // does not allow it, it takes its turn like everybody else.
+        let _ = rustix::process::setpriority_process(None, NICENESS);
         while let Ok((frozen, segment)) = self.frozen.recv() {
             let (bytes, began) = (frozen.bytes(), Instant::now());
             match self.checkpointer.write(frozen, segment) {

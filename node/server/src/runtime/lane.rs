@@ -362,11 +362,14 @@ impl LaneThread {
         Ok(())
     }
 
-    /// When a second overlay fills before the first is down, writes are turned away; when it goes on, entries too.
+    /// While a second overlay fills before the first is down, snapshots are turned away; when it is full, writes are; when it
+    /// goes on, entries too.
     fn relieve_or_refuse(&mut self) {
         let bytes = self.lane.state().overlay_bytes();
-        let pressure = if !self.checkpointing || bytes < self.overlay_max_bytes {
+        let pressure = if !self.checkpointing || bytes < self.overlay_max_bytes / 2 {
             Pressure::None
+        } else if bytes < self.overlay_max_bytes {
+            Pressure::RefuseSnapshots
         } else if bytes < 2 * self.overlay_max_bytes {
             Pressure::RefuseWrites
         } else {

@@ -1,0 +1,246 @@
+//! What must hold of the ring: of every map that any member has applied, of every configuration that a replica acts on,
+//! and of where everything is in the end.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use annulus_core::id::{GroupId, MemberId};
+use annulus_core::map::history::Event as Past;
+use annulus_core::map::{Map, Reason, Reports, command, planner};
+use annulus_core::replica::Replica;
+use annulus_core::state::{State, TableId};
+use annulus_core::time::Instant;
+
+use super::faults::{Counters, Fault};
+use super::node::Member;
+use super::world::members_index;
+
+/// Generations of a group's table that are looked at: no run gets as far.
+const GENERATIONS: u32 = 60;
+
+/// What a run has broken.
+#[derive(Debug, thiserror::Error)]
+pub enum Violation {
+    /// A command of an operator took effect after one of a newer operator was done.
+    #[error("a command under fence {fence} was done, and had been asked after one under {highest} was done")]
+    OldOperatorObeyed {
+        /// The command's fence.
+        fence: u64,
+        /// The highest that was known to be in force.
+        highest: u64,
+    },
+    /// A command was answered with something else.
+    #[error("a command was answered with {0}")]
+    WrongAnswer(String),
+    /// Two maps have one epoch.
+    #[error("two maps have epoch {0}")]
+    TwoMaps(u64),
+    /// The fence fell.
+    #[error("the fence fell from {before} to {after} with map {epoch}")]
+    FenceFell {
+        /// The map's epoch.
+        epoch: u64,
+        /// The fence before.
+        before: u64,
+        /// The fence in this map.
+        after: u64,
+    },
+    /// Two members have led one group in one term.
+    #[error("members {0} and {1} have both led {2} in term {3}")]
+    TwoLeaders(usize, usize, GroupId, u64),
+    /// A replica that lacks what is committed could be elected.
+    #[error(
+        "{group}: member {member} could be elected by {by:?}, with a log that ends at {last}, when {committed} is committed"
+    )]
+    Forgetful {
+        /// The group.
+        group: GroupId,
+        /// Whose replica could lead.
+        member: MemberId,
+        /// Who would vote for it.
+        by: Vec<u64>,
+        /// Where its log ends.
+        last: u64,
+        /// What is known to be committed.
+        committed: u64,
+    },
+    /// The map's history does not tell how the map came about.
+    #[error("the history of the map has a gap, or gives no reason: {0}")]
+    History(String),
+}
+
+/// What was seen of the ring so far.
+#[derive(Debug, Default)]
+pub struct Ring {
+    maps: BTreeMap<u64, Arc<Map>>,
+    leaders: BTreeMap<(GroupId, u64), usize>,
+}
+
+impl Ring {
+    /// A member has applied this map.
+    pub fn observe(&mut self, map: &Arc<Map>, counters: &mut Counters) -> Result<(), Violation> {
+        map.check();
+        if let Some(known) = self.maps.get(&map.epoch) {
+            return if known == map { Ok(()) } else { Err(Violation::TwoMaps(map.epoch)) };
+        }
+        let (before, after) = (self.maps.range(..map.epoch).next_back(), self.maps.range(map.epoch..).next());
+        let (low, high) = (before.map_or(0, |(_, map)| map.fence), after.map_or(u64::MAX, |(_, map)| map.fence));
+        if !(low..=high).contains(&map.fence) {
+            return Err(Violation::FenceFell { epoch: map.epoch, before: low, after: map.fence });
+        }
+        if let Some((_, before)) = before {
+            count(before, map, counters);
+        }
+        self.maps.insert(map.epoch, Arc::clone(map));
+        Ok(())
+    }
+
+    /// A member leads a group.
+    pub fn lead(&mut self, group: GroupId, term: u64, member: usize) -> Result<(), Violation> {
+        let first = *self.leaders.entry((group, term)).or_insert(member);
+        if first == member { Ok(()) } else { Err(Violation::TwoLeaders(first, member, group, term)) }
+    }
+}
+
+/// Counts what is different.
+fn count(before: &Map, after: &Map, counters: &mut Counters) {
+    for (group, moving) in &after.moves {
+        match before.moves.get(group) {
+            None => counters.add(Fault::MoveStarted, 1),
+            Some(known) => counters.add(Fault::MoveCancelled, u64::from(moving.cancelled && !known.cancelled)),
+        }
+    }
+    let ended = before.moves.iter().filter(|(group, moving)| !after.moves.contains_key(group) && !moving.cancelled);
+    counters.add(Fault::MoveFinished, ended.count() as u64);
+    for member in after.members.iter().filter(|member| before.member(member.id).is_none()) {
+        counters.add(Fault::MemberJoined, 1);
+        let takes_name = before.members.iter().any(|other| other.name == member.name);
+        counters.add(Fault::MemberReplaced, u64::from(takes_name));
+    }
+    let gone = before.members.iter().filter(|member| after.member(member.id).is_none());
+    counters.add(Fault::MemberGone, gone.count() as u64);
+}
+
+/// No replica that lacks an entry which is committed may be able to find the votes for its election: whatever messages are
+/// lost and whoever stands still, it must not lead. Judged by what each replica that runs would do now.
+pub fn check_elections(members: &[Member], map: &Map) -> Result<(), Violation> {
+    map.groups().try_for_each(|group| {
+        let replicas: BTreeMap<u64, &Replica> = members
+            .iter()
+            .filter_map(|member| Some((member.id().get(), member.replica(group)?)))
+            .filter(|(_, replica)| !replica.is_blank())
+            .collect();
+        let committed = replicas.values().map(|replica| replica.committed()).max().unwrap_or_default();
+        for (id, replica) in &replicas {
+            let last = replica.last();
+            if last.index >= committed || replica.applied().index < replica.committed() {
+                continue;
+            }
+            let votes = |voter: &u64| {
+                replicas.get(voter).is_some_and(|other| {
+                    let other = other.last();
+                    (other.term, other.index) <= (last.term, last.index)
+                })
+            };
+            let state = &replica.configuration().state;
+            let is_quorum = |voters: &[u64]| voters.iter().filter(|voter| votes(voter)).count() > voters.len() / 2;
+            let may_stand = state.voters.contains(id) || state.voters_outgoing.contains(id);
+            let is_enough =
+                is_quorum(&state.voters) && (state.voters_outgoing.is_empty() || is_quorum(&state.voters_outgoing));
+            if may_stand && is_enough {
+                let voters = state.voters.iter().chain(&state.voters_outgoing).copied();
+                let by = voters.filter(votes).collect();
+                let member = MemberId::new(*id).expect("ids are not 0");
+                return Err(Violation::Forgetful { group, member, by, last: last.index, committed });
+            }
+        }
+        Ok(())
+    })
+}
+
+/// What is not yet as it is to be in the end, if anything is.
+pub fn unsettled(members: &[Member], map: &Map) -> Option<String> {
+    if !map.is_settled() {
+        return Some(format!("map {} is not settled: {:?}, {:?}", map.epoch, map.moves, map.members));
+    }
+    let mut planned = map.clone();
+    command::retarget(&mut planned);
+    if planned != *map || planner::next(map, &Reports::default(), Instant(0)).is_some() {
+        return Some(format!("map {} would be planned otherwise: {planned:?} and not {map:?}", map.epoch));
+    }
+    for member in members.iter().filter(|member| member.process.is_some()) {
+        let known = member.process.as_ref().and_then(|process| process.map.as_ref());
+        let runs = |id: MemberId| id != member.id() && members[members_index(id)].process.is_some();
+        // One that was never let in has none; one that is let go hears of it only if it knows somebody who is still there.
+        let hears = |known: &Map| known.members.iter().any(|other| map.member(other.id).is_some() && runs(other.id));
+        let hears = map.member(member.id()).is_some() || known.is_some_and(|known| hears(known));
+        if hears && known.is_none_or(|known| known.epoch != map.epoch) {
+            return Some(format!("member {} has not heard of map {}", member.index, map.epoch));
+        }
+        let stray = map
+            .groups()
+            .filter(|_| hears)
+            .find(|group| !map.holds(member.id(), *group) && holds_something(member, *group));
+        if let Some(group) = stray {
+            return Some(format!("member {} still has something of {group}", member.index));
+        }
+    }
+    map.groups().find_map(|group| astray(members, map, group))
+}
+
+/// How a group's replicas differ from what the map says, if they do.
+fn astray(members: &[Member], map: &Map, group: GroupId) -> Option<String> {
+    let (voters, _) = map.group(group)?;
+    let mut wanted: Vec<u64> = voters.iter().map(|id| id.get()).collect();
+    wanted.sort_unstable();
+    for voter in voters {
+        let Some(replica) = members[members_index(*voter)].replica(group) else {
+            return Some(format!("member {voter} has no replica of {group}"));
+        };
+        let state = &replica.configuration().state;
+        let mut found = state.voters.clone();
+        found.sort_unstable();
+        let others = [&state.learners, &state.voters_outgoing, &state.learners_next];
+        if found != wanted || others.iter().any(|ids| !ids.is_empty()) {
+            return Some(format!("{group} on member {voter} has {state:?}, and the map says {wanted:?}"));
+        }
+    }
+    None
+}
+
+fn holds_something(member: &Member, group: GroupId) -> bool {
+    let Some(lane) = member.lane(group) else { return false };
+    let has_records = |generation: u32| {
+        let mut found = false;
+        let read = lane.state().range(TableId { group, generation }, &[], None, &mut |_, _| {
+            found = true;
+            std::ops::ControlFlow::Break(())
+        });
+        read.expect("the disk is whole");
+        found
+    };
+    lane.replica(group).is_some() || (0..GENERATIONS).any(has_records)
+}
+
+/// The history, newest first, tells of every epoch up to the map's, and why.
+pub fn check_history(events: &[Past], map: &Map) -> Result<(), Violation> {
+    let broken = |what: String| Err(Violation::History(what));
+    let Some(newest) = events.first() else { return broken("it is empty".to_owned()) };
+    if newest.epoch != map.epoch {
+        return broken(format!("it ends at {}, and the map is {}", newest.epoch, map.epoch));
+    }
+    for pair in events.windows(2) {
+        if pair[1].epoch + 1 != pair[0].first_epoch || pair[0].first_epoch > pair[0].epoch {
+            return broken(format!("{:?} after {:?}", pair[0], pair[1]));
+        }
+    }
+    let is_dumb = |event: &&Past| match &event.reason {
+        Reason::Bootstrap => event.epoch != 1,
+        Reason::Members(told) => told.is_empty() && event.fence == 0,
+        Reason::Drain(told) | Reason::Undrain(told) | Reason::Remove(told) => told.is_empty(),
+        Reason::Moves { started, finished, cancelled, message } => {
+            started + finished + cancelled == 0 && message.is_empty()
+        }
+    };
+    events.iter().find(is_dumb).map_or(Ok(()), |event| broken(format!("{event:?}")))
+}
