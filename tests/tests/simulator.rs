@@ -90,7 +90,15 @@ fn what_brings_out_known_bugs_brings_out_nothing_without_them() {
 
 #[test]
 fn the_same_seed_gives_the_same_bytes() {
-    for (seed, profile) in [(1, Profile::General), (2, Profile::General), (3, Profile::Crashes), (4, Profile::Leases)] {
+    let twice = [
+        (1, Profile::General),
+        (2, Profile::General),
+        (3, Profile::Crashes),
+        (4, Profile::Leases),
+        (5, Profile::Rings),
+        (6, Profile::Replacements),
+    ];
+    for (seed, profile) in twice {
         let (first, second) = (run(seed, profile), run(seed, profile));
         if first.trace.text() != second.trace.text() {
             let paths = (save(&first, &format!("first-{seed}")), save(&second, &format!("second-{seed}")));
@@ -165,6 +173,56 @@ fn a_read_before_an_entry_of_the_own_term_is_caught() {
 #[test]
 fn a_vote_right_after_a_restart_is_caught() {
     is_caught(Bug::VoteRightAfterRestart, Profile::Bounces);
+}
+
+#[test]
+fn a_lease_that_a_learner_prolongs_is_caught() {
+    is_caught(Bug::LearnerCountedAsVoter, Profile::Moves);
+}
+
+#[test]
+fn a_replica_dropped_while_its_group_still_needs_it_is_caught() {
+    is_caught(Bug::OldReplicaDroppedInJoint, Profile::Replacements);
+}
+
+#[test]
+fn a_leader_that_acts_on_an_old_map_is_caught() {
+    is_caught(Bug::StaleMapObeyed, Profile::Turns);
+}
+
+#[test]
+fn a_drain_that_leaves_something_behind_is_caught() {
+    is_caught(Bug::DrainForgetsPartition, Profile::Rings);
+}
+
+#[test]
+fn a_snapshot_that_holds_less_than_it_says_is_caught() {
+    is_caught(Bug::SnapshotRacesCompaction, Profile::Turns);
+}
+
+#[test]
+fn a_cancelled_move_that_leaves_its_learner_is_caught() {
+    is_caught(Bug::CancelledMoveLeavesLearner, Profile::Rings);
+}
+
+#[test]
+fn a_fence_that_only_the_leader_knows_is_caught() {
+    is_caught(Bug::FenceNotReplicated, Profile::Operators);
+}
+
+#[test]
+fn a_configuration_reported_before_its_voters_know_of_it_is_caught() {
+    is_caught(Bug::ReportedBeforeKnown, Profile::Replacements);
+}
+
+#[test]
+fn a_move_that_an_old_report_ends_is_caught() {
+    is_caught(Bug::MoveEndedByStaleReport, Profile::Moves);
+}
+
+#[test]
+fn a_vote_of_a_replica_that_has_nothing_is_caught() {
+    is_caught(Bug::BlankReplicaVotes, Profile::Turns);
 }
 
 #[test]

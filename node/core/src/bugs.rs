@@ -37,12 +37,12 @@ pub enum Bug {
     CancelledMoveLeavesLearner,
     /// The highest operator fence is known to the leader alone.
     FenceNotReplicated,
-    /// A member that was replaced comes back with its old volume, and is listened to.
-    ReplacedMemberIsHeard,
+    /// A leader reports its group's new voters before a majority of them knows that they are.
+    ReportedBeforeKnown,
     /// A move is over when a report says so, whatever epoch that is of.
     MoveEndedByStaleReport,
-    /// A replica that was dropped and comes back has forgotten its vote.
-    TombstoneForgotten,
+    /// A replica that was dropped and comes back with nothing has a vote.
+    BlankReplicaVotes,
 }
 
 /// All of them with the names that they are planted by.
@@ -62,9 +62,9 @@ pub const ALL: [(&str, Bug); 18] = [
     ("snapshot-races-compaction", Bug::SnapshotRacesCompaction),
     ("cancelled-move-leaves-learner", Bug::CancelledMoveLeavesLearner),
     ("fence-not-replicated", Bug::FenceNotReplicated),
-    ("replaced-member-is-heard", Bug::ReplacedMemberIsHeard),
+    ("reported-before-known", Bug::ReportedBeforeKnown),
     ("move-ended-by-stale-report", Bug::MoveEndedByStaleReport),
-    ("tombstone-forgotten", Bug::TombstoneForgotten),
+    ("blank-replica-votes", Bug::BlankReplicaVotes),
 ];
 
 /// Whether this bug is in force.

@@ -1,34 +1,32 @@
 //! A store on this machine as `annulus dev` makes it, and the violence that can be done to it.
 
 use std::fs::{self, File};
-use std::io;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ExitStatus, Stdio};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use serde::Deserialize;
 use tempfile::TempDir;
-use tokio::sync::{Mutex, MutexGuard};
+use tokio::sync::MutexGuard;
 
-use super::{Http, tell, until};
-
-/// Stores run one at a time: they are measured, and tests are run in parallel.
-static ALONE: Mutex<()> = Mutex::const_new(());
+use super::reaped::{self, ALONE, Reaped, annulus};
+use super::{Http, until};
 
 /// How long a store may take to be ready.
 const START_PATIENCE: Duration = Duration::from_secs(30);
-/// How many lines of a log are shown when a test fails.
-const TAIL_LINES: usize = 30;
-/// How many members the stores of the tests have.
+/// How many members a store of the tests has unless it is told otherwise.
 const MEMBERS: u16 = 3;
+/// The most members of a store of the tests: so many ports are looked for.
+const MOST_MEMBERS: u16 = 6;
 
 /// A store, running or not, with a folder and ports of its own. Dropped, it leaves nothing behind.
 pub struct Dev {
     process: Option<Child>,
     /// How often it was started.
     starts: usize,
+    members: u16,
+    zones: Vec<String>,
     client_port: u16,
     folder: TempDir,
     _alone: MutexGuard<'static, ()>,
@@ -65,7 +63,19 @@ impl Dev {
     pub async fn new() -> Self {
         let alone = ALONE.lock().await;
         let folder = TempDir::with_prefix("annulus-").expect("a temporary folder can be made");
-        Self { process: None, starts: 0, client_port: free_ports(), folder, _alone: alone }
+        let client_port = free_ports();
+        Self { process: None, starts: 0, members: MEMBERS, zones: Vec::new(), client_port, folder, _alone: alone }
+    }
+
+    /// From its next start on it should have this many members.
+    pub fn set_members(&mut self, members: u16) {
+        assert!((1..=MOST_MEMBERS).contains(&members), "there are ports for {MOST_MEMBERS} members");
+        self.members = members;
+    }
+
+    /// At its next start it is told these zones.
+    pub fn set_zones(&mut self, zones: &[&str]) {
+        self.zones = zones.iter().map(|zone| (*zone).to_owned()).collect();
     }
 
     /// A store that is ready.
@@ -94,15 +104,17 @@ impl Dev {
     fn spawn(&self, output: &Path) -> Child {
         let output = File::options().append(true).create(true).open(output).expect("its output can be kept");
         // It stays in the tests' process group: who presses Ctrl-C at the tests ends the store too, which we then can't.
-        Command::new(binary())
+        let zones = (!self.zones.is_empty()).then(|| format!("--zones={}", self.zones.join(",")));
+        annulus()
             .arg("dev")
-            .args(["--members", &MEMBERS.to_string(), "--client-port", &self.client_port.to_string(), "--data"])
+            .args(["--members", &self.members.to_string(), "--client-port", &self.client_port.to_string(), "--data"])
             .arg(self.data())
+            .args(zones)
             .stdin(Stdio::null())
             .stdout(output.try_clone().expect("a file can be written to in two ways"))
             .stderr(output)
             .spawn()
-            .unwrap_or_else(|error| panic!("{} can't be started: {error}", binary().display()))
+            .unwrap_or_else(|error| panic!("dev can't be started: {error}"))
     }
 
     /// Waits until `dev` says that the store is up, and every member is ready. Members that die before that are not started
@@ -148,7 +160,7 @@ impl Dev {
 
     /// The client addresses of all members.
     pub fn addresses(&self) -> Vec<String> {
-        (0..usize::from(MEMBERS)).map(|place| self.address(place)).collect()
+        (0..usize::from(self.members)).map(|place| self.address(place)).collect()
     }
 
     /// What `dev.json` says now.
@@ -211,7 +223,7 @@ impl Dev {
         let mut process = self.process.take().expect("it runs");
         let dev = Pid::from_child(&process);
         kill_process(dev, Signal::STOP).expect("dev can be stopped");
-        for place in 0..usize::from(MEMBERS) {
+        for place in 0..self.members().len() {
             self.kill(place);
         }
         kill_process(dev, Signal::KILL).expect("dev can be killed");
@@ -232,14 +244,8 @@ impl Dev {
     }
 
     fn tell_logs(&self) {
-        let logs = (1..=MEMBERS).map(|number| self.data().join(format!("node-{number}")).join("log"));
-        for path in [self.output_path()].into_iter().chain(logs) {
-            let text = fs::read(&path).unwrap_or_default();
-            let text = String::from_utf8_lossy(&text);
-            let lines: Vec<&str> = text.lines().collect();
-            tell(format!("--- {}", path.display()));
-            lines[lines.len().saturating_sub(TAIL_LINES)..].iter().for_each(tell);
-        }
+        let logs = (1..=MOST_MEMBERS).map(|number| self.data().join(format!("node-{number}")).join("log"));
+        [self.output_path()].into_iter().chain(logs).for_each(|path| reaped::tell_end_of(&path));
     }
 }
 
@@ -260,44 +266,8 @@ impl Drop for Dev {
     }
 }
 
-/// A process that does not outlive this.
-struct Reaped(Child);
-
-impl Reaped {
-    fn ended(&mut self) -> Option<ExitStatus> {
-        self.0.try_wait().expect("a child can be waited for")
-    }
-}
-
-impl Drop for Reaped {
-    fn drop(&mut self) {
-        // Both fail only when it has ended.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// The binary under test: the one that `ANNULUS_BIN` names, or the one that was built beside this test.
-fn binary() -> PathBuf {
-    if let Some(named) = std::env::var_os("ANNULUS_BIN") {
-        return PathBuf::from(named);
-    }
-    let test = std::env::current_exe().expect("a test knows where it is");
-    // The test is `TARGET/PROFILE/deps/NAME-HASH`.
-    let folder = test.ancestors().nth(2).expect("a test lies in its profile's folder");
-    let binary = folder.join("annulus");
-    let profile = if folder.ends_with("release") { " --release" } else { "" };
-    assert!(binary.exists(), "{} is not there: run `cargo build{profile} -p annulus` first", binary.display());
-    binary
-}
-
-/// A client port from which all ports of a store are free. They lie below those that the system gives to whoever asks for
-/// any, so nobody but another store can come in between.
+/// A client port from which all ports of a store are free.
 fn free_ports() -> u16 {
-    let is_free = |port| TcpListener::bind(("127.0.0.1", port)).is_ok();
-    (0..1000)
-        .map(|_| rand::random_range(20_000..32_000))
-        .find(|first| (0..MEMBERS).all(|place| [0, 100, 200].into_iter().all(|offset| is_free(first + offset + place))))
-        .ok_or_else(|| io::Error::from(io::ErrorKind::AddrInUse))
-        .expect("a machine has free ports")
+    let offsets = (0..MOST_MEMBERS).flat_map(|place| [0, 100, 200].map(|offset| offset + place));
+    reaped::free_ports(&offsets.collect::<Vec<_>>())
 }

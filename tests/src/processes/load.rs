@@ -2,7 +2,8 @@
 //!
 //! One writer and one reader ask each member over plain HTTP, whatever that member has to do for it, and one of each goes
 //! through our own client. Half of the puts overwrite a few hot keys that all clients share; the other half make keys
-//! that are written once.
+//! that are written once. A load that is [watched](Load::watched) also has one more client of our own for each hot key,
+//! which asks for nothing else: so it is told for how long a key could not be had.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -27,6 +28,11 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// How many keys a page of the last listing has.
 const PAGE: usize = 500;
 
+/// How long a call through our client may take.
+const DEADLINE: Duration = Duration::from_secs(3);
+/// How long whoever watches one key waits between two calls.
+const WATCH_PAUSE: Duration = Duration::from_millis(5);
+
 /// The load on a store.
 pub struct Load {
     shared: Arc<Shared>,
@@ -40,6 +46,27 @@ struct Shared {
     history: Mutex<History>,
     acknowledged: AtomicU64,
     answered_reads: AtomicU64,
+    calls: Mutex<Calls>,
+}
+
+/// How the calls through our client ended.
+#[derive(Debug, Clone, Default)]
+pub struct Calls {
+    /// How many there were, the repeated ones not counted.
+    pub made: u64,
+    /// How those ended that failed.
+    pub failed: Vec<String>,
+    /// How the repetition of one ended that failed too.
+    pub failed_again: Vec<String>,
+    /// For each watched key, the longest time from one call that was answered to the next.
+    pub gaps: BTreeMap<String, Duration>,
+}
+
+impl Calls {
+    /// The longest gap of any key.
+    pub fn longest_gap(&self) -> Duration {
+        self.gaps.values().copied().max().unwrap_or_default()
+    }
 }
 
 /// How a client comes to the store.
@@ -50,18 +77,22 @@ enum Door {
 }
 
 impl Load {
-    /// Begins.
+    /// Begins on a store that `dev` has started.
     pub fn begin(dev: &Dev) -> Self {
+        Self::on(dev.addresses())
+    }
+
+    /// Begins on the members at these client addresses.
+    pub fn on(addresses: Vec<String>) -> Self {
         let shared = Arc::new(Shared {
             began: Instant::now(),
             history: Mutex::default(),
             acknowledged: AtomicU64::new(0),
             answered_reads: AtomicU64::new(0),
+            calls: Mutex::default(),
         });
-        let addresses = dev.addresses();
-        let client = Client::builder(addresses.clone()).deadline(Duration::from_secs(3)).build();
         let doors = addresses.iter().map(|address| Door::Member(Http::default(), address.clone()));
-        let doors = doors.chain([Door::Client(client.expect("the addresses are addresses"))]);
+        let doors = doors.chain([Door::Client(client(&addresses))]);
         let (stop, stopped) = watch::channel(false);
         let mut clients = JoinSet::new();
         for (number, door) in doors.enumerate() {
@@ -69,6 +100,21 @@ impl Load {
             clients.spawn(read(Arc::clone(&shared), door, number, stopped.clone()));
         }
         Self { shared, stop, clients, addresses }
+    }
+
+    /// Begins on the members at these client addresses, and watches each hot key.
+    pub fn watched(addresses: Vec<String>) -> Self {
+        let mut load = Self::on(addresses);
+        let door = Door::Client(client(&load.addresses));
+        for key in Self::hot_keys() {
+            load.clients.spawn(watch_key(Arc::clone(&load.shared), door.clone(), key, load.stop.subscribe()));
+        }
+        load
+    }
+
+    /// How calls through our client have ended since this was asked last.
+    pub fn take_calls(&self) -> Calls {
+        std::mem::take(&mut *self.shared.calls())
     }
 
     /// Waits until this many more puts have been acknowledged, and as many reads answered.
@@ -101,12 +147,18 @@ impl Load {
     }
 
     /// Ends the load, and reads every key through every member. What everybody was told from first to last.
-    pub async fn end(mut self) -> History {
+    pub async fn end(self) -> History {
+        let addresses = self.addresses.clone();
+        self.end_at(&addresses).await
+    }
+
+    /// Ends the load as [`Load::end`] does, and reads through the members at these client addresses: those that are left.
+    pub async fn end_at(mut self, addresses: &[String]) -> History {
         self.stop.send_replace(true);
         while let Some(ended) = self.clients.join_next().await {
             ended.expect("a client does not panic");
         }
-        for address in &self.addresses {
+        for address in addresses {
             self.list(address).await;
             let door = Door::Member(Http::default(), address.clone());
             for key in Self::hot_keys() {
@@ -158,27 +210,60 @@ impl Shared {
         self.history.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Puts once; whether the store did not fail.
+    fn calls(&self) -> MutexGuard<'_, Calls> {
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts, and through our client once more if that failed; whether the store did not fail.
     async fn put(&self, door: &Door, key: &str) -> bool {
+        let Err(first) = self.put_once(door, key).await else { return true };
+        if !matches!(door, Door::Client(_)) {
+            return false;
+        }
+        let second = self.put_once(door, key).await;
+        self.failed(format!("a put of {key}: {first}"), second.as_ref().err());
+        second.is_ok()
+    }
+
+    /// Gets, and through our client once more if that failed; `None` when the store failed.
+    async fn get(&self, door: &Door, key: &str) -> Option<()> {
+        let Err(first) = self.get_once(door, key).await else { return Some(()) };
+        if !matches!(door, Door::Client(_)) {
+            return None;
+        }
+        let second = self.get_once(door, key).await;
+        self.failed(format!("a get of {key}: {first}"), second.as_ref().err());
+        second.ok()
+    }
+
+    fn failed(&self, first: String, second: Option<&String>) {
+        let now = self.now();
+        let mut calls = self.calls();
+        if let Some(second) = second {
+            calls.failed_again.push(format!("{now:?}: {first}, and again: {second}"));
+        }
+        calls.failed.push(format!("{now:?}: {first}"));
+    }
+
+    async fn put_once(&self, door: &Door, key: &str) -> Result<(), String> {
         let put = self.history().invoke(key, self.now());
-        let fate = door.put(key, put).await;
+        let (fate, told) = door.put(key, put).await;
         let now = self.now();
         self.history().settle(put, now, fate);
         let acknowledged = matches!(fate, Fate::Acknowledged(_));
         if acknowledged {
             self.acknowledged.fetch_add(1, Ordering::Relaxed);
         }
-        acknowledged
+        if acknowledged { Ok(()) } else { Err(told) }
     }
 
-    /// Gets once; `None` when the store failed.
-    async fn get(&self, door: &Door, key: &str) -> Option<()> {
+    async fn get_once(&self, door: &Door, key: &str) -> Result<(), String> {
         let invoked = self.now();
         let seen = door.get(key).await?;
         let returned = self.now();
         self.history().read(key, (invoked, returned), seen, door.name());
         self.answered_reads.fetch_add(1, Ordering::Relaxed);
-        Some(())
+        Ok(())
     }
 }
 
@@ -190,38 +275,40 @@ impl Door {
         }
     }
 
-    async fn put(&self, key: &str, put: usize) -> Fate {
+    /// Puts; what became of it, and what was told instead of an acknowledgement.
+    async fn put(&self, key: &str, put: usize) -> (Fate, String) {
         let value = format!("put {put}");
         match self {
             Self::Member(http, address) => match http.put(address, key, value).await {
                 Ok(answer) if matches!(answer.status, 200 | 201 | 204) => {
-                    Fate::Acknowledged(answer.version().expect("a put is answered with its version"))
+                    (Fate::Acknowledged(answer.version().expect("a put is answered with its version")), String::new())
                 }
                 // These promise that nothing was changed.
-                Ok(answer) if matches!(answer.status, 429 | 503) => Fate::Refused,
-                Ok(answer) if answer.status == 504 => Fate::Unknown,
+                Ok(answer) if matches!(answer.status, 429 | 503) => (Fate::Refused, answer.text()),
+                Ok(answer) if answer.status == 504 => (Fate::Unknown, answer.text()),
                 Ok(answer) => panic!("{key}: a put is not answered with {}: {}", answer.status, answer.text()),
-                Err(Failure::NotSent(_)) => Fate::Refused,
-                Err(Failure::Unknown(_)) => Fate::Unknown,
+                Err(failure @ Failure::NotSent(_)) => (Fate::Refused, failure.to_string()),
+                Err(failure @ Failure::Unknown(_)) => (Fate::Unknown, failure.to_string()),
             },
             Self::Client(client) => match client.put(key, value).await {
-                Ok(written) => Fate::Acknowledged(written.version.0),
-                Err(Error::Unavailable { .. }) => Fate::Refused,
-                Err(Error::OutcomeUnknown { .. }) => Fate::Unknown,
+                Ok(written) => (Fate::Acknowledged(written.version.0), String::new()),
+                Err(error @ Error::Unavailable { .. }) => (Fate::Refused, error.to_string()),
+                Err(error @ Error::OutcomeUnknown { .. }) => (Fate::Unknown, error.to_string()),
                 Err(error) => panic!("{key}: a put does not end with {error}"),
             },
         }
     }
 
-    /// What there is; the outer `None` when the store failed.
-    async fn get(&self, key: &str) -> Option<Option<Seen>> {
+    /// What there is, or how the store failed.
+    async fn get(&self, key: &str) -> Result<Option<Seen>, String> {
         match self {
             Self::Member(http, address) => {
-                let answer = http.get(address, &format!("/v1/kv/{key}")).await.ok()?;
+                let answer =
+                    http.get(address, &format!("/v1/kv/{key}")).await.map_err(|failure| failure.to_string())?;
                 match answer.status {
-                    200 => Some(Some(seen(&answer.text(), answer.version()))),
-                    404 => Some(None),
-                    429 | 503 | 504 => None,
+                    200 => Ok(Some(seen(&answer.text(), answer.version()))),
+                    404 => Ok(None),
+                    429 | 503 | 504 => Err(answer.text()),
                     status => panic!("{key}: a get is not answered with {status}: {}", answer.text()),
                 }
             }
@@ -230,13 +317,18 @@ impl Door {
                     let text = |item: annulus_client::Item| {
                         (String::from_utf8_lossy(&item.value).into_owned(), item.version.0)
                     };
-                    Some(item.map(text).map(|(value, version)| seen(&value, Some(version))))
+                    Ok(item.map(text).map(|(value, version)| seen(&value, Some(version))))
                 }
-                Err(Error::Unavailable { .. }) => None,
+                Err(error @ Error::Unavailable { .. }) => Err(error.to_string()),
                 Err(error) => panic!("{key}: a get does not end with {error}"),
             },
         }
     }
+}
+
+fn client(addresses: &[String]) -> Client {
+    let client = Client::builder(addresses.to_vec()).deadline(DEADLINE).build();
+    client.expect("the addresses are addresses")
 }
 
 async fn write(shared: Arc<Shared>, door: Door, writer: usize, stopped: watch::Receiver<bool>) {
@@ -261,6 +353,26 @@ async fn read(shared: Arc<Shared>, door: Door, reader: usize, stopped: watch::Re
         if answered.is_none() {
             sleep(PAUSE).await;
         }
+    }
+}
+
+/// Puts and gets one key in turn, and takes note of how long it could not be had.
+async fn watch_key(shared: Arc<Shared>, door: Door, key: String, stopped: watch::Receiver<bool>) {
+    let mut answered_at = shared.now();
+    for round in 0_u64.. {
+        let done = if round % 2 == 0 { shared.put(&door, &key).await } else { shared.get(&door, &key).await.is_some() };
+        if done {
+            let now = shared.now();
+            let mut calls = shared.calls();
+            calls.made += 1;
+            let longest = calls.gaps.entry(key.clone()).or_default();
+            *longest = (*longest).max(now.saturating_sub(answered_at));
+            answered_at = now;
+        }
+        if *stopped.borrow() {
+            return;
+        }
+        sleep(WATCH_PAUSE).await;
     }
 }
 

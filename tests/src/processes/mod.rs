@@ -3,9 +3,9 @@
 //!
 //! ```text
 //!  Dev ─ starts, kills, stops, ends ─▶ annulus dev ─▶ members
-//!                                                       ▲ │
-//!  Load ─ puts and gets, all the time ──────────────────┘ │
-//!   └─▶ History ◀── what was asked, when, and what came back
+//!  Store ─ the same, and each member by itself ─────────▶ ▲ │
+//!  Load ─ puts and gets, all the time ────────────────────┘ │
+//!   └─▶ History ◀── what was asked, when, and what came back ┘
 //!          └─▶ check: can one register per key explain it?
 //! ```
 //!
@@ -16,6 +16,8 @@ mod dev;
 mod history;
 mod http;
 mod load;
+mod reaped;
+mod store;
 
 use std::fmt::Display;
 use std::io::{self, Write};
@@ -26,7 +28,9 @@ use tokio::time::{Instant, sleep, timeout_at};
 pub use self::http::{Answer, Failure, Http};
 pub use dev::{Dev, Member};
 pub use history::{Fate, History, Seen, Violation};
-pub use load::Load;
+pub use load::{Calls, Load};
+pub use reaped::annulus;
+pub use store::{Store, problem};
 
 /// How often something is looked at that is waited for.
 const POLL: Duration = Duration::from_millis(5);

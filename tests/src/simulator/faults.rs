@@ -7,6 +7,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use annulus_core::id::GroupId;
+
 /// A class of faults.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fault {
@@ -158,6 +160,11 @@ pub enum FaultEvent {
         member: usize,
         /// Which of its processes.
         life: u64,
+    },
+    /// Something happens to the leader of a group whose configuration has just begun to change.
+    HitMove {
+        /// The group.
+        group: GroupId,
     },
     /// A member that had lost its volume has it again.
     OldVolume {

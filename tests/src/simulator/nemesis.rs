@@ -4,6 +4,7 @@
 //! often than others, and elections can be a signal for all to die, because both are what a blind draw rarely meets.
 
 use annulus_core::id::GroupId;
+use annulus_core::map::Map;
 use annulus_core::replica::Replica;
 
 use super::events::Event;
@@ -57,6 +58,7 @@ impl World {
                     self.crash(member);
                 }
             }
+            FaultEvent::HitMove { group } => self.hit_move(group),
             FaultEvent::OldVolume { member } => {
                 if self.phase == Phase::Faulty {
                     self.env.counters.add(Fault::OldVolumeBack, 1);
@@ -148,20 +150,49 @@ impl World {
         }
     }
 
-    /// Whoever leads a group whose configuration is changing dies, stands still or is cut off.
+    /// Whoever leads a group whose configuration is changing is hit.
     fn hit_moving_leader(&mut self) {
         let moving: Vec<GroupId> = self.map.moves.keys().copied().collect();
-        if moving.is_empty() {
+        if !moving.is_empty() {
+            let group = *self.env.dice.pick(&moving);
+            self.hit_move(group);
+        }
+    }
+
+    /// Moves have just begun: a good moment to hit who is to carry them out.
+    pub(super) fn hit_after_move(&mut self, before: &Map) {
+        if self.phase != Phase::Faulty {
             return;
         }
-        let group = *self.env.dice.pick(&moving);
+        let begun = self.map.moves.keys().filter(|group| !before.moves.contains_key(group));
+        for group in begun.copied().collect::<Vec<_>>() {
+            if self.env.dice.chance(self.scenario.hit_after_move) {
+                let delay = self.env.dice.within(0..=80_000);
+                self.env.events.after(delay, Event::Fault(FaultEvent::HitMove { group }));
+            }
+        }
+    }
+
+    /// The group's leader dies, stands still or is cut off, alone or together with the member that it is adding.
+    fn hit_move(&mut self, group: GroupId) {
         let Some(index) = self.leader_of(group) else { return };
-        match self.env.dice.below(3) {
+        match self.env.dice.below(6) {
             0 => self.crash_leader_of(group),
             1 => self.pause(index),
-            _ => {
+            2 => {
                 self.env.counters.add(Fault::Cut, 1);
                 self.env.events.after(0, Event::Fault(FaultEvent::Isolate { member: index }));
+            }
+            _ => {
+                self.env.counters.add(Fault::Cut, 1);
+                let add = self.map.moves.get(&group).and_then(|moving| moving.add).map(members_index);
+                let others: Vec<usize> =
+                    (0..self.members.len()).filter(|other| *other != index && Some(*other) != add).collect();
+                let side = [Some(index), add];
+                let pairs = side.into_iter().flatten().flat_map(|one| others.iter().map(move |other| (one, *other)));
+                let pairs = pairs.flat_map(|(one, other)| [(one, other), (other, one)]).collect();
+                let lasts = self.env.dice.within(self.scenario.cut_us.clone());
+                self.cut(pairs, lasts);
             }
         }
     }

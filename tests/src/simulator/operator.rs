@@ -211,7 +211,7 @@ impl Operator {
         asked.attempt = Some(attempt);
         asked.tries += 1;
         let any = || members_index(view.map.members[self.dice.index(view.map.members.len())].id);
-        let member = asked.hint.take().map_or_else(any, |hint| hint);
+        let member = asked.hint.take().unwrap_or_else(any);
         let timeout_ms = if self.dice.chance(500) { 300 } else { 1000 };
         let operation = asked.operation.clone();
         let request = ClientRequest { client, attempt, group: GroupId::MAP, timeout_ms, forward: true, operation };

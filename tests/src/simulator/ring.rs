@@ -128,12 +128,12 @@ pub fn check_elections(members: &[Member], map: &Map) -> Result<(), Violation> {
         let replicas: BTreeMap<u64, &Replica> = members
             .iter()
             .filter_map(|member| Some((member.id().get(), member.replica(group)?)))
-            .filter(|(_, replica)| !replica.is_blank())
+            .filter(|(_, replica)| replica.has_vote())
             .collect();
         let committed = replicas.values().map(|replica| replica.committed()).max().unwrap_or_default();
         for (id, replica) in &replicas {
             let last = replica.last();
-            if last.index >= committed || replica.applied().index < replica.committed() {
+            if replica.is_blank() || last.index >= committed || replica.applied().index < replica.committed() {
                 continue;
             }
             let votes = |voter: &u64| {

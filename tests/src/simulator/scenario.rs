@@ -29,6 +29,8 @@ pub enum Profile {
     Rings,
     /// The same few members take turns, so that replicas come back to where they were before.
     Turns,
+    /// Whatever begins to move is hit at once.
+    Moves,
     /// Two operators contradict each other, while the map group's leaders die.
     Operators,
     /// Members lose their volumes, are replaced, and come back.
@@ -159,6 +161,8 @@ pub struct Scenario {
     pub faults: Vec<(u32, Kind)>,
     /// Elections after which all members die, in 1000.
     pub crash_after_election: u32,
+    /// Moves at whose beginning something happens to the group's leader, in 1000.
+    pub hit_after_move: u32,
     /// Time between two faults, in microseconds.
     pub fault_gap_us: RangeInclusive<u64>,
     /// How long a member that died stays down, in microseconds.
@@ -211,6 +215,7 @@ impl Scenario {
             faulty_us: dice.within(10 * SECOND..=40 * SECOND),
             faults: Kind::draw(dice),
             crash_after_election: *dice.pick(&[0, 0, 0, 50]),
+            hit_after_move: *dice.pick(&[0, 0, 100, 500]),
             fault_gap_us: 50 * MILLI..=*dice.pick(&[500, 1500, 5000]) * MILLI,
             down_us: 20 * MILLI..=*dice.pick(&[200, 2000, 5000]) * MILLI,
             pause_us: 50 * MILLI..=*dice.pick(&[500, 2000]) * MILLI,
@@ -317,6 +322,20 @@ impl Scenario {
                 self.command_gap_us = Some(300 * MILLI..=1500 * MILLI);
                 self.faults.extend([(6, Kind::CutPair), (2, Kind::Weather), (4, Kind::SlowDisk)]);
             }
+            Profile::Moves => {
+                self.spares = 2;
+                self.partitions = 1;
+                self.keys = 4;
+                self.clients = 8;
+                self.think_us = MILLI..=5 * MILLI;
+                self.latency_us = (MILLI, 15 * MILLI);
+                self.faults = vec![(1, Kind::Crash)];
+                self.fault_gap_us = 2000 * MILLI..=6000 * MILLI;
+                self.cut_us = 600 * MILLI..=2000 * MILLI;
+                self.command_gap_us = Some(500 * MILLI..=2000 * MILLI);
+                self.hit_after_move = 600;
+                self.mix.read = 60;
+            }
             Profile::Operators => {
                 self.spares = 2;
                 self.faults.extend([(8, Kind::CrashMapLeader), (2, Kind::CrashOfAll)]);
@@ -414,7 +433,7 @@ impl Kind {
 
 impl Profile {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::General,
         Self::Crashes,
         Self::Leases,
@@ -424,6 +443,7 @@ impl Profile {
         Self::SlowDisks,
         Self::Rings,
         Self::Turns,
+        Self::Moves,
         Self::Operators,
         Self::Replacements,
     ];

@@ -396,7 +396,8 @@ impl World {
         for map in std::mem::take(&mut self.env.maps) {
             self.ring.observe(&map, &mut self.env.counters)?;
             if map.epoch > self.map.epoch {
-                self.map = map;
+                let before = std::mem::replace(&mut self.map, map);
+                self.hit_after_move(&before);
             }
         }
         let elected = std::mem::take(&mut self.env.elected);

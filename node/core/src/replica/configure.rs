@@ -248,7 +248,7 @@ impl Replica {
 
     /// Whether a majority of the voters knows durably that they are the voters, and this leader knows that.
     pub fn is_established(&self) -> bool {
-        self.applied().index > self.configured
+        self.applied().index > self.configured || planted(Bug::ReportedBeforeKnown)
     }
 
     fn has_caught_up(&self, learner: MemberId) -> bool {

@@ -252,10 +252,7 @@ impl Replica {
         let reluctant = message.priority < 0;
         let asks_for_vote = matches!(kind, MessageType::MsgRequestVote | MessageType::MsgRequestPreVote);
         let has_promised = now < self.election.no_vote_until && message.context[..] != CAMPAIGN_TRANSFER[..];
-        // One that was made after another was dropped does not know whether it votes. Its empty log looks older than any, also
-        // than that of a member which still counts it as a voter of a configuration that is long left. The first one of a
-        // member has acknowledged nothing, and may be needed: a store may change before all of it has heard of its first map.
-        if asks_for_vote && (has_promised || (self.reborn && self.is_blank())) {
+        if asks_for_vote && (has_promised || !self.has_vote()) {
             return Ok(());
         }
         // Raft refuses what it cannot use (a peer that it does not know, a message to itself): nothing to be done.

@@ -31,6 +31,7 @@ use std::time::Duration;
 use raft::eraftpb::{ConfState, Message};
 use raft::{RawNode, StateRole};
 
+use crate::bugs::{Bug, planted};
 use crate::codec;
 use crate::codec::message::{Body, PeerMessage};
 use crate::id::{GroupId, MemberId, RequestId};
@@ -343,6 +344,14 @@ impl Replica {
     /// Whether this replica has nothing yet, and so nothing to show: no snapshot has told it of the group.
     pub fn is_blank(&self) -> bool {
         self.conf_state().voters.is_empty()
+    }
+
+    /// Whether this replica may vote. One that was made after another was dropped does not know whether it votes until a
+    /// snapshot tells it: its empty log looks older than any, also than that of a member which still counts it as a voter of a
+    /// configuration that is long left. The first one of a member has acknowledged nothing, and may be needed: a store may
+    /// change before all of it has heard of its first map.
+    pub fn has_vote(&self) -> bool {
+        !(self.reborn && self.is_blank()) || planted(Bug::BlankReplicaVotes)
     }
 
     fn conf_state(&self) -> &ConfState {

@@ -9,7 +9,6 @@ use raft::eraftpb::HardState;
 use super::admit::is_sound;
 use super::log::{Gap, Log};
 use super::{Configuration, Error, Replica, Tombstone};
-use crate::bugs::{Bug, planted};
 use crate::codec::message::{
     read_configuration, read_configuration_without_epoch, read_position, write_configuration, write_position,
 };
@@ -102,7 +101,7 @@ impl Recovering {
         let record = record.unwrap_or_default();
         let mut log = Log::default();
         log.install(record.applied, record.configuration);
-        if let Some(Tombstone { term, vote }) = record.tombstone.filter(|_| !planted(Bug::TombstoneForgotten)) {
+        if let Some(Tombstone { term, vote }) = record.tombstone {
             log.set_hard_state(HardState { term, vote, ..HardState::default() });
         }
         let buried = record.tombstone.is_some();
