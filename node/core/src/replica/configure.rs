@@ -229,6 +229,8 @@ impl Replica {
         let next = next_step(self.configuration(), wanted, self.settings.member, |learner| self.has_caught_up(learner));
         let spreads = self.last_index() <= self.configured;
         let fence = || Next::Propose(Configure { epoch: self.configuration().epoch, step: Step::Fence });
+        // Whoever is to take over must know that it votes: it would not stand for election, and be waited for in vain.
+        let next = next.filter(|next| *next != Next::HandOver || self.is_established());
         match next.or_else(|| spreads.then(fence)) {
             Some(Next::Propose(configure)) => {
                 // Refused while leadership is handed over; the next leader sees to it.
@@ -300,7 +302,7 @@ impl Replica {
         };
         let epoch = configure.epoch.max(known);
         let changes_voters = matches!(configure.step, Step::Swap { .. } | Step::LeaveJoint);
-        if changes_voters && state.voters_outgoing.is_empty() {
+        if changes_voters {
             self.configured = self.last_index();
         }
         self.node.mut_store().set_configuration(Configuration { state, epoch });

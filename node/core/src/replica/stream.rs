@@ -28,8 +28,10 @@ use crate::time::Instant;
 const WINDOW: usize = 12;
 /// A chunk is full when its records take this many bytes.
 const CHUNK_BYTES: usize = 64 * 1024;
-/// Chunks that were not acknowledged for this long are sent again.
-const RESEND_AFTER: Duration = Duration::from_millis(500);
+/// Chunks that were not acknowledged for this long are sent again: at first, and at most, as it doubles each time that
+/// nothing was heard. A follower turns chunks away while its disk is behind, and says nothing.
+const RESEND_AFTER: Duration = Duration::from_millis(100);
+const RESEND_AFTER_AT_MOST: Duration = Duration::from_millis(800);
 /// A follower that acknowledges nothing for this long is given up on; Raft tries again later.
 const GIVE_UP_AFTER: Duration = Duration::from_secs(10);
 
@@ -44,6 +46,7 @@ pub struct Sending {
     unacknowledged: VecDeque<Chunk>,
     last_sent: Instant,
     last_heard: Instant,
+    resend_after: Duration,
     /// Bytes of records that were acknowledged.
     sent_bytes: u64,
 }
@@ -71,6 +74,7 @@ impl Sending {
             unacknowledged: VecDeque::new(),
             last_sent: now,
             last_heard: now,
+            resend_after: RESEND_AFTER,
             sent_bytes: 0,
         }
     }
@@ -111,6 +115,7 @@ impl Sending {
         while let Some(chunk) = self.unacknowledged.pop_front_if(|chunk| chunk.number < next) {
             self.sent_bytes += size(&chunk) as u64;
             self.last_heard = now;
+            self.resend_after = RESEND_AFTER;
         }
         if self.unacknowledged.is_empty() && self.from.is_none() { Progress::Finished } else { Progress::Underway }
     }
@@ -124,9 +129,10 @@ impl Sending {
         if now.since(self.last_heard) >= GIVE_UP_AFTER {
             return (Progress::GivenUp, Vec::new());
         }
-        if now.since(self.last_sent) < RESEND_AFTER {
+        if now.since(self.last_sent) < self.resend_after {
             return (Progress::Underway, Vec::new());
         }
+        self.resend_after = (2 * self.resend_after).min(RESEND_AFTER_AT_MOST);
         self.last_sent = now;
         (Progress::Underway, self.unacknowledged.iter().cloned().collect())
     }

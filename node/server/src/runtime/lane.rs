@@ -366,7 +366,7 @@ impl LaneThread {
     /// goes on, entries too.
     fn relieve_or_refuse(&mut self) {
         let bytes = self.lane.state().overlay_bytes();
-        let pressure = if !self.checkpointing || bytes < self.overlay_max_bytes / 2 {
+        let pressure = if !self.checkpointing || bytes < self.overlay_max_bytes / 4 * 3 {
             Pressure::None
         } else if bytes < self.overlay_max_bytes {
             Pressure::RefuseSnapshots
