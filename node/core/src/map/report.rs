@@ -43,6 +43,16 @@ pub struct GroupReport {
     pub sent: Option<u64>,
 }
 
+impl GroupReport {
+    /// Bytes that were moved since an earlier report. Most moves begin and end between two reports.
+    fn moved_since(&self, earlier: &Self) -> u64 {
+        let known = &earlier.configuration.state.voters;
+        let has_come = self.configuration.state.voters.iter().any(|id| !known.contains(id));
+        let moved = if has_come { self.bytes } else { self.sent.unwrap_or_default() };
+        moved.saturating_sub(earlier.sent.unwrap_or_default())
+    }
+}
+
 /// What the map group's leader has heard.
 #[derive(Debug, Default)]
 pub struct Reports {
@@ -85,8 +95,8 @@ impl Reports {
             let known = self.groups.get(&report.group);
             let age = |report: &GroupReport| (report.term, report.configuration.epoch);
             if known.is_none_or(|(_, _, known)| age(known) <= age(&report)) {
-                let before = known.and_then(|(_, _, known)| known.sent).unwrap_or_default();
-                self.rate.count(now, report.sent.unwrap_or_default().saturating_sub(before));
+                let bytes = known.map_or(0, |(_, _, known)| report.moved_since(known));
+                self.rate.count(now, bytes);
                 self.groups.insert(report.group, (now, from, report));
             }
         }
@@ -187,4 +197,27 @@ pub fn read_report(reader: &mut Reader) -> Result<Report> {
             })
         })?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_move_that_was_over_between_two_reports_counts_for_the_rate() {
+        let mut reports = Reports::new(Instant(0), REPORT_EVERY);
+        let mut tell = |second: u64, voters: &[u64], sent: Option<u64>| {
+            let mut configuration = Configuration::default();
+            configuration.state.voters = voters.to_vec();
+            let group =
+                GroupReport { group: GroupId(1), term: 2, configuration, behind: Vec::new(), bytes: 8000, sent };
+            let now = Instant::default() + Duration::from_secs(second);
+            reports.take(now, MemberId::new(1).unwrap(), Report { epoch: 1, groups: vec![group] });
+            reports.bytes_per_second()
+        };
+        assert_eq!(tell(1, &[1, 2, 3], None), 0);
+        assert_eq!(tell(2, &[1, 2, 3], Some(2000)), 2000);
+        assert_eq!(tell(3, &[1, 2, 4], None), (2000 + 6000) / 2);
+        assert_eq!(tell(4, &[1, 5, 4], None), (4000 + 8000) / 2);
+    }
 }
