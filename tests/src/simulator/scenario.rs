@@ -179,6 +179,8 @@ pub struct Scenario {
     pub sync_us: RangeInclusive<u64>,
     /// How long a checkpoint takes, in microseconds.
     pub checkpoint_us: RangeInclusive<u64>,
+    /// How long it takes to write a map down, in microseconds.
+    pub map_write_us: RangeInclusive<u64>,
     /// Every so many rounds of a lane all its records are checked against each other.
     pub check_every: u64,
     /// When lanes write their overlays down.
@@ -224,6 +226,7 @@ impl Scenario {
             latency_us: *dice.pick(&[(50, 300), (200, 2000), (1000, 20_000)]),
             sync_us: *dice.pick(&[200, 1000])..=*dice.pick(&[1000, 10_000]),
             checkpoint_us: 2 * MILLI..=*dice.pick(&[20, 200, 1000]) * MILLI,
+            map_write_us: 500..=*dice.pick(&[20, 20, 500]) * MILLI,
             check_every: 1,
             limits: Limits {
                 overlay_bytes: overlay,
@@ -257,6 +260,7 @@ impl Scenario {
             self.members = 3;
             self.replication = 3;
             self.latency_us = (50, 500);
+            self.map_write_us = 500..=20 * MILLI;
             self.forward = 0;
             self.check_every = 8;
             self.crash_after_election = 0;
@@ -277,6 +281,8 @@ impl Scenario {
                 self.fault_gap_us = 200 * MILLI..=1500 * MILLI;
                 self.faulty_us = 60 * SECOND;
                 self.pause_us = 500 * MILLI..=1200 * MILLI;
+                // Heartbeats are under way for long enough that many pauses begin before their answers come.
+                self.latency_us = (2 * MILLI, 30 * MILLI);
                 self.think_us = MILLI..=20 * MILLI;
                 self.clients = 8;
                 self.keys = 4;
@@ -319,6 +325,8 @@ impl Scenario {
                 self.partitions = 1;
                 self.keys = 4;
                 self.commands = Commands { exchange: 10, drain: 3, undrain: 5, back: 4, ..Commands::NONE };
+                // Maps are followed late, so that leaders act on different ones.
+                self.map_write_us = MILLI..=2000 * MILLI;
                 self.command_gap_us = Some(300 * MILLI..=1500 * MILLI);
                 self.faults.extend([(6, Kind::CutPair), (2, Kind::Weather), (4, Kind::SlowDisk)]);
             }

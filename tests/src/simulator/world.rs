@@ -435,7 +435,7 @@ impl World {
         self.count_crash(index);
         let kindness = *self.env.dice.pick(&[Kindness::KeepsAll, Kindness::LosesAll, Kindness::Mixed, Kindness::Mixed]);
         let member = &mut self.members[index];
-        if let Some(process) = member.process.take() {
+        if let Some(process) = member.end(&mut self.env) {
             let (disk, dice) = (&member.disk, &mut self.env.dice);
             for lane in process.lanes {
                 lane.die_at_work(|| disk.lose_power_after(dice.below(8) * dice.below(8)));
