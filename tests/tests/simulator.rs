@@ -97,6 +97,7 @@ fn the_same_seed_gives_the_same_bytes() {
         (4, Profile::Leases),
         (5, Profile::Rings),
         (6, Profile::Replacements),
+        (7, Profile::LateMaps),
     ];
     for (seed, profile) in twice {
         let (first, second) = (run(seed, profile), run(seed, profile));

@@ -4,6 +4,8 @@
 //!  Request, Frame, Tick ─▶ LaneThreads::push ─▶ Round ─▶ frames, replies to clients, forwarded replies
 //!                                                 │
 //!                                        WalDone, CheckpointDone  (each takes virtual time)
+//!
+//!  a newer map ─▶ heard ─▶ writing ─▶ MapStored: on the disk, lanes adopt it  (a crash before leaves the old or the new)
 //! ```
 //!
 //! The process does what the node does: it sends a request on to the leader it knows, puts all of a round's messages to

@@ -175,7 +175,7 @@ fn count(before: &Map, after: &Map, counters: &mut Counters) {
 }
 
 /// The replicas of a group that run and may vote, by member.
-fn voting<'a>(members: &'a [Member], group: GroupId) -> BTreeMap<u64, &'a Replica> {
+fn voting(members: &[Member], group: GroupId) -> BTreeMap<u64, &Replica> {
     let replicas = members.iter().filter_map(|member| Some((member.id().get(), member.replica(group)?)));
     replicas.filter(|(_, replica)| replica.has_vote()).collect()
 }
