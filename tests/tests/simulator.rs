@@ -97,6 +97,7 @@ fn the_same_seed_gives_the_same_bytes() {
         (4, Profile::Leases),
         (5, Profile::Rings),
         (6, Profile::Replacements),
+        (7, Profile::LateMaps),
     ];
     for (seed, profile) in twice {
         let (first, second) = (run(seed, profile), run(seed, profile));
@@ -187,7 +188,7 @@ fn a_replica_dropped_while_its_group_still_needs_it_is_caught() {
 
 #[test]
 fn a_leader_that_acts_on_an_old_map_is_caught() {
-    is_caught(Bug::StaleMapObeyed, Profile::Turns);
+    is_caught(Bug::StaleMapObeyed, Profile::LateMaps);
 }
 
 #[test]
@@ -217,7 +218,7 @@ fn a_configuration_reported_before_its_voters_know_of_it_is_caught() {
 
 #[test]
 fn a_move_that_an_old_report_ends_is_caught() {
-    is_caught(Bug::MoveEndedByStaleReport, Profile::Moves);
+    is_caught(Bug::MoveEndedByStaleReport, Profile::LateMaps);
 }
 
 #[test]

@@ -166,6 +166,13 @@ pub enum FaultEvent {
         /// The group.
         group: GroupId,
     },
+    /// The leader of a group that is in a joint configuration is heard by few for a while.
+    Silence {
+        /// The leader.
+        member: usize,
+        /// The group.
+        group: GroupId,
+    },
     /// A member that had lost its volume has it again.
     OldVolume {
         /// The member.

@@ -59,6 +59,7 @@ impl World {
                 }
             }
             FaultEvent::HitMove { group } => self.hit_move(group),
+            FaultEvent::Silence { member, group } => self.silence(member, group),
             FaultEvent::OldVolume { member } => {
                 if self.phase == Phase::Faulty {
                     self.env.counters.add(Fault::OldVolumeBack, 1);
@@ -159,13 +160,50 @@ impl World {
         }
     }
 
-    /// Moves have just begun: a good moment to hit who is to carry them out.
+    /// A member leads a group that has just entered a joint configuration: when it has left that one is a good moment to be
+    /// heard no more. Nobody but the map group's leader may know then how far the group has come.
+    pub(super) fn silence_in_joint(&mut self, member: usize) {
+        if self.scenario.silence_in_joint == 0 || self.phase != Phase::Faulty {
+            return;
+        }
+        let is_joint = |group: &GroupId| {
+            let replica = self.members[member].replica(*group);
+            replica.is_some_and(|replica| replica.leads() && !replica.configuration().state.voters_outgoing.is_empty())
+        };
+        let groups: Vec<GroupId> = self.map.groups().collect();
+        for group in groups {
+            let entered = if is_joint(&group) {
+                self.joint.insert((member, group))
+            } else {
+                self.joint.remove(&(member, group));
+                false
+            };
+            if entered && self.env.dice.chance(self.scenario.silence_in_joint) {
+                let delay = self.env.dice.within(0..=4_000);
+                self.env.events.after(delay, Event::Fault(FaultEvent::Silence { member, group }));
+            }
+        }
+    }
+
+    /// A group's leader is heard for a while by nobody but the map group's leader.
+    fn silence(&mut self, member: usize, group: GroupId) {
+        let chair = self.leader_of(GroupId::MAP);
+        if self.leader_of(group) != Some(member) || chair == Some(member) {
+            return;
+        }
+        self.env.counters.add(Fault::CutOneWay, 1);
+        let others = (0..self.members.len()).filter(|other| *other != member && Some(*other) != chair);
+        self.cut(others.map(|other| (member, other)).collect(), 600_000);
+    }
+
+    /// Moves have just begun or been turned: a good moment to hit who is to carry them out.
     pub(super) fn hit_after_move(&mut self, before: &Map) {
         if self.phase != Phase::Faulty {
             return;
         }
-        let begun = self.map.moves.keys().filter(|group| !before.moves.contains_key(group));
-        for group in begun.copied().collect::<Vec<_>>() {
+        let is_news = |group: &GroupId, epoch: u64| before.moves.get(group).is_none_or(|known| known.epoch != epoch);
+        let begun = self.map.moves.iter().filter(|(group, moving)| is_news(group, moving.epoch));
+        for group in begun.map(|(group, _)| *group).collect::<Vec<_>>() {
             if self.env.dice.chance(self.scenario.hit_after_move) {
                 let delay = self.env.dice.within(0..=80_000);
                 self.env.events.after(delay, Event::Fault(FaultEvent::HitMove { group }));
@@ -241,7 +279,7 @@ impl World {
             self.env.counters.add(Fault::Pause, 1);
             member.paused_until = now + lasts;
             for lag in &mut member.source_lag_us {
-                *lag = self.env.dice.within(0..=5000);
+                *lag = self.env.dice.within(0..=self.scenario.lag_us);
             }
         }
     }

@@ -4,6 +4,8 @@
 //!  Request, Frame, Tick ─▶ LaneThreads::push ─▶ Round ─▶ frames, replies to clients, forwarded replies
 //!                                                 │
 //!                                        WalDone, CheckpointDone  (each takes virtual time)
+//!
+//!  a newer map ─▶ heard ─▶ writing ─▶ MapStored: on the disk, lanes adopt it  (a crash before leaves the old or the new)
 //! ```
 //!
 //! The process does what the node does: it sends a request on to the leader it knows, puts all of a round's messages to
@@ -36,8 +38,9 @@ use super::world::{Environment, Probed, members_index};
 /// How long after a full disk the WAL thread tries again, in microseconds.
 const FULL_DISK_PAUSE_US: u64 = 200_000;
 
-/// Every so many ticks a member tells the others which map it has.
-const HELLO_TICKS: u64 = 20;
+/// Every so many ticks a member tells the others which map it has, as if all its links had broken: rarely, so that in
+/// between it is the reports that tell who has an old one.
+const HELLO_TICKS: u64 = 100;
 
 /// Longest time that the disk takes for one piece of work, however slow it is, in microseconds.
 const LONGEST_DISK_WORK_US: u64 = 2_000_000;
@@ -97,8 +100,12 @@ pub struct Member {
 pub struct Process {
     /// Its lanes.
     pub lanes: Vec<LaneThreads>,
-    /// The newest map that it has seen.
+    /// The map that it acts on: the newest that is on its disk.
     pub map: Option<Arc<Map>>,
+    /// A newer one that is being written.
+    writing: Option<Arc<Map>>,
+    /// The newest that it has heard of meanwhile.
+    heard: Option<Arc<Map>>,
     requests: u64,
     waiting: BTreeMap<RequestId, ReplyTo>,
     forwards: u64,
@@ -220,6 +227,8 @@ impl Member {
         self.process = Some(Process {
             lanes,
             map: self.map.clone(),
+            writing: None,
+            heard: None,
             requests: 0,
             waiting: BTreeMap::new(),
             forwards: 0,
@@ -237,6 +246,7 @@ impl Member {
         for number in 0..self.lanes().len() {
             self.set_going(number, scenario, env);
         }
+        self.write_map(scenario, env);
         self.say_hello(env);
         self.tick_later(&settings, env);
         Ok(())
@@ -279,7 +289,7 @@ impl Member {
                     self.say_hello(env);
                 }
             }
-            NodeEvent::MapStored => self.map = self.process.as_ref().expect("it runs").map.clone(),
+            NodeEvent::MapStored => self.follow_map(),
             NodeEvent::Round { lane } => {
                 let output = self.lanes()[lane].round(now)?;
                 self.put_out(lane, output, env);
@@ -300,10 +310,20 @@ impl Member {
             NodeEvent::Frame { from, from_life, bytes } => self.frame(now, (from, from_life), bytes, env),
             NodeEvent::Request(request) => self.request(now, request, env),
         }
+        self.write_map(scenario, env);
         for lane in 0..self.lanes().len() {
             self.set_going(lane, scenario, env);
         }
         Ok(())
+    }
+
+    /// Its process dies. A map that was being written is on the disk by then, or is not.
+    pub fn end(&mut self, env: &mut Environment) -> Option<Process> {
+        let mut process = self.process.take()?;
+        if let Some(map) = process.writing.take().filter(|_| env.dice.chance(500)) {
+            self.map = Some(map);
+        }
+        Some(process)
     }
 
     /// Lets the lane's threads do what there is to do.
@@ -442,26 +462,49 @@ impl Member {
         self.send(to, writer, Carries::Messages, env);
     }
 
-    /// Takes a map if it is newer: hands it to all lanes, and writes it down after a while.
+    /// Hears of a map: the newest is written when none is being written.
     fn take_map(&mut self, map: &Arc<Map>, env: &mut Environment) {
         let process = self.process.as_mut().expect("it runs");
-        if process.map.as_ref().is_some_and(|known| known.epoch >= map.epoch) {
+        let known = [&process.map, &process.writing, &process.heard];
+        if known.into_iter().flatten().any(|known| known.epoch >= map.epoch) {
             return;
         }
-        env.trace.record(env.events.now(), format_args!("member {} takes map {}", self.index, map.epoch));
-        process.map = Some(Arc::clone(map));
-        process.lanes.iter_mut().for_each(|lane| lane.push_map(Arc::clone(map)));
-        let delay = env.dice.within(500..=20_000) * self.disk_factor;
-        env.events.after(delay.min(LONGEST_DISK_WORK_US), self.event(NodeEvent::MapStored));
+        env.trace.record(env.events.now(), format_args!("member {} hears of map {}", self.index, map.epoch));
+        process.heard = Some(Arc::clone(map));
     }
 
-    /// The map group's replica here has a newer map: it goes to all other members, and to those that are none any more.
+    /// Begins to write the newest map, and tells the others of it if this member leads the map group.
+    fn write_map(&mut self, scenario: &Scenario, env: &mut Environment) {
+        let process = self.process.as_mut().expect("it runs");
+        if process.writing.is_some() {
+            return;
+        }
+        let Some(map) = process.heard.take() else { return };
+        process.writing = Some(Arc::clone(&map));
+        let takes = env.dice.within(scenario.map_write_us.clone());
+        let longest = LONGEST_DISK_WORK_US.max(*scenario.map_write_us.end());
+        env.events.after((takes * self.disk_factor).min(longest), self.event(NodeEvent::MapStored));
+        self.spread_map(&map, env);
+    }
+
+    /// The map that was being written is durable: only now do the lanes hear of it.
+    fn follow_map(&mut self) {
+        let process = self.process.as_mut().expect("it runs");
+        let map = process.writing.take().expect("a map was being written");
+        process.lanes.iter_mut().for_each(|lane| lane.push_map(Arc::clone(&map)));
+        process.map = Some(Arc::clone(&map));
+        self.map = Some(map);
+    }
+
+    /// Whoever leads the map group sends a new map to all other members, and to those that are none any more.
     fn spread_map(&mut self, map: &Arc<Map>, env: &mut Environment) {
-        let before = self.process.as_ref().and_then(|process| process.map.clone());
-        let before = before.iter().flat_map(|map| map.members.iter());
-        let to: BTreeSet<MemberId> = map.members.iter().chain(before).map(|member| member.id).collect();
-        self.take_map(map, env);
         let own = self.id();
+        let process = self.process.as_ref().expect("it runs");
+        if process.leaders[GroupId::MAP.0 as usize] != Some(own) {
+            return;
+        }
+        let before = process.map.iter().flat_map(|map| map.members.iter());
+        let to: BTreeSet<MemberId> = map.members.iter().chain(before).map(|member| member.id).collect();
         for to in to.into_iter().filter(|to| *to != own) {
             self.send_map(members_index(to), map, env);
         }
@@ -516,7 +559,12 @@ impl Member {
         }
         if let Some(map) = output.map {
             env.maps.push(Arc::clone(&map));
-            self.spread_map(&map, env);
+            self.take_map(&map, env);
+        }
+        if let Some(map) = self.process.as_ref().and_then(|process| process.map.clone()) {
+            for member in output.outdated {
+                self.send_map(members_index(member), &map, env);
+            }
         }
         let process = self.process.as_mut().expect("it runs");
         for change in output.leaders {

@@ -1,7 +1,7 @@
 //! What must hold of the ring: of every map that any member has applied, of every configuration that a replica acts on,
 //! and of where everything is in the end.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use annulus_core::id::{GroupId, MemberId};
@@ -64,6 +64,32 @@ pub enum Violation {
         /// What is known to be committed.
         committed: u64,
     },
+    /// A group has other voters than the map says, although nothing of it moves.
+    #[error(
+        "{group} has the voters {voters:?} at entry {applied}, and map {epoch} says {wanted:?} and moves nothing of it"
+    )]
+    Astray {
+        /// The group.
+        group: GroupId,
+        /// Who votes, or is about to.
+        voters: Vec<u64>,
+        /// The last entry that was applied then.
+        applied: u64,
+        /// The map's epoch.
+        epoch: u64,
+        /// Who should vote.
+        wanted: Vec<u64>,
+    },
+    /// All voters of a group are there, and it would never have a leader again if one of them were lost.
+    #[error("{group}: without member {lost} nobody could be elected, by what the others know: {others}")]
+    Fragile {
+        /// The group.
+        group: GroupId,
+        /// Who must not be lost.
+        lost: u64,
+        /// How the others stand.
+        others: String,
+    },
     /// The map's history does not tell how the map came about.
     #[error("the history of the map has a gap, or gives no reason: {0}")]
     History(String),
@@ -74,6 +100,8 @@ pub enum Violation {
 pub struct Ring {
     maps: BTreeMap<u64, Arc<Map>>,
     leaders: BTreeMap<(GroupId, u64), usize>,
+    /// For each group, the last entry that any replica has applied, and who votes since then.
+    configurations: BTreeMap<GroupId, (u64, Vec<u64>)>,
 }
 
 impl Ring {
@@ -100,6 +128,31 @@ impl Ring {
         let first = *self.leaders.entry((group, term)).or_insert(member);
         if first == member { Ok(()) } else { Err(Violation::TwoLeaders(first, member, group, term)) }
     }
+
+    /// A group's configuration is what the newest map says, unless the map moves something of it: a move has an end only
+    /// when nobody can change the configuration any more by what an older map says. To be asked after each step of a member.
+    pub fn check_configurations(&mut self, member: &Member, map: &Map) -> Result<(), Violation> {
+        for group in map.groups() {
+            let replica = member.replica(group).filter(|replica| !replica.is_blank());
+            if let Some(replica) = replica {
+                let (applied, voters) = self.configurations.entry(group).or_default();
+                if *applied < replica.applied().index {
+                    let state = &replica.configuration().state;
+                    let all: BTreeSet<u64> = state.voters.iter().chain(&state.voters_outgoing).copied().collect();
+                    (*applied, *voters) = (replica.applied().index, all.into_iter().collect());
+                }
+            }
+            let Some((applied, voters)) = self.configurations.get(&group) else { continue };
+            let mut wanted: Vec<u64> =
+                map.group(group).map_or_else(Vec::new, |(voters, _)| voters.iter().map(|id| id.get()).collect());
+            wanted.sort_unstable();
+            if !map.moves.contains_key(&group) && wanted != *voters {
+                let (voters, applied, epoch) = (voters.clone(), *applied, map.epoch);
+                return Err(Violation::Astray { group, voters, applied, epoch, wanted });
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Counts what is different.
@@ -121,41 +174,80 @@ fn count(before: &Map, after: &Map, counters: &mut Counters) {
     counters.add(Fault::MemberGone, gone.count() as u64);
 }
 
+/// The replicas of a group that run and may vote, by member.
+fn voting(members: &[Member], group: GroupId) -> BTreeMap<u64, &Replica> {
+    let replicas = members.iter().filter_map(|member| Some((member.id().get(), member.replica(group)?)));
+    replicas.filter(|(_, replica)| replica.has_vote()).collect()
+}
+
+/// Who of those whom this replica would ask for their votes would give them, by what their logs hold; and whether that is
+/// enough.
+fn votes_for(replica: &Replica, replicas: &BTreeMap<u64, &Replica>) -> (Vec<u64>, bool) {
+    let last = replica.last();
+    let votes = |voter: &u64| {
+        replicas.get(voter).is_some_and(|other| {
+            let other = other.last();
+            (other.term, other.index) <= (last.term, last.index)
+        })
+    };
+    let state = &replica.configuration().state;
+    let is_quorum = |voters: &[u64]| voters.iter().filter(|voter| votes(voter)).count() > voters.len() / 2;
+    let is_enough = is_quorum(&state.voters) && (state.voters_outgoing.is_empty() || is_quorum(&state.voters_outgoing));
+    let voters = state.voters.iter().chain(&state.voters_outgoing).copied();
+    (voters.filter(votes).collect(), is_enough)
+}
+
+fn may_stand(id: u64, replica: &Replica) -> bool {
+    let state = &replica.configuration().state;
+    !replica.is_blank() && (state.voters.contains(&id) || state.voters_outgoing.contains(&id))
+}
+
 /// No replica that lacks an entry which is committed may be able to find the votes for its election: whatever messages are
 /// lost and whoever stands still, it must not lead. Judged by what each replica that runs would do now.
 pub fn check_elections(members: &[Member], map: &Map) -> Result<(), Violation> {
     map.groups().try_for_each(|group| {
-        let replicas: BTreeMap<u64, &Replica> = members
-            .iter()
-            .filter_map(|member| Some((member.id().get(), member.replica(group)?)))
-            .filter(|(_, replica)| replica.has_vote())
-            .collect();
+        let replicas = voting(members, group);
         let committed = replicas.values().map(|replica| replica.committed()).max().unwrap_or_default();
         for (id, replica) in &replicas {
-            let last = replica.last();
-            if replica.is_blank() || last.index >= committed || replica.applied().index < replica.committed() {
+            let last = replica.last().index;
+            if last >= committed || replica.applied().index < replica.committed() || !may_stand(*id, replica) {
                 continue;
             }
-            let votes = |voter: &u64| {
-                replicas.get(voter).is_some_and(|other| {
-                    let other = other.last();
-                    (other.term, other.index) <= (last.term, last.index)
-                })
-            };
-            let state = &replica.configuration().state;
-            let is_quorum = |voters: &[u64]| voters.iter().filter(|voter| votes(voter)).count() > voters.len() / 2;
-            let may_stand = state.voters.contains(id) || state.voters_outgoing.contains(id);
-            let is_enough =
-                is_quorum(&state.voters) && (state.voters_outgoing.is_empty() || is_quorum(&state.voters_outgoing));
-            if may_stand && is_enough {
-                let voters = state.voters.iter().chain(&state.voters_outgoing).copied();
-                let by = voters.filter(votes).collect();
+            let (by, is_enough) = votes_for(replica, &replicas);
+            if is_enough {
                 let member = MemberId::new(*id).expect("ids are not 0");
-                return Err(Violation::Forgetful { group, member, by, last: last.index, committed });
+                return Err(Violation::Forgetful { group, member, by, last, committed });
             }
         }
         Ok(())
     })
+}
+
+/// Whichever voter of a group that is where it is to be is lost, the others can elect a leader by what they know, though
+/// they never hear from the lost one again. Judged where all of them run, and have applied what they know to be committed.
+pub fn check_survival(members: &[Member], map: &Map) -> Result<(), Violation> {
+    for group in map.groups().filter(|group| !map.moves.contains_key(group)) {
+        let voters = map.group(group).map_or(&[][..], |(voters, _)| voters);
+        let replicas = voting(members, group);
+        let is_idle = |voter: &MemberId| {
+            replicas.get(&voter.get()).is_some_and(|replica| replica.applied().index >= replica.committed())
+        };
+        if voters.len() < 3 || !voters.iter().all(is_idle) {
+            continue;
+        }
+        for lost in voters {
+            let mut left = replicas.clone();
+            left.remove(&lost.get());
+            if !left.iter().any(|(id, replica)| may_stand(*id, replica) && votes_for(replica, &left).1) {
+                let show = |(id, replica): (&u64, &&Replica)| {
+                    format!("{id} is at {:?} with {:?}", replica.last(), replica.configuration().state)
+                };
+                let others: Vec<String> = left.iter().map(show).collect();
+                return Err(Violation::Fragile { group, lost: lost.get(), others: others.join("; ") });
+            }
+        }
+    }
+    Ok(())
 }
 
 /// What is not yet as it is to be in the end, if anything is.

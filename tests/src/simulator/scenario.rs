@@ -29,6 +29,8 @@ pub enum Profile {
     Rings,
     /// The same few members take turns, so that replicas come back to where they were before.
     Turns,
+    /// Members follow maps long after they have heard of them, and what is asked for is often taken back.
+    LateMaps,
     /// Whatever begins to move is hit at once.
     Moves,
     /// Two operators contradict each other, while the map group's leaders die.
@@ -163,12 +165,17 @@ pub struct Scenario {
     pub crash_after_election: u32,
     /// Moves at whose beginning something happens to the group's leader, in 1000.
     pub hit_after_move: u32,
+    /// Joint configurations whose leader is heard by few when they end, in 1000.
+    pub silence_in_joint: u32,
     /// Time between two faults, in microseconds.
     pub fault_gap_us: RangeInclusive<u64>,
     /// How long a member that died stays down, in microseconds.
     pub down_us: RangeInclusive<u64>,
     /// How long a member stands still, in microseconds.
     pub pause_us: RangeInclusive<u64>,
+    /// How much later at most, after a pause, what has come from one source is looked at than what has come from another,
+    /// in microseconds.
+    pub lag_us: u64,
     /// How long a cut lasts, in microseconds.
     pub cut_us: RangeInclusive<u64>,
     /// See [`annulus_core::replica::Settings`].
@@ -179,6 +186,8 @@ pub struct Scenario {
     pub sync_us: RangeInclusive<u64>,
     /// How long a checkpoint takes, in microseconds.
     pub checkpoint_us: RangeInclusive<u64>,
+    /// How long it takes to write a map down, in microseconds.
+    pub map_write_us: RangeInclusive<u64>,
     /// Every so many rounds of a lane all its records are checked against each other.
     pub check_every: u64,
     /// When lanes write their overlays down.
@@ -216,14 +225,17 @@ impl Scenario {
             faults: Kind::draw(dice),
             crash_after_election: *dice.pick(&[0, 0, 0, 50]),
             hit_after_move: *dice.pick(&[0, 0, 100, 500]),
+            silence_in_joint: 0,
             fault_gap_us: 50 * MILLI..=*dice.pick(&[500, 1500, 5000]) * MILLI,
             down_us: 20 * MILLI..=*dice.pick(&[200, 2000, 5000]) * MILLI,
             pause_us: 50 * MILLI..=*dice.pick(&[500, 2000]) * MILLI,
+            lag_us: 5 * MILLI,
             cut_us: 100 * MILLI..=*dice.pick(&[1000, 4000]) * MILLI,
             election_timeout: Duration::from_millis(500),
             latency_us: *dice.pick(&[(50, 300), (200, 2000), (1000, 20_000)]),
             sync_us: *dice.pick(&[200, 1000])..=*dice.pick(&[1000, 10_000]),
             checkpoint_us: 2 * MILLI..=*dice.pick(&[20, 200, 1000]) * MILLI,
+            map_write_us: 500..=*dice.pick(&[20, 20, 500]) * MILLI,
             check_every: 1,
             limits: Limits {
                 overlay_bytes: overlay,
@@ -257,6 +269,7 @@ impl Scenario {
             self.members = 3;
             self.replication = 3;
             self.latency_us = (50, 500);
+            self.map_write_us = 500..=20 * MILLI;
             self.forward = 0;
             self.check_every = 8;
             self.crash_after_election = 0;
@@ -276,7 +289,11 @@ impl Scenario {
                 self.faults = vec![(6, Kind::Pause), (2, Kind::CutOneWay), (1, Kind::Weather), (1, Kind::Cut)];
                 self.fault_gap_us = 200 * MILLI..=1500 * MILLI;
                 self.faulty_us = 60 * SECOND;
-                self.pause_us = 500 * MILLI..=1200 * MILLI;
+                // Long enough for another to be elected and to answer a write.
+                self.pause_us = 900 * MILLI..=1800 * MILLI;
+                self.lag_us = 50 * MILLI;
+                // Heartbeats are under way for long enough that many pauses begin before their answers come.
+                self.latency_us = (MILLI, 20 * MILLI);
                 self.think_us = MILLI..=20 * MILLI;
                 self.clients = 8;
                 self.keys = 4;
@@ -322,6 +339,18 @@ impl Scenario {
                 self.command_gap_us = Some(300 * MILLI..=1500 * MILLI);
                 self.faults.extend([(6, Kind::CutPair), (2, Kind::Weather), (4, Kind::SlowDisk)]);
             }
+            Profile::LateMaps => {
+                self.spares = 1;
+                self.partitions = 1;
+                self.keys = 4;
+                self.map_write_us = MILLI..=3000 * MILLI;
+                self.faulty_us = 60 * SECOND;
+                // What begins is often taken back before all have followed.
+                self.commands = Commands { join: 4, exchange: 6, drain: 6, undrain: 8, back: 6, ..Commands::NONE };
+                self.command_gap_us = Some(200 * MILLI..=1500 * MILLI);
+                self.fault_gap_us = 50 * MILLI..=600 * MILLI;
+                self.faults.push((6, Kind::HitMovingLeader));
+            }
             Profile::Moves => {
                 self.spares = 2;
                 self.partitions = 1;
@@ -344,6 +373,7 @@ impl Scenario {
             _ => {
                 self.spares = 1;
                 self.replacements = 5;
+                self.silence_in_joint = 300;
                 self.command_gap_us = Some(100 * MILLI..=1000 * MILLI);
                 self.faults.extend([(6, Kind::LoseVolume), (1, Kind::CrashOfAll)]);
             }
@@ -433,7 +463,7 @@ impl Kind {
 
 impl Profile {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::General,
         Self::Crashes,
         Self::Leases,
@@ -443,6 +473,7 @@ impl Profile {
         Self::SlowDisks,
         Self::Rings,
         Self::Turns,
+        Self::LateMaps,
         Self::Moves,
         Self::Operators,
         Self::Replacements,

@@ -10,6 +10,7 @@
 //!                                                                        the history is judged
 //! ```
 
+use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
@@ -184,6 +185,8 @@ pub(super) struct World {
     pub(super) phase_ends: u64,
     /// By when the ring must be as it was asked for last.
     ring_ends: u64,
+    /// Which members were last seen to lead groups in joint configurations.
+    pub(super) joint: BTreeSet<(usize, GroupId)>,
 }
 
 /// Runs one seed to its end.
@@ -265,6 +268,7 @@ impl World {
             fences: Fences::default(),
             ring: Ring::default(),
             ring_ends: 0,
+            joint: BTreeSet::new(),
             history: History::default(),
             monotone: Monotone::default(),
             phase: Phase::Faulty,
@@ -312,6 +316,7 @@ impl World {
                     member.probe(&self.scenario, &mut self.env);
                 }
                 ring::check_elections(&self.members, &self.map)?;
+                ring::check_survival(&self.members, &self.map)?;
             }
             Event::Phase => {
                 self.env.events.after(PHASE_EVERY_US, Event::Phase);
@@ -341,7 +346,9 @@ impl World {
         }
         let result = member.handle(what, &self.scenario, &mut self.env);
         self.after_disk_work(index, result)?;
+        self.silence_in_joint(index);
         self.judge_ring()?;
+        self.ring.check_configurations(&self.members[index], &self.map)?;
         self.judge_probed()
     }
 
@@ -435,7 +442,7 @@ impl World {
         self.count_crash(index);
         let kindness = *self.env.dice.pick(&[Kindness::KeepsAll, Kindness::LosesAll, Kindness::Mixed, Kindness::Mixed]);
         let member = &mut self.members[index];
-        if let Some(process) = member.process.take() {
+        if let Some(process) = member.end(&mut self.env) {
             let (disk, dice) = (&member.disk, &mut self.env.dice);
             for lane in process.lanes {
                 lane.die_at_work(|| disk.lose_power_after(dice.below(8) * dice.below(8)));
