@@ -26,7 +26,7 @@ const BURST: Duration = Duration::from_millis(4);
 /// the slowest of a window.
 const STRAINED_MEAN: u64 = 14;
 const STRAINED_MAX: u64 = 18;
-/// A window with fewer writes says nothing.
+/// The slowest of fewer writes says nothing.
 const FEWEST_WRITES: u64 = 8;
 /// After so many windows in which something was sent, nothing is for one.
 const WINDOWS_BETWEEN_PAUSES: u32 = 32;
@@ -122,44 +122,50 @@ impl Pace {
             return;
         }
         let window = std::mem::replace(&mut self.window, Window { began_at: now, ..Window::default() });
-        let tells = window.writes >= FEWEST_WRITES;
         if window.sent == 0 {
             self.noisy = 0;
             let follows = if std::mem::take(&mut self.pauses) { FOLLOWS_PAUSE } else { FOLLOWS };
-            if tells {
-                self.hear_quiet(window.mean_us(), window.max_us, follows);
-            }
+            self.hear_quiet(&window, follows);
             return;
         }
         self.noisy += 1;
         let (quiet_mean, quiet_max) = self.quiet_us;
-        let known = quiet_mean > 0 && tells;
-        let strained = known
-            && (window.mean_us() * 10 > quiet_mean * STRAINED_MEAN || window.max_us * 10 > quiet_max * STRAINED_MAX);
+        let slower = |us: u64, quiet: u64, tenths: u64| quiet > 0 && us * 10 > quiet * tenths;
+        let strained = slower(window.mean_us(), quiet_mean, STRAINED_MEAN)
+            || (window.tells_slowest() && slower(window.max_us, quiet_max, STRAINED_MAX));
         let sent_rate = window.sent.saturating_mul(1000) / WINDOW.as_millis() as u64;
-        self.rate = match (strained, tells) {
+        self.rate = match (strained, window.writes) {
             (true, _) => self.rate.min(sent_rate) / 2,
-            (false, true) => self.rate * 9 / 8,
-            (false, false) => self.rate * 2,
+            (false, 0) => self.rate * 2,
+            (false, _) => self.rate * 9 / 8,
         };
         self.rate = self.rate.clamp(LEAST_RATE, self.limit);
-        self.pauses = tells && (quiet_mean == 0 || self.noisy >= WINDOWS_BETWEEN_PAUSES);
+        self.pauses = window.writes > 0 && (quiet_mean == 0 || self.noisy >= WINDOWS_BETWEEN_PAUSES);
     }
 
     /// Writes took this long while nothing was sent. What is faster than what was known is believed sooner.
-    fn hear_quiet(&mut self, mean_us: u64, max_us: u64, follows: u64) {
+    fn hear_quiet(&mut self, window: &Window, follows: u64) {
         let follow = |known: u64, heard: u64| match known {
             0 => heard,
             known if heard < known => (known + heard) / 2,
             known => (known * (follows - 1) + heard) / follows,
         };
-        self.quiet_us = (follow(self.quiet_us.0, mean_us), follow(self.quiet_us.1, max_us));
+        if window.writes > 0 {
+            self.quiet_us.0 = follow(self.quiet_us.0, window.mean_us());
+        }
+        if window.tells_slowest() {
+            self.quiet_us.1 = follow(self.quiet_us.1, window.max_us);
+        }
     }
 }
 
 impl Window {
     fn mean_us(&self) -> u64 {
         self.sum_us / self.writes.max(1)
+    }
+
+    fn tells_slowest(&self) -> bool {
+        self.writes >= FEWEST_WRITES
     }
 }
 
@@ -239,5 +245,21 @@ mod tests {
         let rate = pace.rate();
         windows(&mut pace, &mut now, 1, 9, true);
         assert!(pace.rate() < rate, "the quiet is known: 9 ms are strain");
+    }
+
+    #[test]
+    fn few_writes_are_heard_too() {
+        let (mut pace, mut now) = (Pace::default(), Instant(0));
+        let mut window = |took_ms: u64, sends: bool| {
+            pace.answered(Duration::from_millis(took_ms));
+            pace.sent(usize::from(sends));
+            now = now + WINDOW;
+            pace.tick(now);
+            pace.rate()
+        };
+        window(2, false);
+        let first = window(2, true);
+        assert!(first < FIRST_RATE * 2, "with a write it does not double");
+        assert!(window(9, true) < first);
     }
 }

@@ -44,7 +44,8 @@ pub enum Command {
     Drain(MemberId),
     /// Not any more.
     Undrain(MemberId),
-    /// This member, which holds nothing, is no member any more.
+    /// This member, which holds nothing, is no member any more: DELETE, and `annulus members remove --now`. (Without `--now`
+    /// that states the others as the members, and the member leaves when it holds nothing.)
     Remove(MemberId),
 }
 
@@ -282,6 +283,7 @@ fn check_quorums(before: &Map, next: &Map, reports: &Reports, now: Instant) -> R
         stayed && !next.member(*id).is_some_and(Member::stays)
     };
     if !reports.is_informed(now) {
+        // A new leader has not heard of everybody yet. The planner's gate holds back each move that could cost a quorum.
         return Ok(());
     }
     let at_risk: Vec<GroupId> = before

@@ -1,7 +1,7 @@
 //! The map: the versioned statement of who the members are, which of them hold which partition, and what is moving.
 //!
 //! ```text
-//!  command ─▶ command::change ─┐                          ┌─▶ map (one record, the epoch rises by one)
+//!  command ─▶ command::next ───┐                          ┌─▶ map (one record, the epoch rises by one)
 //!                              ├─▶ Change ─entry─▶ machine ┼─▶ history (the last changes and their reasons)
 //!  reports ─▶ planner::next ───┘   of group 0             └─▶ every member: who holds what, and what to do about it
 //! ```

@@ -35,7 +35,7 @@ pub struct GroupReport {
     pub term: u64,
     /// Who votes and who learns, and the epoch of the map that this was last decided under.
     pub configuration: Configuration,
-    /// Voters that do not answer, or lag far behind.
+    /// Voters that do not answer, or need a snapshot.
     pub behind: Vec<MemberId>,
     /// About how many bytes the group's keys and values take.
     pub bytes: u64,

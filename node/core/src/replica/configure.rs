@@ -7,7 +7,8 @@
 //!     └────────RemoveLearner X─────┘                 reported; the map records it, Y drops its replica
 //! ```
 //!
-//! **The fence.** Every step carries the epoch of the map that its leader acted on, and a group never takes a step of an
+//! **The fence.** Every step carries the epoch of the map that its leader acted on (or that of the group, if that is higher:
+//! a joint configuration is left, and a commit made known, by whatever map), and a group never takes a step of an
 //! older epoch than it has taken one of. So when a group reports that its configuration is final under epoch `e`, no
 //! leader that still acts on an older map can change it any more, and the map may record it: whoever it does not name may
 //! drop its replica. When nothing is to be changed but the epoch is behind, a step that does nothing but fence is taken.
@@ -259,7 +260,7 @@ impl Replica {
             peer.recent_active
                 && peer.state == ProgressState::Replicate
                 && peer.matched + CAUGHT_UP_LAG >= self.last_index()
-                // A log that has no end of the snapshot yet.
+                // Of a log that is still empty it is not known whether a snapshot is needed.
                 && peer.matched > 0
         })
     }

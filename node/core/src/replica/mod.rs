@@ -162,7 +162,8 @@ pub struct Round {
 pub enum Life {
     /// It was just made: it cannot have promised anything.
     New,
-    /// It was read back: it may have promised its vote to a leader right before it stopped.
+    /// It was read back: it may have promised its vote to a leader right before it stopped. So may the one that was here
+    /// before a blank one.
     Recovered,
 }
 

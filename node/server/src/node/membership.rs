@@ -117,7 +117,9 @@ impl Membership {
     pub(super) async fn take_maps(self, mut maps: mpsc::Receiver<Arc<Map>>) {
         while let Some(mut map) = maps.recv().await {
             while let Ok(next) = maps.try_recv() {
-                if next.epoch > map.epoch {
+                // One of another cluster takes nobody's place, however new it is.
+                let is_ours = |map: &Map| self.inner.shared.map().is_none_or(|known| known.cluster == map.cluster);
+                if !is_ours(&map) || (is_ours(&next) && next.epoch > map.epoch) {
                     map = next;
                 }
             }

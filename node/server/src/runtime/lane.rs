@@ -362,8 +362,8 @@ impl LaneThread {
         Ok(())
     }
 
-    /// While a second overlay fills before the first is down, snapshots are turned away; when it is full, writes are; when it
-    /// goes on, entries too.
+    /// While a second overlay fills before the first is down: from three quarters on snapshots are turned away, when it is full
+    /// writes are, and at twice that entries too.
     fn relieve_or_refuse(&mut self) {
         let bytes = self.lane.state().overlay_bytes();
         let pressure = if !self.checkpointing || bytes < self.overlay_max_bytes / 4 * 3 {
