@@ -96,8 +96,29 @@ async fn add(add: args::Add) -> Result<(), Failure> {
         let status = client.nodes().status(address).await.map_err(|error| not_asked(address, error))?;
         new.push(spec(address, status, cluster, add.weight)?);
     }
+    let plan = admin(&client, &add.change).await?.plan().await?;
+    for (known, new) in namesakes(&plan, &new) {
+        let answers = client.nodes().status(&known.admin_address).await.is_ok_and(|status| status.id == known.id);
+        if answers {
+            return Err(Failure::Refused(taken(known, new)));
+        }
+    }
     let wanted = |plan: &Plan| Ok(with(plan, &new));
     state(&client, &add.change, wanted).await
+}
+
+/// Members whose places new ones would take, by their name.
+fn namesakes<'a>(plan: &'a Plan, new: &'a [MemberSpec]) -> impl Iterator<Item = (&'a PlannedMember, &'a MemberSpec)> {
+    let pairs = staying(plan).flat_map(|known| new.iter().map(move |new| (known, new)));
+    pairs.filter(|(known, new)| known.name == new.name && known.id.to_string() != new.id)
+}
+
+fn taken(known: &PlannedMember, new: &MemberSpec) -> String {
+    format!(
+        "{} ({}) at {} is a member and answers, and the node at {} ({}) has the same name. Nothing was changed.\n  Stop the \
+         old one if the new one is to take its place, or start the new one under another name (--name).",
+        known.name, known.id, known.admin_address, new.admin_address, new.id
+    )
 }
 
 /// A node that says who it is, as a member of this cluster.
@@ -229,6 +250,7 @@ async fn each(named: &args::Named, what: What) -> Result<(), Failure> {
     let client = named.change.connect.client()?;
     let admin = admin(&client, &named.change).await?;
     let mut newest = 0;
+    let mut done: Vec<&str> = Vec::new();
     for member in &named.members {
         let deadline = Instant::now() + named.change.connect.timeout;
         let changed = loop {
@@ -247,12 +269,23 @@ async fn each(named: &args::Named, what: What) -> Result<(), Failure> {
             What::Undrain => "active",
             What::Remove => "removed",
         };
-        let epoch = changed.map_err(refused)?;
+        let epoch = changed.map_err(|error| after(&done, word, refused(error)))?;
+        done.push(member);
         let json = json!({ "member": member, "state": word, "epoch": epoch });
         tell(&named.change, &json, &format!("{member}: {word} (epoch {epoch})"))?;
         newest = newest.max(epoch);
     }
     wait(admin, &named.change, newest).await
+}
+
+/// A failure that came after others had been changed: each is a change of its own.
+fn after(done: &[&str], word: &str, failure: Failure) -> Failure {
+    match failure {
+        Failure::Refused(told) if !done.is_empty() => {
+            Failure::Refused(format!("{told}\n  That is of this member alone: {} before it: {word}.", done.join(", ")))
+        }
+        failure => failure,
+    }
 }
 
 async fn admin(client: &Client, change: &Change) -> Result<Admin, Failure> {
@@ -376,6 +409,17 @@ mod tests {
         assert_eq!(spec("n:3", status(|_| {}), cluster, Some(300)).unwrap().weight, 300);
         let bare = status(|status| drop(status.as_object_mut().unwrap().remove("weight")));
         assert_eq!(spec("n:3", bare, cluster, None).unwrap().weight, 100);
+    }
+
+    #[test]
+    fn a_node_with_the_name_of_a_member_that_stays_is_told_apart_from_that_one() {
+        let new = spec("n:3", status(|_| {}), CLUSTER.parse().unwrap(), None).unwrap();
+        let (plan, new) = (plan(), [new]);
+        let (known, new) = namesakes(&plan, &new).next().unwrap();
+        let text = taken(known, new);
+        assert!(text.contains(&known.id.to_string()) && text.contains("000000000000000b"), "{text}");
+        let told = after(&["node-1"], "draining", Failure::Refused("refused".to_owned())).to_string();
+        assert!(told.contains("node-1 before it: draining"), "{told}");
     }
 
     #[test]

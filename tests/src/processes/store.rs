@@ -369,7 +369,8 @@ impl Store {
         until("a plan is told", PATIENCE, async || self.try_plan(epoch).await).await
     }
 
-    async fn try_plan(&self, epoch: u64) -> Option<Plan> {
+    /// The plan as of this epoch or a later one, if anybody who runs tells it now.
+    pub async fn try_plan(&self, epoch: u64) -> Option<Plan> {
         for place in self.running() {
             let Ok(answer) = self.http.get(&self.nodes[place].spec.admin_address, "/admin/v1/plan").await else {
                 continue;

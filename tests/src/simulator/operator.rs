@@ -333,7 +333,7 @@ impl Operator {
         match self.dice.below(3) {
             0 => altered.weight = *self.dice.pick(&[50, 100, 200]),
             1 if scenario.zones > 0 => altered.zone = format!("zone-{}", self.dice.index(scenario.zones)),
-            _ => altered.client_address = format!("client-{}-{}", altered.id, self.dice.below(1000)),
+            _ => altered.client_address = format!("client-{}-{}:1", altered.id, self.dice.below(1000)),
         }
     }
 }

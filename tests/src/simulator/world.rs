@@ -216,9 +216,9 @@ fn desired(member: &Member, scenario: &Scenario) -> Desired {
         name: member.name.clone(),
         zone: if scenario.zones == 0 { String::new() } else { format!("zone-{}", index % scenario.zones) },
         weight: 100,
-        client_address: format!("client-{index}"),
-        peer_address: format!("peer-{index}"),
-        admin_address: format!("admin-{index}"),
+        client_address: format!("client-{index}:1"),
+        peer_address: format!("peer-{index}:1"),
+        admin_address: format!("admin-{index}:1"),
     }
 }
 

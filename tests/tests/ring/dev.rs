@@ -39,8 +39,10 @@ async fn a_store_grows_and_shrinks_from_one_start_to_the_next() {
     dev.until_ready().await;
     load.more(100).await;
     let four = dev.members().swap_remove(3);
-    let output = dev.output();
-    assert!(output.contains("The ring has settled"), "{output}");
+    until("dev says that the ring has settled", PATIENCE, async || {
+        dev.output().contains("The ring has settled").then_some(())
+    })
+    .await;
 
     start_again(&mut dev, 3).await;
     until_settled(&dev, 3).await;

@@ -4,12 +4,14 @@ use annulus_tests::processes::{Answer, Store, problem, until};
 use futures_util::future::join_all;
 use http::Method;
 use serde_json::{Value, json};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const MEMBERS: &str = "/admin/v1/members";
 
 /// How long what is not a move may take.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// After so long without a report a member or a leader counts as not there.
+const MISSED_AFTER: Duration = Duration::from_secs(3);
 
 /// States members; they are refused for this reason, and the map is as it was.
 async fn refused(store: &Store, body: &Value, status: u16, kind: &str) -> Value {
@@ -157,6 +159,15 @@ async fn nobody_leaves_while_a_quorum_is_gone() {
     let killed = [3, 4];
     killed.iter().for_each(|place| store.kill(*place));
     let wanted = [0, 1, 3, 4];
+    // Before it is known that partitions have no leader, the change is taken, and each move waits.
+    let killed_at = Instant::now();
+    until("it is known who is missing", PATIENCE, async || {
+        let plan = store.try_plan(before).await?;
+        let limit = u64::try_from(MISSED_AFTER.as_millis()).expect("a short time");
+        let missed = plan.members.iter().filter(|member| member.heard_ms.is_none_or(|ms| ms > limit));
+        (missed.count() == killed.len() && killed_at.elapsed() > 2 * MISSED_AFTER).then_some(())
+    })
+    .await;
     let answer = store.change(Method::PUT, MEMBERS, None, &store.members(&wanted)).await;
     is_problem(&answer, 409, "quorum-at-risk");
     let told = answer.json();

@@ -14,7 +14,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::change::Reason;
 use super::planner::who_goes;
 use super::{
-    Assignment, Error, MAX_MAP_VOTERS, MAX_MEMBERS, Map, Member, MemberState, Reports, check_members, check_zones,
+    Assignment, Error, MAX_MAP_VOTERS, MAX_MEMBERS, Map, Member, MemberState, Reports, check_members, check_texts,
+    check_zones,
 };
 use crate::bugs::{Bug, planted};
 use crate::id::{GroupId, MemberId, PartitionId};
@@ -191,6 +192,7 @@ pub fn check_desired(desired: &[Desired]) -> Result<(), Error> {
     }
     let as_members: Vec<Member> = desired.iter().map(|desired| desired.member(MemberState::Active)).collect();
     check_members(&as_members)?;
+    check_texts(&as_members)?;
     check_zones(&as_members)
 }
 
@@ -444,7 +446,7 @@ mod tests {
         let add = target.replicas.iter().copied().find(|id| !held.contains(id));
         map.moves.insert(partition.group(), Move { add, remove: Some(id(2)), cancelled: false, epoch: 1 });
         let mut members = desired(&map);
-        members[0].client_address.push('0');
+        members[0].client_address.insert(0, '0');
         let after = ask(&map, Command::Members(members)).unwrap();
         assert_eq!((&after.targets, &after.moves, &after.assignments), (&map.targets, &map.moves, &map.assignments));
     }

@@ -26,6 +26,7 @@ pub mod planner;
 pub mod report;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv6Addr;
 
 use crate::id::{ClusterId, GroupId, MemberId, PartitionId};
 use crate::ring::{self, solver};
@@ -434,6 +435,44 @@ fn check_members(members: &[Member]) -> Result<(), Error> {
     })
 }
 
+/// Refuses names that could be taken for something else, and addresses that nobody could be reached at. Only when they are
+/// asked for: a map that has them is read all the same.
+fn check_texts(members: &[Member]) -> Result<(), Error> {
+    for member in members {
+        let is_plain = |text: &str| !text.chars().any(|letter| letter.is_control() || letter.is_whitespace());
+        let reason = if !is_plain(&member.name) || member.name.contains('/') || member.name.parse::<MemberId>().is_ok()
+        {
+            "its name must have no space, no `/` and no control character, and must not look like a member id"
+        } else if member.zone.chars().any(char::is_control) {
+            "its zone must have no control character"
+        } else if !is_address(&member.client_address) {
+            "its client address must be `host:port`, a name or an address that others can reach it at"
+        } else if !is_address(&member.peer_address) {
+            "its peer address must be `host:port`, a name or an address that others can reach it at"
+        } else if !is_address(&member.admin_address) {
+            "its admin address must be `host:port`, a name or an address that others can reach it at"
+        } else {
+            continue;
+        };
+        return Err(Error::Member { member: member.name.clone(), reason });
+    }
+    Ok(())
+}
+
+/// Whether this is `host:port`; `[address]:port` for IPv6. An address that only means "all of this machine" is none.
+fn is_address(text: &str) -> bool {
+    let Some((host, port)) = text.rsplit_once(':') else { return false };
+    let is_port = port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok_and(|port| port > 0);
+    let is_host = match host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+        Some(address) => address.parse::<Ipv6Addr>().is_ok_and(|address| !address.is_unspecified()),
+        None => {
+            let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b".-_".contains(&byte);
+            !host.is_empty() && host.bytes().all(allowed) && host != "0.0.0.0"
+        }
+    };
+    is_port && is_host
+}
+
 /// Refuses members of which some name a zone and some do not.
 fn check_zones(members: &[Member]) -> Result<(), Error> {
     let without = members.iter().find(|member| member.zone.is_empty());
@@ -469,6 +508,37 @@ mod tests {
 
     pub(super) fn bootstrap(members: Vec<Member>) -> Result<Map, Error> {
         Map::bootstrap(CLUSTER, 16, 3, members)
+    }
+
+    #[test]
+    fn an_address_is_a_host_and_a_port_that_can_be_reached() {
+        for good in ["a:1", "node-1.annulus.default.svc:7070", "10.0.0.1:65535", "[fd00::1]:7070", "my_host:1"] {
+            assert!(is_address(good), "{good}");
+        }
+        for bad in
+            ["", "a", ":1", "a:", "a:0", "a:65536", "a:+1", "http://a:1", "a b:1", "0.0.0.0:1", "[::]:1", "fd00::1:1"]
+        {
+            assert!(!is_address(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_name_or_a_zone_that_would_mislead_is_refused() {
+        let refused = |change: fn(&mut Member)| {
+            let mut members = members(3);
+            change(&mut members[1]);
+            check_texts(&members).unwrap_err().to_string()
+        };
+        for change in [
+            (|member| member.name = "a/b".to_owned()) as fn(&mut Member),
+            |member| member.name = "node 2".to_owned(),
+            |member| member.name = "0000000000000001".to_owned(),
+        ] {
+            assert!(refused(change).contains("its name must have no space"));
+        }
+        assert!(refused(|member| member.zone = "a\n".to_owned()).contains("its zone must have no control"));
+        assert!(refused(|member| member.peer_address = "abc".to_owned()).contains("its peer address must be"));
+        assert_eq!(check_texts(&members(3)), Ok(()));
     }
 
     #[test]

@@ -303,7 +303,9 @@ impl Replica {
         };
         let epoch = configure.epoch.max(known);
         let changes_voters = matches!(configure.step, Step::Swap { .. } | Step::LeaveJoint);
-        if changes_voters {
+        // In a joint one whoever is to take over from this member must know that it votes.
+        let goes = !state.voters.contains(&self.settings.member.get());
+        if changes_voters && (state.voters_outgoing.is_empty() || goes) {
             self.configured = self.last_index();
         }
         self.node.mut_store().set_configuration(Configuration { state, epoch });

@@ -147,29 +147,44 @@ fn member<R: Router>(edge: &Edge<R>, route: Route, parts: &Parts) -> Result<Memb
     })
 }
 
-/// Asks those that the map does not have yet who they are. The first that is not what it should be ends it.
+/// Asks those that the map does not have yet who they are, and those that have moved. The first that is not what it should
+/// be ends it. A known member that does not answer at its new address may only be starting; one that answers with other
+/// addresses or as somebody else would be cut off.
 async fn identify<R: Router>(edge: &Edge<R>, map: &Arc<Map>, desired: &[Desired]) -> Result<(), Problem> {
-    let new = desired.iter().filter(|desired| map.member(desired.id).is_none());
-    let asking = new.map(|desired| async move {
+    let asked = desired.iter().filter_map(|desired| match map.member(desired.id) {
+        None => Some((desired, false)),
+        Some(known) => {
+            let is_where_it_was = known.client_address == desired.client_address
+                && known.peer_address == desired.peer_address
+                && known.admin_address == desired.admin_address;
+            (!is_where_it_was).then_some((desired, true))
+        }
+    });
+    let asking = asked.map(|(desired, is_known)| async move {
         match edge.router.identify(&desired.admin_address).await {
-            Ok(said) => compare(map, desired, &said),
+            Ok(said) => compare(map, desired, &said, is_known),
+            Err(_) if is_known => Ok(()),
             Err(reason) => Err(mismatch(desired, &reason)),
         }
     });
     stream::iter(asking).buffer_unordered(ASKED_AT_ONCE).try_collect().await
 }
 
-fn compare(map: &Map, desired: &Desired, said: &Identified) -> Result<(), Problem> {
+fn compare(map: &Map, desired: &Desired, said: &Identified, is_known: bool) -> Result<(), Problem> {
     if let Some(theirs) = said.cluster.filter(|theirs| *theirs != map.cluster) {
         let reason = format!("it belongs to cluster {theirs}, and this is cluster {}", map.cluster);
         let problem = mismatch(desired, &reason).with("field", "cluster");
         return Err(problem.with("ours", map.cluster.to_string()).with("theirs", theirs.to_string()));
     }
-    let fields = [
-        ("id", desired.id.to_string(), said.id.to_string()),
-        ("name", desired.name.clone(), said.name.clone()),
-        ("zone", desired.zone.clone(), said.zone.clone()),
-    ];
+    let mut fields = vec![("id", desired.id.to_string(), said.id.to_string())];
+    if is_known {
+        // What a known member is called is the map's to say. An older version does not tell its addresses.
+        let told = said.peer_address.clone().unwrap_or_else(|| desired.peer_address.clone());
+        fields.push(("peer address", desired.peer_address.clone(), told));
+    } else {
+        fields.push(("name", desired.name.clone(), said.name.clone()));
+        fields.push(("zone", desired.zone.clone(), said.zone.clone()));
+    }
     match fields.into_iter().find(|(_, asked, says)| asked != says) {
         None => Ok(()),
         Some((field, asked, says)) => {
@@ -182,7 +197,7 @@ fn compare(map: &Map, desired: &Desired, said: &Identified) -> Result<(), Proble
 
 fn mismatch(desired: &Desired, reason: &str) -> Problem {
     let detail = format!(
-        "the new member `{}` ({}) was asked at {} who it is: {reason}; start it, or correct the request; nothing was \
+        "the member `{}` ({}) was asked at {} who it is: {reason}; start it, or correct the request; nothing was \
          changed",
         desired.name, desired.id, desired.admin_address
     );

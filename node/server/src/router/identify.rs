@@ -29,6 +29,7 @@ struct Status {
     name: String,
     zone: String,
     cluster: Option<String>,
+    peer_address: Option<String>,
 }
 
 /// Who the node at this `host:port` says it is, or what stood in the way.
@@ -74,7 +75,7 @@ fn read(body: &[u8]) -> Result<Identified, String> {
     let id: MemberId = status.id.parse().map_err(|error| format!("its status names no member: {error}"))?;
     let cluster: Option<Result<ClusterId, _>> = status.cluster.map(|cluster| cluster.parse());
     let cluster = cluster.transpose().map_err(|error| format!("its status names no cluster: {error}"))?;
-    Ok(Identified { id, name: status.name, zone: status.zone, cluster })
+    Ok(Identified { id, name: status.name, zone: status.zone, cluster, peer_address: status.peer_address })
 }
 
 fn told(error: &dyn std::error::Error) -> String {
@@ -124,6 +125,7 @@ mod tests {
             name: "node-4".to_owned(),
             zone: "b".to_owned(),
             cluster: None,
+            peer_address: None,
         };
         assert_eq!(asked(ok(fresh)), Ok(expected.clone()));
         let taken = fresh.replace("null", "\"07070707-0707-0707-0707-070707070707\"");

@@ -58,6 +58,8 @@ pub struct Identified {
     pub zone: String,
     /// The store that it belongs to; `None` when it belongs to none yet.
     pub cluster: Option<ClusterId>,
+    /// Where other members reach it; `None`: it does not tell.
+    pub peer_address: Option<String>,
 }
 
 /// How a member is, for its operator.

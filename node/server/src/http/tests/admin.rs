@@ -42,8 +42,13 @@ fn a_member_that_asks_another_who_it_is_reads_it_from_that_ones_status() {
     admin_port(async |server| {
         let address = server.address.to_string();
         let ask = || crate::router::identify::ask(&address, Duration::from_secs(10));
-        let expected =
-            Identified { id: member(1), name: "node-1".to_owned(), zone: "a".to_owned(), cluster: Some(CLUSTER) };
+        let expected = Identified {
+            id: member(1),
+            name: "node-1".to_owned(),
+            zone: "a".to_owned(),
+            cluster: Some(CLUSTER),
+            peer_address: Some("10.0.0.1:7270".to_owned()),
+        };
         assert_eq!(ask().await, Ok(expected.clone()));
         *server.fake.map.borrow_mut() = None;
         assert_eq!(ask().await, Ok(Identified { cluster: None, ..expected }));

@@ -18,7 +18,13 @@ fn named(count: u64) -> Value {
 
 /// A node that is what `named` says.
 fn node(number: u64) -> Identified {
-    Identified { id: member(number), name: format!("node-{number}"), zone: "a".to_owned(), cluster: None }
+    Identified {
+        id: member(number),
+        name: format!("node-{number}"),
+        zone: "a".to_owned(),
+        cluster: None,
+        peer_address: None,
+    }
 }
 
 impl Server {
@@ -108,6 +114,24 @@ fn a_new_member_that_is_not_what_it_should_be_is_409_and_nothing_is_asked_of_the
         let detail = problem["detail"].as_str().unwrap();
         assert!(detail.contains(&CLUSTER.to_string()) && detail.contains(&theirs.to_string()), "{problem}");
         assert!(server.fake.asked.borrow().is_empty());
+    });
+}
+
+#[test]
+fn a_member_that_moves_must_be_itself_where_it_is_to_be_unless_nobody_is_there_yet() {
+    admin_port(async |server| {
+        let mut body = named(3);
+        body["members"][1]["peer_address"] = "10.0.0.9:7270".into();
+        let said = Identified { cluster: Some(CLUSTER), ..node(2) };
+        server.start(2, Identified { peer_address: Some("10.0.0.2:7270".to_owned()), ..said.clone() });
+        let problem = server.put(&body).await.problem(409, "member-mismatch");
+        assert_eq!((&problem["field"], &problem["says"]), (&"peer address".into(), &"10.0.0.2:7270".into()));
+        server.start(2, Identified { id: member(3), ..said.clone() });
+        let problem = server.put(&body).await.problem(409, "member-mismatch");
+        assert_eq!(problem["field"], "id");
+        server.fake.nodes.borrow_mut().clear();
+        server.fake.script(Reply::Changed(Ok(Changed { epoch: 13, updated: vec![member(2)], ..Changed::default() })));
+        assert_eq!(server.put(&body).await.status, 200);
     });
 }
 
