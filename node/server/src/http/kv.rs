@@ -142,7 +142,11 @@ pub(super) fn unanswered(reply: &Reply) -> Problem {
             Kind::OutcomeUnknown,
             "the leader was lost or did not answer in time; read the key, or repeat the write with its `Idempotency-Key`",
         ),
-        Reply::Refused(Refusal::NotLeader { .. } | Refusal::NoReplica) => Problem::temporary(
+        Reply::Refused(Refusal::NoReplica) => Problem::temporary(
+            Kind::NoLeader,
+            "this node is not a member of its store any more, and can't reach it; ask a member; nothing was changed",
+        ),
+        Reply::Refused(Refusal::NotLeader { .. }) => Problem::temporary(
             Kind::NoLeader,
             "no leader of the key's partition could be reached in time; nothing was changed",
         ),

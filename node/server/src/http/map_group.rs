@@ -41,7 +41,11 @@ pub(super) fn unanswered(reply: &Reply) -> Problem {
             "the leader of the map was lost or did not answer in time; look at `GET /admin/v1/plan` for what the map is \
              now, or ask for the same again: what has happened already changes nothing",
         ),
-        Reply::Refused(NotLeader { .. } | NoReplica) => Problem::temporary(
+        Reply::Refused(NoReplica) => Problem::temporary(
+            Kind::NoLeader,
+            "this node is not a member of its store any more, and can't reach the map's leader; ask a member; nothing was changed",
+        ),
+        Reply::Refused(NotLeader { .. }) => Problem::temporary(
             Kind::NoLeader,
             "no leader of the map could be reached in time, which needs a majority of the members that vote on it; \
              nothing was changed",

@@ -83,7 +83,7 @@ kinds! {
     /// Members that are to go may hold the newest data of partitions without a quorum.
     QuorumAtRisk "quorum-at-risk" 409 "Partitions could lose data";
     /// A node that is to become a member is not what the request says, or does not say what it is.
-    MemberMismatch "member-mismatch" 409 "A new member is not what it should be";
+    MemberMismatch "member-mismatch" 409 "A member is not what it should be";
     /// The condition does not hold.
     ConditionFailed "condition-failed" 412 "The condition does not hold";
     /// The body has more bytes than are allowed.

@@ -125,6 +125,11 @@ impl NodeRouter {
         let deadline = Instant::now() + timeout;
         let mut pause = FIRST_PAUSE;
         let mut attempt = 0;
+        // Whoever was removed reaches nobody: no reason to try for as long as there is time.
+        let is_out = |map: Arc<Map>| map.member(self.parts.shared.member).is_none();
+        if self.map().is_none_or(is_out) {
+            return Reply::Refused(Refusal::NoReplica);
+        }
         loop {
             let target = self.map().and_then(|map| self.target(&map, group, &operation, attempt));
             let Some(target) = target else { return Reply::Refused(Refusal::NoReplica) };
@@ -140,7 +145,7 @@ impl NodeRouter {
                 continue;
             }
             if Instant::now() + pause >= deadline {
-                return reply;
+                return Reply::Refused(Refusal::NotLeader { leader: None });
             }
             sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
