@@ -214,7 +214,7 @@ impl LaneThreads {
         if !self.checkpointing || bytes < self.limits.overlay_bytes / 2 {
             Pressure::None
         } else if bytes < self.limits.overlay_bytes {
-            Pressure::RefuseSnapshots
+            Pressure::HoldSnapshots
         } else if bytes < 2 * self.limits.overlay_bytes {
             Pressure::RefuseWrites
         } else {

@@ -10,6 +10,7 @@
 //! A round is: any number of [`Lane::step`], then one [`Lane::take_output`]. The lane never waits, never sends and never
 //! writes: its shell does, in the order that the types of `output` leave it. Lanes share nothing.
 
+mod held;
 mod output;
 mod pace;
 mod request;
@@ -24,6 +25,8 @@ use crate::map::{self, Map, Report};
 use crate::replica::{Configuration, Error, GroupRecord, Life, Recovering, Replica, Round, Settings};
 use crate::state::{State, TableId};
 use crate::time::Instant;
+
+use held::Held;
 
 pub use output::{Durable, GroupWrite, Installed, LeaderChange, LogPosition, Output, Staged, Writes};
 pub use pace::{HIGHEST_RATE, Pace, UNPACED};
@@ -63,8 +66,8 @@ pub enum Pressure {
     /// Not at all.
     #[default]
     None,
-    /// Pieces of snapshots are turned away; they come again, later.
-    RefuseSnapshots,
+    /// Pieces of snapshots wait until it has fallen.
+    HoldSnapshots,
     /// Clients' writes are turned away, too.
     RefuseWrites,
     /// Leaders' entries are turned away, too; they come again.
@@ -89,6 +92,8 @@ pub struct Lane<S> {
     /// Rounds whose writes are not durable yet.
     in_flight: VecDeque<InFlight>,
     pressure: Pressure,
+    /// Pieces of snapshots that wait for it to fall.
+    held: Held,
     disk_full: bool,
     /// The newest map that this lane was given.
     map: Option<Arc<Map>>,
@@ -142,6 +147,7 @@ impl<S: State> Lane<S> {
             number: 0,
             in_flight: VecDeque::new(),
             pressure: Pressure::None,
+            held: Held::default(),
             disk_full: false,
             map: None,
             graves: BTreeMap::new(),
@@ -325,9 +331,12 @@ impl<S: State> Lane<S> {
 
     fn peer(&mut self, now: Instant, from: MemberId, message: PeerMessage) -> Result<(), Error> {
         let group = message.group;
-        let entries = match &message.body {
-            Body::Raft { message, .. } => !message.entries.is_empty(),
-            Body::Chunk(_) if self.pressure >= Pressure::RefuseSnapshots => return Ok(()),
+        let entries = match message.body {
+            Body::Raft { ref message, .. } => !message.entries.is_empty(),
+            Body::Chunk(chunk) if self.pressure >= Pressure::HoldSnapshots => {
+                self.held.push(from, group, chunk);
+                return Ok(());
+            }
             Body::Chunk(_) => false,
             Body::ChunkAck { .. } | Body::Report(_) => false,
         };
@@ -402,6 +411,11 @@ impl<S: State> Lane<S> {
     /// Ends the round: everything that is to be done because of the inputs since the last one.
     pub fn take_output(&mut self, now: Instant) -> Result<Output, Error> {
         let number = self.number + 1;
+        while self.pressure < Pressure::HoldSnapshots
+            && let Some((from, message)) = self.held.pop()
+        {
+            self.peer(now, from, message)?;
+        }
         loop {
             while let Some(group) = self.dirty.pop() {
                 self.is_dirty[group.0 as usize] = false;

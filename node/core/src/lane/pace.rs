@@ -2,10 +2,10 @@
 //!
 //! A token bucket whose rate adapts. In windows of a quarter of a second the lane compares how long its clients' writes took
 //! (from the proposal to the answer) with how long they take when nothing is sent: longer, and the rate falls to half of what
-//! was sent; not so, and it rises by an eighth; without any writes it doubles. Now and then it sends nothing for a window, to
-//! hear how long writes take without that. This is the delay-based congestion control of LEDBAT (RFC 6817) with the
-//! foreground's own latency as the signal, because what moves shares more with it than a link: processors, the disk of each
-//! replica, and this lane's rounds.
+//! was sent; not so, and it rises by an eighth; without any writes nobody has to wait, and it rises eightfold. Now and then it
+//! sends nothing for a window, to hear how long writes take without that. This is the delay-based congestion control of LEDBAT
+//! (RFC 6817) with the foreground's own latency as the signal, because what moves shares more with it than a link:
+//! processors, the disk of each replica, and this lane's rounds.
 
 use std::time::Duration;
 
@@ -30,6 +30,8 @@ const STRAINED_MAX: u64 = 18;
 const FEWEST_WRITES: u64 = 8;
 /// After so many windows in which something was sent, nothing is for one.
 const WINDOWS_BETWEEN_PAUSES: u32 = 32;
+/// Without any writes the rate grows by this factor.
+const GROWS_ALONE: u64 = 8;
 /// How fast what is known of the quiet follows a window without moves, and one that only pauses (others may go on, and it
 /// must not grow used to that): by one part of so many.
 const FOLLOWS: u64 = 8;
@@ -136,7 +138,7 @@ impl Pace {
         let sent_rate = window.sent.saturating_mul(1000) / WINDOW.as_millis() as u64;
         self.rate = match (strained, window.writes) {
             (true, _) => self.rate.min(sent_rate) / 2,
-            (false, 0) => self.rate * 2,
+            (false, 0) => self.rate.saturating_mul(GROWS_ALONE),
             (false, _) => self.rate * 9 / 8,
         };
         self.rate = self.rate.clamp(LEAST_RATE, self.limit);

@@ -29,7 +29,7 @@ const WINDOW: usize = 12;
 /// A chunk is full when its records take this many bytes.
 const CHUNK_BYTES: usize = 64 * 1024;
 /// Chunks that were not acknowledged for this long are sent again: at first, and at most, as it doubles each time that
-/// nothing was heard. A follower turns chunks away while its disk is behind, and says nothing.
+/// nothing was heard. A follower whose disk is behind lets chunks wait, and says nothing meanwhile.
 const RESEND_AFTER: Duration = Duration::from_millis(100);
 const RESEND_AFTER_AT_MOST: Duration = Duration::from_millis(800);
 /// A follower that acknowledges nothing for this long is given up on; Raft tries again later.

@@ -176,6 +176,7 @@ pub fn spawn(setup: LaneSetup, failed: Box<dyn Fn(&LaneFailure) + Send>) -> Resu
         tick: setup.settings.tick(),
         overlay_since: now,
         checkpointing: false,
+        behind: false,
         overlay_max_bytes: setup.overlay_max_bytes,
         overlay_max_age: setup.overlay_max_age,
         shared: setup.shared,
@@ -216,6 +217,8 @@ struct LaneThread {
     /// Since when the active overlay holds something.
     overlay_since: Instant,
     checkpointing: bool,
+    /// The overlay has filled while the one before was written down: the next checkpoint follows at once.
+    behind: bool,
     overlay_max_bytes: usize,
     overlay_max_age: Duration,
     shared: Arc<Shared>,
@@ -362,19 +365,20 @@ impl LaneThread {
         Ok(())
     }
 
-    /// While a second overlay fills before the first is down: from three quarters on snapshots are turned away, when it is full
-    /// writes are, and at twice that entries too.
+    /// While a second overlay fills before the first is down: from three quarters on snapshots wait, when it is full writes are
+    /// turned away, and at twice that entries too.
     fn relieve_or_refuse(&mut self) {
         let bytes = self.lane.state().overlay_bytes();
         let pressure = if !self.checkpointing || bytes < self.overlay_max_bytes / 4 * 3 {
             Pressure::None
         } else if bytes < self.overlay_max_bytes {
-            Pressure::RefuseSnapshots
+            Pressure::HoldSnapshots
         } else if bytes < 2 * self.overlay_max_bytes {
             Pressure::RefuseWrites
         } else {
             Pressure::RefuseEntries
         };
+        self.behind |= pressure != Pressure::None;
         self.lane.set_pressure(pressure);
     }
 
@@ -451,7 +455,8 @@ impl LaneThread {
         if bytes == 0 {
             self.overlay_since = now;
         }
-        let due = bytes >= self.overlay_max_bytes || now.since(self.overlay_since) >= self.overlay_max_age;
+        let due =
+            self.behind || bytes >= self.overlay_max_bytes || now.since(self.overlay_since) >= self.overlay_max_age;
         if bytes == 0 || !due || self.checkpointing {
             return;
         }
@@ -460,6 +465,7 @@ impl LaneThread {
         // In the WAL's order the base comes before everything that is applied from now on.
         let _ = self.wal.send(WalCommand::Rotate(base, frozen));
         self.checkpointing = true;
+        self.behind = false;
         self.overlay_since = now;
     }
 
