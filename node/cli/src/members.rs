@@ -187,7 +187,13 @@ fn without(plan: &Plan, gone: &[String]) -> Result<Vec<MemberSpec>, Failure> {
         )));
     }
     let stays = |member: &&PlannedMember| !gone.iter().any(|named| is(member, named));
-    Ok(staying(plan).filter(stays).map(PlannedMember::spec).collect())
+    let staying: Vec<MemberSpec> = staying(plan).filter(stays).map(PlannedMember::spec).collect();
+    if staying.is_empty() {
+        return Err(Failure::Refused(
+            "these are all members: nobody would be left to hold the data. Nothing was changed.".to_owned(),
+        ));
+    }
+    Ok(staying)
 }
 
 /// States who the members should be, from who they are; begins again when that has changed meanwhile, and when it is not
@@ -432,7 +438,7 @@ mod tests {
     }
 
     #[test]
-    fn members_leave_by_name_or_id_and_a_stranger_is_named() {
+    fn members_leave_by_name_or_id_but_no_stranger_and_not_all_of_them() {
         assert_eq!(names(&without(&plan(), &["node-3".into()]).unwrap()), ["node-10", "node-1"]);
         assert_eq!(
             names(&without(&plan(), &["000000000000000a".into(), "node-2".into()]).unwrap()),
@@ -440,6 +446,8 @@ mod tests {
         );
         let text = without(&plan(), &["node-4".into()]).unwrap_err().to_string();
         assert!(text.contains("`node-4`") && text.contains("node-1, node-2, node-3, node-10"), "{text}");
+        let all = ["node-1", "node-2", "node-3", "node-10"].map(str::to_owned);
+        assert!(without(&plan(), &all).unwrap_err().to_string().contains("these are all members"));
     }
 
     #[test]

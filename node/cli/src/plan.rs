@@ -171,10 +171,14 @@ fn seconds_text(seconds: u64) -> String {
     }
 }
 
-/// The name of a member, or its id when it is no member any more.
+/// The name of a member, or its id when it is no member any more; both while another has the same name, whose place it
+/// takes.
 fn name_of(plan: &Plan, id: MemberId) -> String {
-    let member = plan.members.iter().find(|member| member.id == id);
-    member.map_or_else(|| id.to_string(), |member| member.name.clone())
+    let Some(member) = plan.members.iter().find(|member| member.id == id) else { return id.to_string() };
+    match plan.members.iter().filter(|other| other.name == member.name).count() {
+        1 => member.name.clone(),
+        _ => format!("{} ({id})", member.name),
+    }
 }
 
 /// Whether the second plan is closer to its end than the first, in anything.
@@ -230,6 +234,13 @@ mod tests {
         assert_eq!(words(&lines[4]), ["map", "-", "0000000000000009", "waiting", "-", "move-slots"]);
         assert_eq!(lines[5], "… and 28 more");
         assert_eq!(lines.last().unwrap(), "2 moves wait: 4 moves are under way already");
+    }
+
+    #[test]
+    fn a_member_that_takes_the_place_of_its_namesake_is_told_from_it() {
+        let replaced = plan(|plan| plan["members"][1]["name"] = json!("node-1"));
+        let lines = text(&replaced, 1);
+        assert!(lines[3].contains("node-1 (0000000000000001)  node-1 (0000000000000002)"), "{}", lines[3]);
     }
 
     #[test]

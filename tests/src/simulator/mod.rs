@@ -31,7 +31,7 @@ mod nemesis;
 pub mod network;
 pub mod node;
 pub mod operator;
-pub mod ring;
+pub mod ring_checks;
 pub mod scenario;
 pub mod trace;
 pub mod world;

@@ -19,7 +19,7 @@ use super::dice::Dice;
 use super::events::{ClientEvent, ClientRequest, Event, NodeEvent};
 use super::faults::Fault;
 use super::network::Fate;
-use super::ring::Violation;
+use super::ring_checks::Violation;
 use super::scenario::Scenario;
 use super::world::{Environment, members_index};
 

@@ -32,7 +32,7 @@ use super::lane;
 use super::network::Network;
 use super::node::{CLUSTER, Member};
 use super::operator::{Fences, Operator, Slot, View};
-use super::ring::{self, Ring};
+use super::ring_checks::{self, Ring};
 use super::scenario::{Profile, Scenario};
 use super::trace::Trace;
 
@@ -93,7 +93,7 @@ pub enum Broken {
     Check(#[from] Violation),
     /// A check of the ring found it.
     #[error(transparent)]
-    Ring(#[from] ring::Violation),
+    Ring(#[from] ring_checks::Violation),
     /// The ring was not as it was asked for.
     #[error("{0} s after everything was healed the ring was not as it was asked for: {1}")]
     RingNotSettled(u64, String),
@@ -315,8 +315,8 @@ impl World {
                 for member in self.members.iter_mut().filter(|m| m.process.is_some() && m.paused_until <= now) {
                     member.probe(&self.scenario, &mut self.env);
                 }
-                ring::check_elections(&self.members, &self.map)?;
-                ring::check_survival(&self.members, &self.map)?;
+                ring_checks::check_elections(&self.members, &self.map)?;
+                ring_checks::check_survival(&self.members, &self.map)?;
             }
             Event::Phase => {
                 self.env.events.after(PHASE_EVERY_US, Event::Phase);
@@ -471,7 +471,7 @@ impl World {
     fn ring_unsettled(&self) -> Option<String> {
         let operator = self.operators.first()?;
         let asking = (!operator.has_arrived(&self.map)).then(|| format!("map {} is not the goal", self.map.epoch));
-        let unsettled = asking.or_else(|| ring::unsettled(&self.members, &self.map));
+        let unsettled = asking.or_else(|| ring_checks::unsettled(&self.members, &self.map));
         unsettled.or_else(|| (!operator.has_read(&self.map)).then(|| "the history was not read".to_owned()))
     }
 
@@ -495,7 +495,7 @@ impl World {
                     return if late { Err(Broken::RingNotSettled(seconds, unsettled)) } else { Ok(false) };
                 }
                 if let Some(history) = self.operators.first().and_then(|operator| operator.history.as_ref()) {
-                    ring::check_history(history, &self.map)?;
+                    ring_checks::check_history(history, &self.map)?;
                 }
                 let reads = [Consistency::Linearizable, Consistency::Quorum];
                 let keys = 0..self.scenario.keys;

@@ -104,6 +104,7 @@ impl Dev<'_> {
             herd.set_id(place.number, status.id.to_string());
         }
         self.folder.write_dev(&herd.dev_file())?;
+        let existed = store.is_some();
         let (store, wake) = tokio::select! {
             made = self.make_or_compare(&starting, store, &statuses) => made?,
             failure = herd.ended_early() => return Err(failure),
@@ -122,7 +123,11 @@ impl Dev<'_> {
         };
         let first: Vec<Place> = wanted.iter().filter(old).cloned().collect();
         tokio::select! {
-            ready = starting.ready(&first) => ready?,
+            ready = starting.ready(&first) => match ready {
+                // Those that are ready may be enough for all that the store holds.
+                Err(failure) if existed => eprintln!("annulus: {failure}\n  The others go on without it."),
+                ready => ready?,
+            },
             failure = herd.ended_early() => return Err(failure),
         }
         keeper.aside(|| self.announce(herd));
