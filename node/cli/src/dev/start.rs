@@ -170,7 +170,7 @@ impl<'a> Start<'a> {
         loop {
             let reason = match attempt().await {
                 Ok(Some(there)) => return Ok(there),
-                Ok(None) => "not yet".to_owned(),
+                Ok(None) => format!("http://{}/readyz says why", place.client_address),
                 Err(error @ Error::Unavailable { .. }) => error.to_string(),
                 Err(error) => return Err(Failure::Refused(format!("{} did not {what}: {error}", place.name))),
             };

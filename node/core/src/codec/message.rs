@@ -80,6 +80,13 @@ pub struct Chunk {
     pub last: Option<Configuration>,
 }
 
+impl Chunk {
+    /// Bytes of its records.
+    pub fn bytes(&self) -> usize {
+        self.records.iter().map(|(key, value)| key.len() + value.len()).sum()
+    }
+}
+
 const RAFT: u8 = 1;
 const CHUNK_WITHOUT_EPOCH: u8 = 2;
 const CHUNK_ACK: u8 = 3;

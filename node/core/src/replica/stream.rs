@@ -98,7 +98,7 @@ impl Sending {
             && let Some(from) = self.from.take()
         {
             let chunk = self.make_chunk(&from)?;
-            pace.sent(size(&chunk));
+            pace.sent(chunk.bytes());
             self.unacknowledged.push_back(chunk.clone());
             chunks.push(chunk);
             self.last_sent = now;
@@ -113,7 +113,7 @@ impl Sending {
             return Progress::GivenUp;
         }
         while let Some(chunk) = self.unacknowledged.pop_front_if(|chunk| chunk.number < next) {
-            self.sent_bytes += size(&chunk) as u64;
+            self.sent_bytes += chunk.bytes() as u64;
             self.last_heard = now;
             self.resend_after = RESEND_AFTER;
         }
@@ -154,11 +154,6 @@ impl Sending {
         self.from = next;
         Ok(chunk)
     }
-}
-
-/// Bytes of the records of a chunk.
-fn size(chunk: &Chunk) -> usize {
-    chunk.records.iter().map(|(key, value)| key.len() + value.len()).sum()
 }
 
 /// A snapshot as it arrives.
