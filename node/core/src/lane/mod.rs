@@ -484,6 +484,11 @@ impl<S: State> Lane<S> {
         self.round.pace.rate()
     }
 
+    /// Whether no client's write was answered here lately.
+    pub fn is_alone(&self, now: Instant) -> bool {
+        self.round.pace.is_alone(now)
+    }
+
     /// Says how far behind the disk is.
     pub fn set_pressure(&mut self, pressure: Pressure) {
         self.pressure = pressure;

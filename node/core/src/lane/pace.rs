@@ -30,6 +30,8 @@ const STRAINED_MAX: u64 = 18;
 const FEWEST_WRITES: u64 = 8;
 /// After so many windows in which something was sent, nothing is for one.
 const WINDOWS_BETWEEN_PAUSES: u32 = 32;
+/// Without a write for so long there seems to be nobody who writes.
+const ALONE_AFTER: Duration = Duration::from_secs(30);
 /// Without any writes the rate grows by this factor.
 const GROWS_ALONE: u64 = 8;
 /// How fast what is known of the quiet follows a window without moves, and one that only pauses (others may go on, and it
@@ -52,6 +54,8 @@ pub struct Pace {
     noisy: u32,
     /// Nothing is sent until this window ends.
     pauses: bool,
+    /// When a window ended last in which a write was answered.
+    wrote_at: Option<Instant>,
 }
 
 #[derive(Debug, Default)]
@@ -74,6 +78,7 @@ impl Default for Pace {
             quiet_us: (0, 0),
             noisy: 0,
             pauses: false,
+            wrote_at: None,
         }
     }
 }
@@ -110,6 +115,11 @@ impl Pace {
         self.window.sent += bytes;
     }
 
+    /// Whether no client's write was answered lately: then nobody waits for the disk.
+    pub fn is_alone(&self, now: Instant) -> bool {
+        self.window.writes == 0 && self.wrote_at.is_none_or(|at| now.since(at) >= ALONE_AFTER)
+    }
+
     /// A client's write was answered after this long.
     pub fn answered(&mut self, took: Duration) {
         let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
@@ -124,6 +134,9 @@ impl Pace {
             return;
         }
         let window = std::mem::replace(&mut self.window, Window { began_at: now, ..Window::default() });
+        if window.writes > 0 {
+            self.wrote_at = Some(now);
+        }
         if window.sent == 0 {
             self.noisy = 0;
             let follows = if std::mem::take(&mut self.pauses) { FOLLOWS_PAUSE } else { FOLLOWS };
@@ -247,6 +260,18 @@ mod tests {
         let rate = pace.rate();
         windows(&mut pace, &mut now, 1, 9, true);
         assert!(pace.rate() < rate, "the quiet is known: 9 ms are strain");
+    }
+
+    #[test]
+    fn whoever_writes_now_and_then_is_not_forgotten_at_once() {
+        let mut pace = Pace::default();
+        assert!(pace.is_alone(Instant(0)));
+        pace.answered(Duration::from_millis(2));
+        assert!(!pace.is_alone(Instant(0)));
+        let wrote_at = Instant(0) + WINDOW;
+        pace.tick(wrote_at);
+        assert!(!pace.is_alone(wrote_at + ALONE_AFTER / 2));
+        assert!(pace.is_alone(wrote_at + ALONE_AFTER));
     }
 
     #[test]

@@ -26,7 +26,7 @@ use super::checkpoint::CheckpointThread;
 use super::replies::thread_of;
 use super::wal::{WalCommand, WalThread};
 use super::{Clock, LaneGauges, Links, ReplyBatch, ReplyQueue, Shared};
-use crate::storage::{Checkpointed, Error as StorageError, IdentityFile, LaneState, OpenedLane};
+use crate::storage::{Checkpointed, Error as StorageError, Haste, IdentityFile, LaneState, OpenedLane};
 
 /// Most requests and peer batches that wait for a lane.
 const INBOX: usize = 8192;
@@ -148,6 +148,7 @@ pub fn spawn(setup: LaneSetup, failed: Box<dyn Fn(&LaneFailure) + Send>) -> Resu
     let (checkpoints, frozen) = bounded(1);
     let now = setup.clock.now();
     let OpenedLane { state, wal: files, checkpointer, replay, .. } = setup.opened;
+    let haste = checkpointer.haste();
     let mut lane = Lane::recover(setup.settings.clone(), state, replay, now)?;
     lane.limit_moves(setup.move_bytes_per_second);
     if let Some(map) = &setup.map {
@@ -177,6 +178,7 @@ pub fn spawn(setup: LaneSetup, failed: Box<dyn Fn(&LaneFailure) + Send>) -> Resu
         overlay_since: now,
         checkpointing: false,
         behind: false,
+        haste,
         overlay_max_bytes: setup.overlay_max_bytes,
         overlay_max_age: setup.overlay_max_age,
         shared: setup.shared,
@@ -219,6 +221,7 @@ struct LaneThread {
     checkpointing: bool,
     /// The overlay has filled while the one before was written down: the next checkpoint follows at once.
     behind: bool,
+    haste: Haste,
     overlay_max_bytes: usize,
     overlay_max_age: Duration,
     shared: Arc<Shared>,
@@ -292,7 +295,7 @@ impl LaneThread {
             self.lane.tell_wall_clock(Clock::wall_ms());
             self.lane.step(now, Input::Tick)?;
             self.next_tick = now + self.tick;
-            self.tell_gauges();
+            self.tell_gauges(now);
             self.tell_map();
         }
         self.relieve_or_refuse();
@@ -473,7 +476,7 @@ impl LaneThread {
         &self.shared.gauges[self.number as usize]
     }
 
-    fn tell_gauges(&self) {
+    fn tell_gauges(&self, now: Instant) {
         let (mut replicas, mut moves_in, mut leaders, mut settled) = (0, 0, 0, 0);
         for replica in self.lane.replicas() {
             if !replica.is_voter() {
@@ -485,6 +488,9 @@ impl LaneThread {
             settled += usize::from(replica.leader().is_some() && replica.applied().term == replica.term());
         }
         let gauges = self.gauges();
+        gauges.hears_writes.store(!self.lane.is_alone(now), Ordering::Relaxed);
+        // Lanes share the disk.
+        self.haste.set(self.shared.gauges.iter().all(|lane| !lane.hears_writes.load(Ordering::Relaxed)));
         gauges.move_rate.store(self.lane.move_rate(), Ordering::Relaxed);
         gauges.moves_in.store(moves_in, Ordering::Relaxed);
         gauges.replicas.store(replicas, Ordering::Relaxed);

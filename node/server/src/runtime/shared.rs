@@ -1,7 +1,7 @@
 //! What all threads of a node look at: who we are, the map, who leads what.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use annulus_core::id::{GroupId, MemberId};
 use annulus_core::lane::LeaderChange;
@@ -32,6 +32,8 @@ pub struct LaneGauges {
     pub moves_in: AtomicUsize,
     /// Bytes of snapshots a second that may be sent from here.
     pub move_rate: AtomicU64,
+    /// Whether clients' writes were answered here lately.
+    pub hears_writes: AtomicBool,
     /// Groups led here.
     pub leaders: AtomicUsize,
     /// Groups with a voting replica here that have a leader and have applied something of its term.

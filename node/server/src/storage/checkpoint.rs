@@ -19,7 +19,7 @@ use redb::{Database, TableDefinition};
 
 use super::error::{Error, Result};
 use super::overlay::{Overlay, OverlayTable};
-use super::store::{self, About, Tables};
+use super::store::{self, About, Haste, Tables};
 use super::wal::Segment;
 
 /// An overlay that changes no more, to be written down.
@@ -62,9 +62,15 @@ pub struct Checkpointer {
     /// The redb file, as a person can find it.
     pub(super) file: String,
     pub(super) about: About,
+    pub(super) haste: Haste,
 }
 
 impl Checkpointer {
+    /// Where to say whether there is haste.
+    pub fn haste(&self) -> Haste {
+        self.haste.clone()
+    }
+
     /// Writes an overlay into redb, durably. A replay then starts at `segment`, whose base says what the lane's groups were
     /// when the overlay was frozen.
     ///

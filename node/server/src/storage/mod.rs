@@ -35,6 +35,7 @@ pub use self::disk::{Directory, Disk, DiskFile};
 pub use self::error::{Error, Result};
 pub use self::identity::{Identity, IdentityFile, Mark};
 pub use self::state::LaneState;
+pub use self::store::Haste;
 pub use self::wal::{Segment, Wal};
 
 use self::store::{About, Tables};
@@ -87,7 +88,8 @@ pub fn open_lane(disk: &Arc<dyn Disk>, lane: u32, mark: Option<Mark>, options: &
     if !disk.exists(&name).map_err(|source| Error::io("look for", &file, source))? {
         create_lane(&**disk, lane, mark, &directory, &name)?;
     }
-    let database = store::open(&**disk, &name, options.cache_bytes)?;
+    let haste = Haste::default();
+    let database = store::open(&**disk, &name, options.cache_bytes, haste.clone())?;
     let about = store::read_about(&database, &file)?;
     if about.lane != lane {
         let reason = format!("it is of lane {}, not of lane {lane}", about.lane);
@@ -99,7 +101,8 @@ pub fn open_lane(disk: &Arc<dyn Disk>, lane: u32, mark: Option<Mark>, options: &
     let found = wal.mark_at(about.checkpoint);
     check_mark(lane, mark, found)?;
     let state = LaneState::new(Tables::open(&database, &file)?);
-    Ok(OpenedLane { state, wal, checkpointer: Checkpointer { database, file, about }, replay: rounds, mark: found })
+    let checkpointer = Checkpointer { database, file, about, haste };
+    Ok(OpenedLane { state, wal, checkpointer, replay: rounds, mark: found })
 }
 
 fn create_lane(disk: &dyn Disk, lane: u32, mark: Option<Mark>, directory: &str, name: &str) -> Result<()> {

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use annulus_core::codec::{Reader, Writer};
 use annulus_core::id::GroupId;
@@ -26,7 +26,7 @@ const CHECKSUM_BYTES: usize = 4;
 const ABOUT_TABLE: TableDefinition<'static, &[u8], &[u8]> = TableDefinition::new("lane");
 /// The one key in it.
 const ABOUT_KEY: &[u8] = b"about";
-/// What is written goes to the disk in steps of so many bytes.
+/// What is written goes to the disk in steps of so many bytes, unless there is haste.
 const STEP_BYTES: u64 = 1 << 20;
 /// Version of what is in the file.
 const VERSION: u16 = 1;
@@ -120,13 +120,13 @@ fn unseal<'a>(key: &[u8], sealed: &'a [u8]) -> Option<&'a [u8]> {
 /// A page that rotted while the node was down would otherwise be believed: redb checks no page when it reads one, and
 /// a damaged inner page shows as records that are not there, which no checksum of a value can tell. Opening 1 GiB took
 /// 1.5 s with the check and 0.75 s without it (in the page cache; 3.2 s from a cold disk, which is the disk's speed).
-pub(super) fn open(disk: &dyn Disk, name: &str, cache_bytes: usize) -> Result<Arc<Database>> {
+pub(super) fn open(disk: &dyn Disk, name: &str, cache_bytes: usize, haste: Haste) -> Result<Arc<Database>> {
     let file = disk.path(name);
     let backend = disk.open(name).map_err(|source| Error::io("open", &file, source))?;
     let database = Builder::new()
         .set_cache_size(cache_bytes)
         .set_check_integrity_on_open(true)
-        .create_with_backend(Backend::new(backend))
+        .create_with_backend(Backend::new(backend, haste))
         .map_err(|source| Error::store("open", &file, source))?;
     Ok(Arc::new(database))
 }
@@ -142,7 +142,8 @@ pub(super) fn create(disk: &dyn Disk, directory: &str, name: &str, about: About)
     let backend = disk.create(&unfinished).map_err(io("create"))?;
     backend.set_len(0).map_err(io("empty"))?;
     let fill = || -> std::result::Result<(), redb::Error> {
-        let database = Builder::new().set_cache_size(1 << 20).create_with_backend(Backend::new(backend))?;
+        let database =
+            Builder::new().set_cache_size(1 << 20).create_with_backend(Backend::new(backend, Haste::default()))?;
         let mut transaction = database.begin_write()?;
         transaction.set_quick_repair(true);
         about.write(&transaction)?;
@@ -260,20 +261,36 @@ impl StoredTable {
     }
 }
 
+/// Whether checkpoints should rather be done soon than let every sync of the WAL through at once: when nobody waits for one.
+#[derive(Debug, Clone, Default)]
+pub struct Haste(Arc<AtomicBool>);
+
+impl Haste {
+    /// Says so for what is written from now on.
+    pub fn set(&self, hastes: bool) {
+        self.0.store(hastes, Ordering::Relaxed);
+    }
+
+    fn is_set(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
 /// Runs redb on a file of a [`Disk`]. It takes no lock: the whole volume is locked already.
 ///
-/// What redb writes goes down in small steps: a checkpoint is tens of megabytes, and each sync of the WAL would wait behind
+/// What redb writes goes down in small steps, unless there is haste: a checkpoint is tens of megabytes, and each sync of the WAL would wait behind
 /// all that its commit hands to the disk at once.
 #[derive(Debug)]
 struct Backend {
     file: Box<dyn DiskFile>,
     /// Bytes written since the last step.
     unwritten: AtomicU64,
+    haste: Haste,
 }
 
 impl Backend {
-    fn new(file: Box<dyn DiskFile>) -> Self {
-        Self { file, unwritten: AtomicU64::new(0) }
+    fn new(file: Box<dyn DiskFile>, haste: Haste) -> Self {
+        Self { file, unwritten: AtomicU64::new(0), haste }
     }
 }
 
@@ -298,7 +315,7 @@ impl StorageBackend for Backend {
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         self.file.write_at(offset, data)?;
         let bytes = data.len() as u64;
-        if self.unwritten.fetch_add(bytes, Ordering::Relaxed) + bytes >= STEP_BYTES {
+        if self.unwritten.fetch_add(bytes, Ordering::Relaxed) + bytes >= STEP_BYTES && !self.haste.is_set() {
             self.unwritten.store(0, Ordering::Relaxed);
             self.file.relieve()?;
         }
