@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep};
 use crate::args::{self, Change, MembersVerb};
 use crate::exit::Failure;
 use crate::output::{self, Format};
+use crate::plan::name_of;
 use crate::progress::Follow;
 
 /// What the store says while an earlier change is being agreed on.
@@ -189,9 +190,7 @@ fn without(plan: &Plan, gone: &[String]) -> Result<Vec<MemberSpec>, Failure> {
     let stays = |member: &&PlannedMember| !gone.iter().any(|named| is(member, named));
     let staying: Vec<MemberSpec> = staying(plan).filter(stays).map(PlannedMember::spec).collect();
     if staying.is_empty() {
-        return Err(Failure::Refused(
-            "these are all members: nobody would be left to hold the data. Nothing was changed.".to_owned(),
-        ));
+        return Err(Failure::Refused("nobody would stay to hold the data. Nothing was changed.".to_owned()));
     }
     Ok(staying)
 }
@@ -225,10 +224,7 @@ async fn state(
 
 /// What a change comes to, in words.
 fn told(changed: &Changed, plan: &Plan) -> String {
-    let name = |id: &MemberId| {
-        let member = plan.members.iter().find(|member| member.id == *id);
-        member.map_or_else(|| id.to_string(), |member| member.name.clone())
-    };
+    let name = |id: &MemberId| name_of(plan, *id);
     let lists = [("joining", &changed.joined), ("leaving", &changed.leaving), ("updated", &changed.updated)];
     let lists = lists.into_iter().filter(|(_, ids)| !ids.is_empty());
     let lists: Vec<String> =
@@ -447,7 +443,7 @@ mod tests {
         let text = without(&plan(), &["node-4".into()]).unwrap_err().to_string();
         assert!(text.contains("`node-4`") && text.contains("node-1, node-2, node-3, node-10"), "{text}");
         let all = ["node-1", "node-2", "node-3", "node-10"].map(str::to_owned);
-        assert!(without(&plan(), &all).unwrap_err().to_string().contains("these are all members"));
+        assert!(without(&plan(), &all).unwrap_err().to_string().contains("nobody would stay"));
     }
 
     #[test]

@@ -147,7 +147,7 @@ pub(crate) fn outlook(plan: &Plan) -> String {
             |member: &&annulus_client::admin::PlannedMember| !matches!(state_text(member.state), "active" | "draining");
         let waiting = plan.members.iter().filter(unsettled);
         let waiting: Vec<String> =
-            waiting.map(|member| format!("{} is {}", member.name, state_text(member.state))).collect();
+            waiting.map(|member| format!("{} is {}", name_of(plan, member.id), state_text(member.state))).collect();
         return if waiting.is_empty() { "the last step".to_owned() } else { waiting.join(", ") };
     }
     if plan.moves_under_way == 0
@@ -173,7 +173,7 @@ fn seconds_text(seconds: u64) -> String {
 
 /// The name of a member, or its id when it is no member any more; both while another has the same name, whose place it
 /// takes.
-fn name_of(plan: &Plan, id: MemberId) -> String {
+pub(crate) fn name_of(plan: &Plan, id: MemberId) -> String {
     let Some(member) = plan.members.iter().find(|member| member.id == id) else { return id.to_string() };
     match plan.members.iter().filter(|other| other.name == member.name).count() {
         1 => member.name.clone(),

@@ -63,6 +63,7 @@ pub struct LaneThreads {
     wal_work: Option<WalWork>,
     checkpoint: Option<(Frozen, Segment)>,
     checkpointing: bool,
+    behind: bool,
     told_full: bool,
     overlay_since: Instant,
     rounds: u64,
@@ -130,6 +131,7 @@ impl LaneThreads {
             wal_work: None,
             checkpoint: None,
             checkpointing: false,
+            behind: false,
             told_full: false,
             overlay_since: now,
             rounds: 0,
@@ -200,7 +202,9 @@ impl LaneThreads {
 
     /// The end of a round, also of the first one, which has no inputs.
     pub fn end_round(&mut self, now: Instant) -> Result<Output, Error> {
-        self.lane.set_pressure(self.pressure());
+        let pressure = self.pressure();
+        self.behind |= pressure != Pressure::None;
+        self.lane.set_pressure(pressure);
         let mut output = self.lane.take_output(now)?;
         if let Some(writes) = output.writes.take() {
             self.wal_queue.push_back(WalCommand::Append(writes));
@@ -227,7 +231,9 @@ impl LaneThreads {
         if bytes == 0 {
             self.overlay_since = now;
         }
-        let due = bytes >= self.limits.overlay_bytes || now.since(self.overlay_since) >= self.limits.overlay_age;
+        let due = self.behind
+            || bytes >= self.limits.overlay_bytes
+            || now.since(self.overlay_since) >= self.limits.overlay_age;
         if bytes == 0 || !due || self.checkpointing {
             return;
         }
@@ -236,6 +242,7 @@ impl LaneThreads {
         // In the WAL's order the base comes before everything that is applied from now on.
         self.wal_queue.push_back(WalCommand::Rotate(base, frozen));
         self.checkpointing = true;
+        self.behind = false;
         self.overlay_since = now;
     }
 

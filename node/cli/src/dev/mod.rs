@@ -123,10 +123,12 @@ impl Dev<'_> {
         };
         let first: Vec<Place> = wanted.iter().filter(old).cloned().collect();
         tokio::select! {
-            ready = starting.ready(&first) => match ready {
+            late = starting.ready(&first) => for failure in late? {
+                if !existed {
+                    return Err(failure);
+                }
                 // Those that are ready may be enough for all that the store holds.
-                Err(failure) if existed => eprintln!("annulus: {failure}\n  The others go on without it."),
-                ready => ready?,
+                eprintln!("annulus: {failure}\n  The others go on without it, as far as they can.");
             },
             failure = herd.ended_early() => return Err(failure),
         }

@@ -106,12 +106,17 @@ impl<'a> Start<'a> {
         self.patiently(&self.places[0], "tell the plan", ask).await
     }
 
-    /// Waits until all of these are ready.
-    pub(super) async fn ready(&self, places: &[Place]) -> Result<(), Failure> {
+    /// Waits until all of these are ready. Tells what those said that are not in time, as long as any is.
+    pub(super) async fn ready(&self, places: &[Place]) -> Result<Vec<Failure>, Failure> {
+        let mut late = Vec::new();
         for place in places {
-            self.patiently(place, "become ready", || self.is_ready(place)).await?;
+            match self.patiently(place, "become ready", || self.is_ready(place)).await {
+                Ok(()) => {}
+                Err(failure @ Failure::Unavailable(_)) => late.push(failure),
+                Err(failure) => return Err(failure),
+            }
         }
-        Ok(())
+        if late.len() < places.len() || places.is_empty() { Ok(late) } else { Err(late.swap_remove(0)) }
     }
 
     fn compose(&self, members: &[Status]) -> Bootstrap {

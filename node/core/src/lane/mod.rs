@@ -240,6 +240,7 @@ impl<S: State> Lane<S> {
     fn bury(&mut self, group: GroupId) {
         let Some(mut replica) = self.replicas[group.0 as usize].take() else { return };
         self.groups -= 1;
+        self.held.forget(group);
         replica.abandon(&mut self.round);
         // Whoever sends requests on by what it has heard of leaders would go on sending them here.
         self.round.leaders.push(LeaderChange { group, leader: None, term: replica.term() });
@@ -331,12 +332,8 @@ impl<S: State> Lane<S> {
 
     fn peer(&mut self, now: Instant, from: MemberId, message: PeerMessage) -> Result<(), Error> {
         let group = message.group;
-        let entries = match message.body {
-            Body::Raft { ref message, .. } => !message.entries.is_empty(),
-            Body::Chunk(chunk) if self.pressure >= Pressure::HoldSnapshots => {
-                self.held.push(from, group, chunk);
-                return Ok(());
-            }
+        let entries = match &message.body {
+            Body::Raft { message, .. } => !message.entries.is_empty(),
             Body::Chunk(_) => false,
             Body::ChunkAck { .. } | Body::Report(_) => false,
         };
@@ -355,7 +352,14 @@ impl<S: State> Lane<S> {
         }
         // A message for a group that is not here: the sender has a newer map, and will say so.
         let Some(replica) = self.replicas.get_mut(group.0 as usize).and_then(Option::as_mut) else { return Ok(()) };
-        replica.step(now, from, message.body, &mut self.state, &mut self.round)?;
+        let body = match message.body {
+            Body::Chunk(chunk) if self.pressure >= Pressure::HoldSnapshots => {
+                self.held.push(from, group, chunk);
+                return Ok(());
+            }
+            body => body,
+        };
+        replica.step(now, from, body, &mut self.state, &mut self.round)?;
         self.mark(group);
         Ok(())
     }
@@ -484,7 +488,7 @@ impl<S: State> Lane<S> {
         self.round.pace.rate()
     }
 
-    /// Whether no client's write was answered here lately.
+    /// Whether no client's write was heard of here lately.
     pub fn is_alone(&self, now: Instant) -> bool {
         self.round.pace.is_alone(now)
     }
@@ -536,6 +540,7 @@ impl<S: State> Lane<S> {
     pub fn check(&self) -> Result<(), Error> {
         assert!(self.in_flight.iter().map(|round| round.number).is_sorted(), "rounds are in order");
         assert_eq!(self.replicas().count(), self.groups, "every replica is counted");
+        self.held.check();
         self.replicas().try_for_each(|replica| replica.check(&self.state))
     }
 }

@@ -2,10 +2,10 @@
 //!
 //! A token bucket whose rate adapts. In windows of a quarter of a second the lane compares how long its clients' writes took
 //! (from the proposal to the answer) with how long they take when nothing is sent: longer, and the rate falls to half of what
-//! was sent; not so, and it rises by an eighth; without any writes nobody has to wait, and it rises eightfold. Now and then it
-//! sends nothing for a window, to hear how long writes take without that. This is the delay-based congestion control of LEDBAT
-//! (RFC 6817) with the foreground's own latency as the signal, because what moves shares more with it than a link:
-//! processors, the disk of each replica, and this lane's rounds.
+//! was sent; not so, and it rises by an eighth; without any writes it doubles, and when there were none for half a minute it
+//! rises eightfold. Now and then it sends nothing for a window, to hear how long writes take without that. This is the
+//! delay-based congestion control of LEDBAT (RFC 6817) with the foreground's own latency as the signal, because what moves
+//! shares more with it than a link: processors, the disk of each replica, and this lane's rounds.
 
 use std::time::Duration;
 
@@ -32,7 +32,7 @@ const FEWEST_WRITES: u64 = 8;
 const WINDOWS_BETWEEN_PAUSES: u32 = 32;
 /// Without a write for so long there seems to be nobody who writes.
 const ALONE_AFTER: Duration = Duration::from_secs(30);
-/// Without any writes the rate grows by this factor.
+/// Then the rate grows by this factor.
 const GROWS_ALONE: u64 = 8;
 /// How fast what is known of the quiet follows a window without moves, and one that only pauses (others may go on, and it
 /// must not grow used to that): by one part of so many.
@@ -54,13 +54,15 @@ pub struct Pace {
     noisy: u32,
     /// Nothing is sent until this window ends.
     pauses: bool,
-    /// When a window ended last in which a write was answered.
+    /// When a window ended last in which a write was heard of.
     wrote_at: Option<Instant>,
 }
 
 #[derive(Debug, Default)]
 struct Window {
     began_at: Instant,
+    /// Whether a write was proposed or applied here, answered or not.
+    heard: bool,
     writes: u64,
     sum_us: u64,
     max_us: u64,
@@ -115,14 +117,20 @@ impl Pace {
         self.window.sent += bytes;
     }
 
-    /// Whether no client's write was answered lately: then nobody waits for the disk.
+    /// A client's write was proposed or applied here: by this leader, or by another for this replica to follow.
+    pub fn hear_write(&mut self) {
+        self.window.heard = true;
+    }
+
+    /// Whether no client's write was heard of lately: then nobody waits for the disk.
     pub fn is_alone(&self, now: Instant) -> bool {
-        self.window.writes == 0 && self.wrote_at.is_none_or(|at| now.since(at) >= ALONE_AFTER)
+        !self.window.heard && self.wrote_at.is_none_or(|at| now.since(at) >= ALONE_AFTER)
     }
 
     /// A client's write was answered after this long.
     pub fn answered(&mut self, took: Duration) {
         let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        self.window.heard = true;
         self.window.writes += 1;
         self.window.sum_us = self.window.sum_us.saturating_add(took_us);
         self.window.max_us = self.window.max_us.max(took_us);
@@ -134,9 +142,10 @@ impl Pace {
             return;
         }
         let window = std::mem::replace(&mut self.window, Window { began_at: now, ..Window::default() });
-        if window.writes > 0 {
+        if window.heard {
             self.wrote_at = Some(now);
         }
+        let alone = self.is_alone(now);
         if window.sent == 0 {
             self.noisy = 0;
             let follows = if std::mem::take(&mut self.pauses) { FOLLOWS_PAUSE } else { FOLLOWS };
@@ -151,8 +160,10 @@ impl Pace {
         let sent_rate = window.sent.saturating_mul(1000) / WINDOW.as_millis() as u64;
         self.rate = match (strained, window.writes) {
             (true, _) => self.rate.min(sent_rate) / 2,
-            (false, 0) => self.rate.saturating_mul(GROWS_ALONE),
-            (false, _) => self.rate * 9 / 8,
+            // They wait: that they take long is all that is known.
+            (false, 0) if window.heard => self.rate,
+            (false, 0) => self.rate.saturating_mul(if alone { GROWS_ALONE } else { 2 }),
+            (false, _) => self.rate.saturating_add(self.rate / 8),
         };
         self.rate = self.rate.clamp(LEAST_RATE, self.limit);
         self.pauses = window.writes > 0 && (quiet_mean == 0 || self.noisy >= WINDOWS_BETWEEN_PAUSES);
@@ -263,6 +274,21 @@ mod tests {
     }
 
     #[test]
+    fn writes_that_get_no_answer_are_not_taken_for_none() {
+        let (mut pace, mut now) = (Pace::default(), Instant(0));
+        for _ in 0..5 {
+            pace.hear_write();
+            pace.sent(1);
+            now = now + WINDOW;
+            pace.tick(now);
+        }
+        assert_eq!(pace.rate(), FIRST_RATE);
+        pace.sent(1);
+        pace.tick(now + WINDOW);
+        assert_eq!(pace.rate(), 2 * FIRST_RATE, "they may only pause");
+    }
+
+    #[test]
     fn whoever_writes_now_and_then_is_not_forgotten_at_once() {
         let mut pace = Pace::default();
         assert!(pace.is_alone(Instant(0)));
@@ -271,6 +297,9 @@ mod tests {
         let wrote_at = Instant(0) + WINDOW;
         pace.tick(wrote_at);
         assert!(!pace.is_alone(wrote_at + ALONE_AFTER / 2));
+        pace.hear_write();
+        assert!(!pace.is_alone(wrote_at + ALONE_AFTER), "a follower hears no answer");
+        pace.window = Window::default();
         assert!(pace.is_alone(wrote_at + ALONE_AFTER));
     }
 

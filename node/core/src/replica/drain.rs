@@ -175,7 +175,8 @@ impl Replica {
                     round.map_changed |= changed.is_some();
                     self.map_has_changed();
                 }
-                Applied::Nothing | Applied::Write(_) => {}
+                Applied::Write(_) => round.pace.hear_write(),
+                Applied::Nothing => {}
             }
             self.settle(now, position, applied, round);
         }

@@ -97,6 +97,7 @@ impl Replica {
 
     fn propose_write(&mut self, now: Instant, id: RequestId, deadline: Instant, write: Write, round: &mut Round) {
         let entry = Entry { clock_ms: self.clock_ms(now), command: Command::Write(write) };
+        round.pace.hear_write();
         match self.propose(entry.encode()) {
             None => {
                 let refused = if self.leads() && self.node.raft.lead_transferee.is_none() {

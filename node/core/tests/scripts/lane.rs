@@ -197,6 +197,7 @@ fn member(world: &mut World, number: u64, command: &str, arguments: &mut Argumen
             match (command, how) {
                 ("disk-full", _) => lane.set_disk_full(how == "yes"),
                 (_, "none") => lane.set_pressure(Pressure::None),
+                (_, "snapshots") => lane.set_pressure(Pressure::HoldSnapshots),
                 (_, "writes") => lane.set_pressure(Pressure::RefuseWrites),
                 (_, "entries") => lane.set_pressure(Pressure::RefuseEntries),
                 _ => return Err(format!("there is no pressure `{how}`")),

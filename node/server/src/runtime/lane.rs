@@ -219,7 +219,7 @@ struct LaneThread {
     /// Since when the active overlay holds something.
     overlay_since: Instant,
     checkpointing: bool,
-    /// The overlay has filled while the one before was written down: the next checkpoint follows at once.
+    /// The overlay has got three quarters full while the one before was written down: the next checkpoint follows at once.
     behind: bool,
     haste: Haste,
     overlay_max_bytes: usize,

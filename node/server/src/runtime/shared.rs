@@ -32,7 +32,7 @@ pub struct LaneGauges {
     pub moves_in: AtomicUsize,
     /// Bytes of snapshots a second that may be sent from here.
     pub move_rate: AtomicU64,
-    /// Whether clients' writes were answered here lately.
+    /// Whether clients' writes were heard of here lately.
     pub hears_writes: AtomicBool,
     /// Groups led here.
     pub leaders: AtomicUsize,

@@ -261,7 +261,7 @@ impl StoredTable {
     }
 }
 
-/// Whether checkpoints should rather be done soon than let every sync of the WAL through at once: when nobody waits for one.
+/// Whether a checkpoint may hand the disk all that it writes in one sync: while nobody waits for syncs of the WAL.
 #[derive(Debug, Clone, Default)]
 pub struct Haste(Arc<AtomicBool>);
 
@@ -278,8 +278,8 @@ impl Haste {
 
 /// Runs redb on a file of a [`Disk`]. It takes no lock: the whole volume is locked already.
 ///
-/// What redb writes goes down in small steps, unless there is haste: a checkpoint is tens of megabytes, and each sync of the WAL would wait behind
-/// all that its commit hands to the disk at once.
+/// What redb writes goes down in small steps, unless there is haste: a checkpoint is tens of megabytes, and each sync of
+/// the WAL would wait behind all that its commit hands to the disk at once.
 #[derive(Debug)]
 struct Backend {
     file: Box<dyn DiskFile>,
