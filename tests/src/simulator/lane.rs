@@ -63,6 +63,7 @@ pub struct LaneThreads {
     wal_work: Option<WalWork>,
     checkpoint: Option<(Frozen, Segment)>,
     checkpointing: bool,
+    /// The overlay has filled while the one before was written down: the next checkpoint follows at once.
     behind: bool,
     told_full: bool,
     overlay_since: Instant,

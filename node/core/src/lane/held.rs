@@ -29,9 +29,8 @@ impl Held {
     /// their sender has given them up.
     pub fn push(&mut self, from: MemberId, group: GroupId, chunk: Chunk) {
         self.retain(|(other, of, held)| (*other, *of) != (from, group) || held.stream == chunk.stream);
-        let is_same = |(other, of, held): &(MemberId, GroupId, Chunk)| {
-            (*other, *of, held.stream, held.number) == (from, group, chunk.stream, chunk.number)
-        };
+        let is_same =
+            |(other, of, held): &(MemberId, GroupId, Chunk)| (*other, *of, held.number) == (from, group, chunk.number);
         let bytes = self.bytes + size(&chunk);
         let has_room = self.chunks.len() < MOST && (self.bytes == 0 || bytes <= MOST_BYTES);
         if has_room && !self.chunks.iter().any(is_same) {
