@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
 use tokio::net::TcpListener;
+use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
 use tokio::sync::{oneshot, watch};
-use tokio::task::LocalSet;
 
 use crate::http::{self, Port, Resources};
 use crate::router::{NodeParts, NodeRouter};
-use crate::runtime::{ReplyQueue, Waiters};
+use crate::runtime::{LocalLanes, ReplyQueue, Waiters};
 
 /// What a thread serves, once the rest of the node is there.
 pub(super) struct Work {
@@ -31,18 +31,21 @@ impl IoThread {
     pub(super) async fn spawn(number: u16) -> std::io::Result<(Self, ReplyQueue)> {
         let (work, receiver) = oneshot::channel();
         let (queue_sender, queue) = oneshot::channel();
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let handle = thread::Builder::new().name(format!("io-{number}")).spawn(move || {
-            LocalSet::new().block_on(&runtime, async move {
+            // Whoever started this thread waits for its queue, and then gives it its work.
+            let runtime = match local_runtime() {
+                Ok(runtime) => runtime,
+                Err(error) => return drop(queue_sender.send(Err(error))),
+            };
+            runtime.block_on(async move {
                 let (waiters, queue) = Waiters::start(number);
-                // Whoever started this thread waits for exactly these two.
-                let _ = queue_sender.send(queue);
+                let _ = queue_sender.send(Ok(queue));
                 if let Ok(work) = receiver.await {
                     serve(work, waiters).await;
                 }
             });
         })?;
-        let queue = queue.await.map_err(|_| std::io::Error::other("an I/O thread ended at once"))?;
+        let queue = queue.await.map_err(|_| std::io::Error::other("an I/O thread ended at once"))??;
         Ok((Self { work, handle }, queue))
     }
 
@@ -54,8 +57,15 @@ impl IoThread {
     }
 }
 
+/// The runtime of an I/O thread. Its tasks are its own: one that wakes another up only puts it into a queue, where that of a
+/// `LocalSet` would send itself a signal each time that the sockets were looked at.
+pub(super) fn local_runtime() -> std::io::Result<LocalRuntime> {
+    Builder::new_current_thread().enable_all().build_local(LocalOptions::default())
+}
+
 async fn serve(work: Work, waiters: Waiters) {
-    let router = Rc::new(NodeRouter { parts: work.parts, waiters });
+    let lanes = LocalLanes::start(Arc::clone(&work.parts.lanes));
+    let router = Rc::new(NodeRouter { parts: work.parts, waiters, lanes });
     match TcpListener::from_std(work.listener) {
         Ok(listener) => http::serve(listener, Port::Client, router, work.resources, work.stop).await,
         Err(error) => tracing::error!(%error, "an I/O thread can't listen; the others serve on"),

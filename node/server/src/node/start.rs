@@ -14,10 +14,9 @@ use annulus_core::replica::Settings;
 use rand::Rng;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
-use tokio::task::LocalSet;
 
 use super::collector::NodeCollector;
-use super::io::{IoThread, Work};
+use super::io::{IoThread, Work, local_runtime};
 use super::membership::{About, Membership};
 use super::{map_file, quarantine};
 use crate::config::{Config, OnDamage};
@@ -25,7 +24,7 @@ use crate::http::{self, Limits, Port, Resources};
 use crate::metrics::Metrics;
 use crate::peers::{self, Peers};
 use crate::router::{NodeParts, NodeRouter};
-use crate::runtime::{self, Clock, LaneFailure, LaneHandle, LaneSetup, Links, ReplyQueue, Shared, Waiters};
+use crate::runtime::{self, Clock, LaneFailure, LaneHandle, LaneSetup, Links, LocalLanes, ReplyQueue, Shared, Waiters};
 use crate::storage::{self, Directory, Disk, Identity, IdentityFile};
 
 /// Most bytes of proposals of one group that are not committed yet; beyond it writes are turned away.
@@ -114,9 +113,8 @@ pub fn run(config: Config, stop: impl Future<Output = ()>) -> Result<(), Error> 
     let listeners = Listeners::bind(&config)?;
     let (data, on_damage) = (config.data.clone(), config.on_damage);
     let ended = Volume::open(&config).and_then(|volume| {
-        let runtime = current_thread_runtime()?;
-        let local = LocalSet::new();
-        local.block_on(&runtime, serve(config, listeners, volume, stop))
+        let runtime = local_runtime().map_err(Error::Thread)?;
+        runtime.block_on(serve(config, listeners, volume, stop))
     });
     if let Err(error) = &ended
         && error.is_damage()
@@ -154,10 +152,6 @@ impl Error {
 fn is_damage(error: &annulus_core::replica::Error) -> bool {
     use annulus_core::replica::Error;
     matches!(error, Error::Hole { .. } | Error::Forgotten { .. } | Error::Damaged { .. })
-}
-
-fn current_thread_runtime() -> Result<tokio::runtime::Runtime, Error> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::Thread)
 }
 
 /// The ports, bound before anything else, so that a second process on the same ports touches no data.
@@ -269,11 +263,12 @@ async fn serve(
         links.clone(),
         lanes.clone(),
     );
-    let peers = Peers { shared: Arc::clone(&shared), lanes: lanes.clone(), replies, links, clock, maps: map_sender };
-    let parts =
-        NodeParts { shared, lanes: lanes.into(), links: peers.links.clone(), clock, membership: membership.clone() };
+    let lanes: Arc<[LaneHandle]> = lanes.into();
+    let local = LocalLanes::start(Arc::clone(&lanes));
+    let peers = Peers { shared: Arc::clone(&shared), lanes: local.clone(), replies, links, clock, maps: map_sender };
+    let parts = NodeParts { shared, lanes, links: peers.links.clone(), clock, membership: membership.clone() };
     let resources = resources(&config, &parts);
-    let router = Rc::new(NodeRouter { parts: parts.clone(), waiters });
+    let router = Rc::new(NodeRouter { parts: parts.clone(), waiters, lanes: local });
     tokio::task::spawn_local(peers::serve(listener(listeners.peer)?, peers.clone()));
     tokio::task::spawn_local(parts.membership.clone().take_maps(maps));
     tokio::task::spawn_local(link_up(parts.membership.clone(), peers));

@@ -15,13 +15,13 @@ mod dial;
 use std::sync::Arc;
 
 use annulus_core::codec::frame::{Forward, HEADER_BYTES, Item, read_header, read_payload};
-use annulus_core::id::{ClusterId, GroupId, MemberId};
+use annulus_core::id::{ClusterId, MemberId};
 use annulus_core::lane::{Refusal, Reply};
 use annulus_core::map::Map;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
-use crate::runtime::{Clock, LaneHandle, LaneInput, Links, ReplyQueue, ReplyTo, Shared};
+use crate::runtime::{Clock, LaneInput, Links, LocalLanes, ReplyQueue, ReplyTo, Shared};
 
 pub use accept::serve;
 pub use dial::dial;
@@ -31,8 +31,8 @@ pub use dial::dial;
 pub struct Peers {
     /// What all threads look at.
     pub shared: Arc<Shared>,
-    /// The lanes, by number.
-    pub lanes: Vec<LaneHandle>,
+    /// The lanes, as the thread that the links are on sees them.
+    pub lanes: LocalLanes,
     /// The ways to the I/O threads, by number.
     pub replies: Vec<ReplyQueue>,
     /// The ways to other members.
@@ -50,7 +50,7 @@ impl Peers {
 
     /// Hands the items of a frame to whom they are for.
     fn deliver(&self, from: MemberId, items: Vec<Item>) {
-        let mut batches: Vec<Vec<_>> = self.lanes.iter().map(|_| Vec::new()).collect();
+        let mut batches: Vec<Vec<_>> = vec![Vec::new(); self.lanes.count()];
         let mut answers: Vec<Vec<(u64, Reply)>> = self.replies.iter().map(|_| Vec::new()).collect();
         for item in items {
             match item {
@@ -65,10 +65,10 @@ impl Peers {
                 Item::Hello(_) => tracing::warn!(%from, "a second hello on a link is passed over"),
             }
         }
-        for (lane, messages) in self.lanes.iter().zip(batches) {
+        for (lane, messages) in batches.into_iter().enumerate() {
             if !messages.is_empty() {
                 // No room: as if lost on the way.
-                let _ = lane.send(LaneInput::Peer { from, messages });
+                let _ = self.lanes.send(lane, LaneInput::Peer { from, messages });
             }
         }
         for (queue, batch) in self.replies.iter().zip(answers) {
@@ -82,16 +82,12 @@ impl Peers {
         let Forward { number, group, timeout_ms, operation } = forward;
         let deadline = self.clock.now() + std::time::Duration::from_millis(u64::from(timeout_ms));
         let input = LaneInput::Request { group, operation, deadline, reply_to: ReplyTo::Peer(from, number) };
-        if self.lane_for(group).send(input).is_err() {
+        if self.lanes.send(self.shared.lane_of(group), input).is_err() {
             let reply = Reply::Refused(Refusal::Busy);
             let mut frame = annulus_core::codec::frame::FrameWriter::default();
             frame.push(&Item::Forwarded { number, reply });
             self.links.send(from, frame.finish());
         }
-    }
-
-    fn lane_for(&self, group: GroupId) -> &LaneHandle {
-        &self.lanes[self.shared.lane_of(group)]
     }
 
     fn offer_map(&self, from: MemberId, map: Bytes) {
@@ -119,9 +115,9 @@ impl Peers {
 
     /// A link to or from a member is down.
     fn lost(&self, member: MemberId) {
-        for lane in &self.lanes {
+        for lane in 0..self.lanes.count() {
             // No room: the lane will notice by the missing answers.
-            let _ = lane.send(LaneInput::Unreachable(member));
+            let _ = self.lanes.send(lane, LaneInput::Unreachable(member));
         }
         for queue in &self.replies {
             queue.link_lost(member);

@@ -9,11 +9,11 @@ use annulus_core::id::{GroupId, MemberId};
 use annulus_core::lane::{Operation, Refusal, Reply};
 use annulus_core::map::Map;
 use annulus_core::partition::Consistency;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep};
 
 use super::{BootstrapError, Identified, NodeStatus, Router, identify};
 use crate::node::Membership;
-use crate::runtime::{Clock, LaneHandle, LaneInput, Links, ReplyTo, Shared, Waiters, lost};
+use crate::runtime::{Clock, LaneHandle, LaneInput, Links, LocalLanes, ReplyTo, Shared, Waiters, WaitsFor};
 
 /// How long an answer may come late before it is not waited for any more: lanes answer by the deadline themselves.
 const GRACE: Duration = Duration::from_millis(250);
@@ -43,6 +43,8 @@ pub struct NodeRouter {
     pub parts: NodeParts,
     /// The requests that this thread waits for.
     pub waiters: Waiters,
+    /// The lanes, as this thread sees them.
+    pub lanes: LocalLanes,
 }
 
 /// Where a request is sent next.
@@ -74,20 +76,21 @@ impl NodeRouter {
     /// Sends a request once, and waits for what comes of it.
     async fn attempt(&self, target: Target, group: GroupId, operation: Operation, deadline: Instant) -> Reply {
         let is_write = operation.is_write();
+        let until = deadline + GRACE;
         let left = deadline.saturating_duration_since(Instant::now());
         let (waiting, answer) = match target {
             Target::Here => {
-                let (waiting, answer) = self.waiters.wait(None);
+                let (waiting, answer) = self.waiters.wait(WaitsFor { is_write, forwarded_to: None, until });
                 let deadline = self.parts.clock.now() + left;
                 let reply_to = ReplyTo::Local(waiting.number());
                 let input = LaneInput::Request { group, operation, deadline, reply_to };
-                if self.parts.lanes[self.parts.shared.lane_of(group)].send(input).is_err() {
+                if self.lanes.send(self.parts.shared.lane_of(group), input).is_err() {
                     return Reply::Refused(Refusal::Busy);
                 }
                 (waiting, answer)
             }
             Target::Member(member) => {
-                let (waiting, answer) = self.waiters.wait(Some((member, lost(is_write))));
+                let (waiting, answer) = self.waiters.wait(WaitsFor { is_write, forwarded_to: Some(member), until });
                 let timeout_ms = u32::try_from(left.as_millis()).unwrap_or(u32::MAX);
                 let forward = Forward { number: waiting.number(), group, timeout_ms, operation };
                 let mut frame = FrameWriter::default();
@@ -99,13 +102,9 @@ impl NodeRouter {
                 (waiting, answer)
             }
         };
-        let reply = timeout_at(deadline + GRACE, answer).await;
+        let reply = answer.await;
         drop(waiting);
-        match reply {
-            Ok(Ok(reply)) => reply,
-            _ if is_write => Reply::OutcomeUnknown,
-            _ => Reply::Refused(Refusal::TimedOut),
-        }
+        reply.expect("every request that waits is answered")
     }
 
     /// Learns from a refusal who leads. Returns whether it said something that can be followed at once.

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender};
 
+use super::driver::Events;
 use super::lane::LaneEvent;
 use super::wal::WalCommand;
 use crate::storage::{Checkpointer, Frozen, Segment};
@@ -16,7 +17,7 @@ pub(super) struct CheckpointThread {
     pub(super) checkpointer: Checkpointer,
     pub(super) frozen: Receiver<(Frozen, Segment)>,
     pub(super) wal: Sender<WalCommand>,
-    pub(super) events: Sender<LaneEvent>,
+    pub(super) events: Events,
 }
 
 impl CheckpointThread {
@@ -35,7 +36,7 @@ impl CheckpointThread {
                     let _ = self.wal.send(WalCommand::Checkpointed(checkpointed));
                 }
                 Err(error) => {
-                    let _ = self.events.send(LaneEvent::Failed(Box::new(error)));
+                    self.events.send(LaneEvent::Failed(Box::new(error)));
                     return;
                 }
             }

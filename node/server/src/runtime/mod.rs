@@ -12,14 +12,19 @@
 
 mod checkpoint;
 mod clock;
+mod driver;
 mod lane;
 mod links;
+mod local;
 mod replies;
+mod rounds;
 mod shared;
 mod wal;
 
 pub use clock::Clock;
-pub use lane::{InboxFull, LaneFailure, LaneHandle, LaneInput, LaneSetup, ReplyTo, spawn};
+pub use driver::{InboxFull, LaneHandle, OnFailure};
+pub use lane::{LaneFailure, LaneInput, LaneSetup, ReplyTo, spawn};
 pub use links::{LinkQueue, LinkState, Links};
-pub use replies::{ReplyBatch, ReplyQueue, Waiters, lost, thread_of};
+pub use local::LocalLanes;
+pub use replies::{ReplyBatch, ReplyQueue, Waiters, WaitsFor, thread_of};
 pub use shared::{LaneGauges, Shared};

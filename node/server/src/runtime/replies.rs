@@ -3,14 +3,19 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::time::Duration;
 
 use annulus_core::id::MemberId;
 use annulus_core::lane::{Refusal, Reply};
 use slab::Slab;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::time::{Instant, sleep};
 
 /// Most batches on their way to one I/O thread.
 const QUEUE: usize = 16 * 1024;
+
+/// How often it is looked for requests that have waited too long.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// Answers for one I/O thread, each with the number that it waits under.
 pub type ReplyBatch = Vec<(u64, Reply)>;
@@ -47,8 +52,30 @@ struct Waiter {
     /// Tells this use of the slot from earlier ones.
     turn: u32,
     answer: oneshot::Sender<Reply>,
-    /// Where the request was forwarded to, and what its loss means.
-    forwarded: Option<(MemberId, Reply)>,
+    waits_for: WaitsFor,
+}
+
+/// What a request waits for.
+#[derive(Debug, Clone, Copy)]
+pub struct WaitsFor {
+    /// Whether it may change something.
+    pub is_write: bool,
+    /// The member that it was forwarded to; `None`: a lane of this one.
+    pub forwarded_to: Option<MemberId>,
+    /// When the answer is given up. Whoever is asked answers by itself before that, unless something was lost.
+    pub until: Instant,
+}
+
+impl WaitsFor {
+    /// The link to whom it was forwarded is lost: a write may have happened, a read may be tried again.
+    fn lost(self) -> Reply {
+        if self.is_write { Reply::OutcomeUnknown } else { Reply::Refused(Refusal::NotLeader { leader: None }) }
+    }
+
+    /// No answer has come.
+    fn timed_out(self) -> Reply {
+        if self.is_write { Reply::OutcomeUnknown } else { Reply::Refused(Refusal::TimedOut) }
+    }
 }
 
 /// The requests that one I/O thread waits for.
@@ -56,6 +83,8 @@ struct Waiter {
 pub struct Waiters {
     thread: u16,
     slots: Rc<RefCell<Slots>>,
+    /// Says that somebody waits, to the task that looks for those who have waited too long.
+    waiting: Rc<Notify>,
 }
 
 #[derive(Default)]
@@ -66,21 +95,23 @@ struct Slots {
 
 impl Waiters {
     /// For the I/O thread with this number: what it waits for, and the way to it. Must be made on that thread, inside
-    /// its `LocalSet`.
+    /// its runtime.
     pub fn start(thread: u16) -> (Self, ReplyQueue) {
         let (sender, receiver) = mpsc::channel(QUEUE);
-        let waiters = Self { thread, slots: Rc::default() };
+        let waiters = Self { thread, slots: Rc::default(), waiting: Rc::default() };
         tokio::task::spawn_local(deliver(waiters.clone(), receiver));
+        tokio::task::spawn_local(give_up(waiters.clone()));
         (waiters, ReplyQueue(sender))
     }
 
     /// A number to wait under, and the answer to come. Dropping the guard gives the number back.
-    pub fn wait(&self, forwarded: Option<(MemberId, Reply)>) -> (Waiting, oneshot::Receiver<Reply>) {
+    pub fn wait(&self, waits_for: WaitsFor) -> (Waiting, oneshot::Receiver<Reply>) {
         let (answer, receiver) = oneshot::channel();
+        self.waiting.notify_one();
         let mut slots = self.slots.borrow_mut();
         slots.turn = slots.turn.wrapping_add(1) & TURN_MASK;
         let turn = slots.turn;
-        let at = slots.waiters.insert(Waiter { turn, answer, forwarded });
+        let at = slots.waiters.insert(Waiter { turn, answer, waits_for });
         let number = number(self.thread, turn, at);
         (Waiting { waiters: self.clone(), number }, receiver)
     }
@@ -102,13 +133,16 @@ impl Waiters {
     }
 
     fn link_lost(&self, member: MemberId) {
-        let lost = |waiter: &Waiter| waiter.forwarded.as_ref().is_some_and(|(to, _)| *to == member);
+        self.end(|waits_for| waits_for.forwarded_to == Some(member), WaitsFor::lost);
+    }
+
+    /// Answers all requests that wait for something of the kind.
+    fn end(&self, is_over: impl Fn(&WaitsFor) -> bool, reply: fn(WaitsFor) -> Reply) {
         let mut slots = self.slots.borrow_mut();
-        let at: Vec<usize> = slots.waiters.iter().filter(|(_, waiter)| lost(waiter)).map(|(at, _)| at).collect();
-        for at in at {
+        let over = slots.waiters.iter().filter(|(_, waiter)| is_over(&waiter.waits_for));
+        for at in over.map(|(at, _)| at).collect::<Vec<_>>() {
             let waiter = slots.waiters.remove(at);
-            let (_, reply) = waiter.forwarded.expect("only forwarded requests were chosen");
-            let _ = waiter.answer.send(reply);
+            let _ = waiter.answer.send(reply(waiter.waits_for));
         }
     }
 }
@@ -156,7 +190,15 @@ async fn deliver(waiters: Waiters, mut receiver: mpsc::Receiver<Delivery>) {
     }
 }
 
-/// What a forwarded request is answered with when its link is lost: a write may have happened, a read may be tried again.
-pub fn lost(is_write: bool) -> Reply {
-    if is_write { Reply::OutcomeUnknown } else { Reply::Refused(Refusal::NotLeader { leader: None }) }
+/// Ends requests that have waited too long. One look now and then for all of them: a timer for each request would cost more
+/// than many a request itself.
+async fn give_up(waiters: Waiters) {
+    loop {
+        waiters.waiting.notified().await;
+        while !waiters.slots.borrow().waiters.is_empty() {
+            sleep(LOOK_EVERY).await;
+            let now = Instant::now();
+            waiters.end(|waits_for| waits_for.until <= now, WaitsFor::timed_out);
+        }
+    }
 }

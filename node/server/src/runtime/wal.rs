@@ -6,6 +6,7 @@ use std::time::Duration;
 use annulus_core::lane::{Durable, GroupWrite, Writes};
 use crossbeam_channel::{Receiver, Sender};
 
+use super::driver::Events;
 use super::lane::LaneEvent;
 use crate::storage::{Checkpointed, Error, Frozen, IdentityFile, Segment, Wal};
 
@@ -29,7 +30,7 @@ pub(super) struct WalThread {
     pub(super) identity: Arc<IdentityFile>,
     pub(super) commands: Receiver<WalCommand>,
     pub(super) checkpoints: Sender<(Frozen, Segment)>,
-    pub(super) events: Sender<LaneEvent>,
+    pub(super) events: Events,
 }
 
 impl WalThread {
@@ -37,7 +38,7 @@ impl WalThread {
     pub(super) fn run(mut self) {
         while let Ok(command) = self.commands.recv() {
             if let Err(error) = self.handle(command) {
-                let _ = self.events.send(LaneEvent::Failed(Box::new(error)));
+                self.events.send(LaneEvent::Failed(Box::new(error)));
                 return;
             }
         }
@@ -56,7 +57,7 @@ impl WalThread {
                 let (lane, identity) = (self.lane, Arc::clone(&self.identity));
                 self.retry_while_full(|wal| identity.set_mark(lane, wal.mark(&checkpointed)))?;
                 self.wal.drop_before(checkpointed.segment())?;
-                let _ = self.events.send(LaneEvent::Checkpointed(checkpointed));
+                self.events.send(LaneEvent::Checkpointed(checkpointed));
                 Ok(())
             }
         }
@@ -79,7 +80,12 @@ impl WalThread {
         }
         self.retry_while_full(Wal::sync)?;
         let proofs: Vec<Durable> = rounds.into_iter().map(Writes::into_durable).collect();
-        let _ = self.events.send(LaneEvent::Persisted(proofs));
+        let persisted = LaneEvent::Persisted(proofs);
+        if next.is_none() && self.commands.is_empty() {
+            self.events.send_and_drive(persisted);
+        } else {
+            self.events.send(persisted);
+        }
         next.map_or(Ok(()), |command| self.handle(command))
     }
 
@@ -91,14 +97,14 @@ impl WalThread {
                 Err(error) if error.is_disk_full() => {
                     if !std::mem::replace(&mut told, true) {
                         tracing::error!(lane = self.lane, %error, "no space for the WAL: writes wait");
-                        let _ = self.events.send(LaneEvent::DiskFull(true));
+                        self.events.send(LaneEvent::DiskFull(true));
                     }
                     std::thread::sleep(FULL_DISK_PAUSE);
                 }
                 result => {
                     if told {
                         tracing::info!(lane = self.lane, "there is space for the WAL again");
-                        let _ = self.events.send(LaneEvent::DiskFull(false));
+                        self.events.send(LaneEvent::DiskFull(false));
                     }
                     return result;
                 }

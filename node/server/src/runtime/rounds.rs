@@ -1,0 +1,314 @@
+//! A lane's rounds: drain the inbox, step the core, do what the output says.
+//!
+//! ```text
+//!  inbox ──▶ step, step, step … ─▶ take_output ─▶ writes to the WAL thread, frames to peers, replies to I/O threads
+//!  events ─▶ (persisted, checkpointed)
+//! ```
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use annulus_core::codec::frame::{FrameWriter, Item};
+use annulus_core::codec::message::PeerMessage;
+use annulus_core::id::{GroupId, MemberId, RequestId};
+use annulus_core::lane::{Input, Lane, Output, Pressure, Request};
+use annulus_core::map::Map;
+use annulus_core::replica::Replica;
+use annulus_core::time::Instant;
+use crossbeam_channel::{Receiver, Sender};
+use slab::Slab;
+use tokio::sync::{mpsc, oneshot};
+
+use super::driver::LaneHandle;
+use super::lane::{LaneEvent, LaneFailure, LaneInput, ROUNDS_IN_FLIGHT, ReplyTo};
+use super::replies::thread_of;
+use super::wal::WalCommand;
+use super::{Clock, LaneGauges, Links, ReplyBatch, ReplyQueue, Shared};
+use crate::storage::{Haste, LaneState};
+
+/// Most inputs of one round.
+const INPUTS_PER_ROUND: usize = 1024;
+/// While snapshots are sent the lane looks this often whether more may be.
+const STREAM_PAUSE: Duration = Duration::from_millis(2);
+/// A frame is sent off when it has this many bytes; the rest of the round goes into another.
+const FRAME_BYTES: usize = 1024 * 1024;
+
+/// A lane and all that its rounds touch. Whoever has it runs the next round.
+pub(super) struct Rounds {
+    pub(super) number: u32,
+    pub(super) lane: Lane<LaneState>,
+    pub(super) inputs: Receiver<LaneInput>,
+    pub(super) events: Receiver<LaneEvent>,
+    pub(super) wal: Sender<WalCommand>,
+    /// Who waits for which request.
+    pub(super) waiting: Slab<ReplyTo>,
+    /// Bootstraps that wait for a round to be durable.
+    pub(super) bootstraps: VecDeque<(u64, oneshot::Sender<()>)>,
+    pub(super) next_tick: Instant,
+    pub(super) tick: Duration,
+    /// Since when the active overlay holds something.
+    pub(super) overlay_since: Instant,
+    pub(super) checkpointing: bool,
+    /// The overlay has got three quarters full while the one before was written down: the next checkpoint follows at once.
+    pub(super) behind: bool,
+    pub(super) haste: Haste,
+    pub(super) overlay_max_bytes: usize,
+    pub(super) overlay_max_age: Duration,
+    pub(super) shared: Arc<Shared>,
+    pub(super) clock: Clock,
+    pub(super) links: Links,
+    pub(super) replies: Vec<ReplyQueue>,
+    pub(super) maps: mpsc::Sender<Arc<Map>>,
+    pub(super) map_lane: Option<LaneHandle>,
+    /// The frames of the round that is being sent off.
+    pub(super) frames: BTreeMap<MemberId, FrameWriter>,
+}
+
+impl Rounds {
+    /// Takes what has come, steps the core with it, and does what its output says.
+    pub(super) fn round(&mut self) -> Result<(), LaneFailure> {
+        let events: Vec<LaneEvent> = self.events.try_iter().collect();
+        let most = if self.takes_inputs() { INPUTS_PER_ROUND } else { 0 };
+        let inputs: Vec<LaneInput> = self.inputs.try_iter().take(most).collect();
+        // The inputs come before the clock: a read must be judged by a time at which it had arrived.
+        let now = self.clock.now();
+        for event in events {
+            self.event(now, event)?;
+        }
+        let mut bootstraps = Vec::new();
+        for input in inputs {
+            self.input(now, input, &mut bootstraps)?;
+        }
+        let ticked = now >= self.next_tick;
+        if !ticked && self.lane.is_streaming() {
+            self.lane.step(now, Input::Tick)?;
+        }
+        if ticked {
+            self.lane.tell_wall_clock(Clock::wall_ms());
+            self.lane.step(now, Input::Tick)?;
+            self.next_tick = now + self.tick;
+            self.tell_gauges(now);
+            self.tell_map();
+        }
+        self.relieve_or_refuse();
+        let output = self.lane.take_output(now)?;
+        let written = output.writes.as_ref().map(annulus_core::lane::Writes::round);
+        self.dispatch(output);
+        for done in bootstraps {
+            match written {
+                Some(round) => self.bootstraps.push_back((round, done)),
+                // Everything was there already; what was written before is behind us in the WAL's order.
+                None => drop(done.send(())),
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether there is room for what another round would write; if not, the lane only waits for the disk.
+    pub(super) fn takes_inputs(&self) -> bool {
+        self.lane.rounds_in_flight() < ROUNDS_IN_FLIGHT
+    }
+
+    /// Whether snapshots are sent from here.
+    pub(super) fn is_streaming(&self) -> bool {
+        self.lane.is_streaming()
+    }
+
+    /// How long nothing needs to be done if nothing comes.
+    pub(super) fn rest(&self) -> Duration {
+        let until_tick = self.next_tick.since(self.clock.now());
+        if self.lane.is_streaming() { until_tick.min(STREAM_PAUSE) } else { until_tick }
+    }
+
+    fn event(&mut self, now: Instant, event: LaneEvent) -> Result<(), LaneFailure> {
+        match event {
+            LaneEvent::Persisted(proofs) => {
+                self.gauges().syncs.fetch_add(1, Ordering::Relaxed);
+                for proof in proofs {
+                    while let Some((_, done)) = self.bootstraps.pop_front_if(|(round, _)| *round <= proof.round()) {
+                        let _ = done.send(());
+                    }
+                    self.lane.step(now, Input::Persisted(proof))?;
+                }
+            }
+            LaneEvent::Checkpointed(checkpointed) => {
+                self.lane.state_mut().checkpointed(checkpointed);
+                self.checkpointing = false;
+                self.gauges().checkpoints.fetch_add(1, Ordering::Relaxed);
+            }
+            LaneEvent::DiskFull(full) => self.lane.set_disk_full(full),
+            LaneEvent::Failed(error) => return Err(LaneFailure::Storage(error)),
+        }
+        Ok(())
+    }
+
+    fn input(
+        &mut self,
+        now: Instant,
+        input: LaneInput,
+        bootstraps: &mut Vec<oneshot::Sender<()>>,
+    ) -> Result<(), LaneFailure> {
+        match input {
+            LaneInput::Request { group, operation, deadline, reply_to } => {
+                let id = RequestId(self.waiting.insert(reply_to) as u64);
+                self.lane.step(now, Input::Request(Request { id, group, deadline, operation }))?;
+            }
+            LaneInput::Peer { from, messages } => {
+                for message in messages {
+                    self.lane.step(now, Input::Peer { from, message })?;
+                }
+            }
+            LaneInput::Unreachable(member) => self.lane.step(now, Input::Unreachable(member))?,
+            LaneInput::Bootstrap(map, done) => {
+                let shared = Arc::clone(&self.shared);
+                let number = self.number as usize;
+                self.lane.bootstrap(&map, |group| shared.lane_of(group) == number, now)?;
+                bootstraps.push(done);
+            }
+            LaneInput::Adopt(map) => {
+                let shared = Arc::clone(&self.shared);
+                let number = self.number as usize;
+                self.lane.adopt(&map, |group| shared.lane_of(group) == number, now)?;
+            }
+            LaneInput::Evict(evicted) => self.lane.evict(evicted),
+        }
+        Ok(())
+    }
+
+    /// While a second overlay fills before the first is down: from three quarters on snapshots wait, when it is full writes are
+    /// turned away, and at twice that entries too.
+    fn relieve_or_refuse(&mut self) {
+        let bytes = self.lane.state().overlay_bytes();
+        let pressure = if !self.checkpointing || bytes < self.overlay_max_bytes / 4 * 3 {
+            Pressure::None
+        } else if bytes < self.overlay_max_bytes {
+            Pressure::HoldSnapshots
+        } else if bytes < 2 * self.overlay_max_bytes {
+            Pressure::RefuseWrites
+        } else {
+            Pressure::RefuseEntries
+        };
+        self.behind |= pressure != Pressure::None;
+        self.lane.set_pressure(pressure);
+    }
+
+    fn dispatch(&mut self, output: Output) {
+        if let Some(writes) = output.writes {
+            self.gauges().written_rounds.fetch_add(1, Ordering::Relaxed);
+            // There is room: see `ROUNDS_IN_FLIGHT`. If the WAL thread is gone, it has said why.
+            let _ = self.wal.send(WalCommand::Append(writes));
+        }
+        for (to, message) in output.sends {
+            if to == self.shared.member {
+                self.tell_own_map_group(message);
+            } else {
+                self.push(to, &Item::Group(message));
+            }
+        }
+        if let Some(map) = output.map {
+            // If there is no room it is said again at the next tick.
+            let _ = self.maps.try_send(map);
+        }
+        if let Some(map) = self.shared.map().filter(|_| !output.outdated.is_empty()) {
+            let encoded = map.encode();
+            for member in output.outdated {
+                self.push(member, &Item::Map(encoded.clone()));
+            }
+        }
+        for change in output.leaders {
+            self.shared.note_leader(change);
+        }
+        let mut batches: BTreeMap<usize, ReplyBatch> = BTreeMap::new();
+        for (request, reply) in output.replies {
+            let at = usize::try_from(request.0).expect("the lane names requests by their slot");
+            match self.waiting.remove(at) {
+                ReplyTo::Local(number) => batches.entry(thread_of(number)).or_default().push((number, reply)),
+                ReplyTo::Peer(member, number) => self.push(member, &Item::Forwarded { number, reply }),
+            }
+        }
+        for (thread, batch) in batches {
+            self.replies[thread].send(batch);
+        }
+        for (member, frame) in std::mem::take(&mut self.frames) {
+            self.links.send(member, frame.finish());
+        }
+    }
+
+    /// What this lane says to the map group of its own member.
+    fn tell_own_map_group(&self, message: PeerMessage) {
+        if let Some(lane) = &self.map_lane {
+            // No room: as if lost on the way.
+            let _ = lane.send(LaneInput::Peer { from: self.shared.member, messages: vec![message] });
+        }
+    }
+
+    /// The map group's replica may have applied a map that nobody had room to look at.
+    fn tell_map(&self) {
+        let Some(map) = self.lane.replica(GroupId::MAP).and_then(Replica::map) else { return };
+        if self.shared.map().is_some_and(|known| known.epoch < map.epoch) {
+            let _ = self.maps.try_send(Arc::clone(map));
+        }
+    }
+
+    fn push(&mut self, to: MemberId, item: &Item) {
+        let frame = self.frames.entry(to).or_default();
+        frame.push(item);
+        if frame.len() >= FRAME_BYTES {
+            let full = std::mem::take(frame).finish();
+            self.links.send(to, full);
+            self.frames.remove(&to);
+        }
+    }
+
+    /// Whether the overlay is full or old enough to be written down.
+    pub(super) fn is_checkpoint_due(&mut self) -> bool {
+        let (bytes, now) = (self.lane.state().overlay_bytes(), self.clock.now());
+        if bytes == 0 {
+            self.overlay_since = now;
+            return false;
+        }
+        let due =
+            self.behind || bytes >= self.overlay_max_bytes || now.since(self.overlay_since) >= self.overlay_max_age;
+        due && !self.checkpointing
+    }
+
+    /// Freezes the overlay and has it written down.
+    pub(super) fn checkpoint(&mut self) {
+        let base = self.lane.begin_checkpoint();
+        let frozen = self.lane.state_mut().freeze().expect("no other overlay is frozen");
+        // In the WAL's order the base comes before everything that is applied from now on.
+        let _ = self.wal.send(WalCommand::Rotate(base, frozen));
+        self.checkpointing = true;
+        self.behind = false;
+        self.overlay_since = self.clock.now();
+    }
+
+    fn gauges(&self) -> &LaneGauges {
+        &self.shared.gauges[self.number as usize]
+    }
+
+    fn tell_gauges(&self, now: Instant) {
+        let (mut replicas, mut moves_in, mut leaders, mut settled) = (0, 0, 0, 0);
+        for replica in self.lane.replicas() {
+            if !replica.is_voter() {
+                moves_in += 1;
+                continue;
+            }
+            replicas += 1;
+            leaders += usize::from(replica.leads());
+            settled += usize::from(replica.leader().is_some() && replica.applied().term == replica.term());
+        }
+        let gauges = self.gauges();
+        gauges.hears_writes.store(!self.lane.is_alone(now), Ordering::Relaxed);
+        // Lanes share the disk.
+        self.haste.set(self.shared.gauges.iter().all(|lane| !lane.hears_writes.load(Ordering::Relaxed)));
+        gauges.move_rate.store(self.lane.move_rate(), Ordering::Relaxed);
+        gauges.moves_in.store(moves_in, Ordering::Relaxed);
+        gauges.replicas.store(replicas, Ordering::Relaxed);
+        gauges.leaders.store(leaders, Ordering::Relaxed);
+        gauges.settled.store(settled, Ordering::Relaxed);
+        gauges.overlay_bytes.store(self.lane.state().overlay_bytes(), Ordering::Relaxed);
+    }
+}
