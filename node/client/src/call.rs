@@ -70,6 +70,9 @@ impl Call<'_> {
                     if let Some(epoch) = answer.epoch() {
                         directory.saw_epoch(epoch, &address);
                     }
+                    if let (Place::Leader(key), Some(leader)) = (self.place, answer.leader()) {
+                        table.saw_leader(key, leader);
+                    }
                     return course.settle(self.safety, answer);
                 }
                 Verdict::Elsewhere(reason) => {

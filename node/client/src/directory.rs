@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::transport::{Answer, Message, Transport};
-use crate::{ClusterId, Error, Ring};
+use crate::{ClusterId, Error, MemberId, Ring};
 
 /// How long the fetch of a ring may take at one address.
 const FETCH_TIMEOUT: Duration = Duration::from_millis(1000);
@@ -32,6 +32,8 @@ pub(crate) struct Table {
     addresses: Vec<Option<Authority>>,
     /// For each partition the members to ask, best first, as places in `addresses`.
     preferences: Vec<Vec<usize>>,
+    /// For each partition who was said to lead it since the ring was fetched, as a place in `addresses` plus one; 0: nobody.
+    leaders: Vec<AtomicUsize>,
     /// Counts the tables of one directory: tells a waiting refresher that another has done the work.
     generation: u64,
 }
@@ -254,30 +256,49 @@ impl Table {
             let followers = assignment.replicas.iter().filter(|id| Some(**id) != assignment.leader);
             assignment.leader.iter().chain(followers).filter_map(|id| place(*id)).collect()
         });
-        let preferences = preferences.collect();
+        let preferences: Vec<_> = preferences.collect();
+        let leaders = preferences.iter().map(|_| AtomicUsize::new(0)).collect();
         let addresses = ring.members.iter().map(|member| member.client_address.parse().ok()).collect();
-        Self { addresses, preferences, ring, generation }
+        Self { addresses, preferences, leaders, ring, generation }
     }
 
-    /// The address of the member that leads the key's partition, as far as this ring knows.
+    /// Takes note of who leads the key's partition: a leader may change without a new ring, and not every node knows of all.
+    pub(crate) fn saw_leader(&self, key: &[u8], leader: MemberId) {
+        if let Some(place) = self.ring.members.iter().position(|member| member.id == leader) {
+            self.leaders[self.ring.partition_of(key).0 as usize].store(place + 1, Ordering::Relaxed);
+        }
+    }
+
+    /// Who was said to lead a partition since the ring was fetched.
+    fn told_leader(&self, partition: usize) -> Option<&Authority> {
+        let place = self.leaders[partition].load(Ordering::Relaxed).checked_sub(1)?;
+        self.addresses[place].as_ref()
+    }
+
+    /// The address of the member that leads the key's partition, as far as is known.
     pub(crate) fn leader_address(&self, key: &[u8]) -> Option<&Authority> {
-        self.ring.assignment_of(key).leader?;
-        let first = self.preferences[self.ring.partition_of(key).0 as usize].first()?;
-        self.addresses[*first].as_ref()
+        let partition = self.ring.partition_of(key).0 as usize;
+        self.told_leader(partition).or_else(|| {
+            self.ring.assignment_of(key).leader?;
+            self.addresses[*self.preferences[partition].first()?].as_ref()
+        })
     }
 }
 
 /// The members in the order in which they should be asked; the later half of the list may repeat the first.
 fn candidates<'a>(table: Option<&'a Table>, place: Place<'_>, turn: usize) -> impl Iterator<Item = &'a Authority> {
-    let (preferred, everybody): (&[usize], &[Option<Authority>]) = match (table, place) {
-        (None, _) => (&[], &[]),
-        (Some(table), Place::Anybody) => (&[], &table.addresses),
-        (Some(table), Place::Leader(key) | Place::Holder(key)) => {
-            (&table.preferences[table.ring.partition_of(key).0 as usize], &table.addresses)
+    let partition = |table: &Table, key| table.ring.partition_of(key).0 as usize;
+    let (told, preferred, everybody): (_, &[usize], &[Option<Authority>]) = match (table, place) {
+        (None, _) => (None, &[], &[]),
+        (Some(table), Place::Anybody) => (None, &[], &table.addresses),
+        (Some(table), Place::Leader(key)) => {
+            let partition = partition(table, key);
+            (table.told_leader(partition), &table.preferences[partition], &table.addresses)
         }
+        (Some(table), Place::Holder(key)) => (None, &table.preferences[partition(table, key)], &table.addresses),
     };
-    let first = rotated(preferred, turn).filter_map(|place| everybody[*place].as_ref());
-    first.chain(rotated(everybody, turn).flatten())
+    let preferred = rotated(preferred, turn).filter_map(|place| everybody[*place].as_ref());
+    told.into_iter().chain(preferred).chain(rotated(everybody, turn).flatten())
 }
 
 fn rotated<T>(list: &[T], turn: usize) -> impl Iterator<Item = &T> {

@@ -14,7 +14,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::time::{Instant, timeout_at};
 
-use crate::Problem;
+use crate::{MemberId, Problem};
 
 /// How long a connection may take to come about.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -115,6 +115,11 @@ impl Answer {
     /// The epoch of the answering node's map.
     pub(crate) fn epoch(&self) -> Option<u64> {
         self.headers.get("annulus-epoch")?.to_str().ok()?.parse().ok()
+    }
+
+    /// Who leads the partition that was asked for, if it is not the node that answered.
+    pub(crate) fn leader(&self) -> Option<MemberId> {
+        self.headers.get("annulus-leader")?.to_str().ok()?.parse().ok()
     }
 
     /// How long the node asks to be left alone. (The form with a date is not used by Annulus.)

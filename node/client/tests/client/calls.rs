@@ -172,6 +172,35 @@ async fn requests_go_straight_to_the_leader_and_follow_it_when_it_changes() {
     assert_eq!((one.seen().len(), two.seen().len()), (1, 2));
 }
 
+#[tokio::test]
+async fn a_client_goes_straight_to_the_leader_that_an_answer_tells_of() {
+    let told = Turn::Answer(201, vec![("etag", "\"1\"".into()), ("annulus-leader", "0000000000000002".into())], "");
+    let one = Fake::start([told, versioned(201, 4)]).await;
+    let two = Fake::start([versioned(201, 2), Turn::Break, versioned(201, 5)]).await;
+    let addresses = [one.address.as_str(), two.address.as_str()];
+    for fake in [&one, &two] {
+        fake.set_ring(ring(CLUSTER, 1, &addresses, 0));
+    }
+    let client = client(&[&one]);
+    for version in [1, 2] {
+        assert_eq!(client.put_with("k", "v", &named()).await.unwrap().version, Version(version));
+    }
+    assert_eq!((one.seen().len(), two.seen().len(), one.rings_told()), (1, 1, 1));
+    // What the ring says later is newer than what was told before.
+    assert_eq!(client.put_with("k", "v", &named()).await.unwrap().version, Version(4));
+    assert_eq!((one.seen().len(), two.seen().len()), (2, 2));
+}
+
+#[tokio::test]
+async fn a_leader_that_the_ring_does_not_name_is_not_heeded() {
+    let told = Turn::Answer(201, vec![("etag", "\"1\"".into()), ("annulus-leader", "0000000000000009".into())], "");
+    let fake = Fake::start([told, versioned(201, 2)]).await;
+    let client = client(&[&fake]);
+    for version in [1, 2] {
+        assert_eq!(client.put("k", "v").await.unwrap().version, Version(version));
+    }
+}
+
 /// A put's answer of a node that goes by this epoch.
 fn at_epoch(version: u64, epoch: u64) -> Turn {
     Turn::Answer(201, vec![("etag", format!("\"{version}\"")), ("annulus-epoch", epoch.to_string())], "")

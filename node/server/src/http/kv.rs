@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use annulus_core::id::MemberId;
 use annulus_core::lane::{Operation, Refusal, Reply};
 use annulus_core::partition::{Change, Item, Key, Outcome, Write};
 use bytes::Bytes;
@@ -16,7 +17,7 @@ use super::edge::Edge;
 use super::headers::{Headers, declared_length};
 use super::problem::{Kind, Problem};
 use super::route::KEY_PREFIX;
-use super::{Response, body, query};
+use super::{LEADER_HEADER, Response, body, query};
 use crate::router::Router;
 
 /// Answers a request for one key.
@@ -27,10 +28,27 @@ pub(super) async fn answer<R: Router>(
     body: Incoming,
 ) -> Result<Response, Problem> {
     let key = query::key(parts.uri.path().strip_prefix(KEY_PREFIX).unwrap_or(""))?;
-    match parts.method {
+    let group = edge.map()?.partition_of(key.bytes()).group();
+    let answer = match parts.method {
         Method::PUT => put(edge, key, parts, headers, body).await,
         Method::DELETE => delete(edge, key, parts, headers).await,
         _ => get(edge, key, parts, headers).await,
+    };
+    match edge.router.leads_elsewhere(group) {
+        None => answer,
+        Some(leader) => tell_leader(answer, leader),
+    }
+}
+
+/// Tells whoever asks again whom to ask at once.
+fn tell_leader(answer: Result<Response, Problem>, leader: MemberId) -> Result<Response, Problem> {
+    let value = HeaderValue::try_from(leader.to_string()).expect("an id is made of hexadecimal digits");
+    match answer {
+        Ok(mut response) => {
+            response.headers_mut().insert(LEADER_HEADER, value);
+            Ok(response)
+        }
+        Err(problem) => Err(problem.header(LEADER_HEADER, value)),
     }
 }
 

@@ -46,3 +46,5 @@ pub(crate) type Response = http::Response<http_body_util::Full<bytes::Bytes>>;
 
 /// Says the epoch of the map that the answer was made with; 0 before bootstrap.
 pub(crate) const EPOCH_HEADER: http::HeaderName = http::HeaderName::from_static("annulus-epoch");
+/// Tells a client that the member which answered does not lead the key's partition, and who does as far as it knows.
+pub(crate) const LEADER_HEADER: http::HeaderName = http::HeaderName::from_static("annulus-leader");

@@ -193,7 +193,8 @@ impl Problem {
         self.0.kind
     }
 
-    fn header(mut self, name: http::HeaderName, value: HeaderValue) -> Self {
+    /// With a header of its own.
+    pub fn header(mut self, name: http::HeaderName, value: HeaderValue) -> Self {
         self.0.headers.insert(name, value);
         self
     }

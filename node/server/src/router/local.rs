@@ -165,6 +165,10 @@ impl Router for NodeRouter {
         self.parts.shared.leader(group)
     }
 
+    fn leads_elsewhere(&self, group: GroupId) -> Option<MemberId> {
+        self.leader(group).filter(|leader| *leader != self.parts.shared.member)
+    }
+
     fn status(&self) -> NodeStatus {
         self.parts.membership.status(&self.parts.shared, &self.parts.links, &self.parts.clock)
     }

@@ -29,6 +29,9 @@ pub trait Router {
     /// Who leads a group, as far as this member knows.
     fn leader(&self, group: GroupId) -> Option<MemberId>;
 
+    /// Who leads a group, as far as this member knows, if it is another one.
+    fn leads_elsewhere(&self, group: GroupId) -> Option<MemberId>;
+
     /// How this member is.
     fn status(&self) -> NodeStatus;
 

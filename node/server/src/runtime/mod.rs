@@ -7,6 +7,8 @@
 //!        └─────────── replies, a batch a round ──────┘◀──LaneEvent─────────┴───┘
 //! ```
 //!
+//! Small rounds of a lane run on the thread that brought their inputs (`driver`, `local`), and wake nobody up.
+//!
 //! Every channel is bounded. A full inbox is an answer (429) to clients and a lost message to peers; what a lane itself
 //! waits for (syncs, checkpoints) comes on a channel of its own, with room for all that can be under way.
 

@@ -202,3 +202,70 @@ async fn give_up(waiters: Waiters) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use annulus_core::id::MemberId;
+    use tokio::task::LocalSet;
+
+    use super::*;
+
+    /// Runs a test as an I/O thread would, within ten seconds.
+    fn on_thread<F: Future<Output = ()>>(test: impl FnOnce(Waiters, ReplyQueue) -> F) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        LocalSet::new().block_on(&runtime, async {
+            let (waiters, queue) = Waiters::start(3);
+            let test = test(waiters, queue);
+            tokio::time::timeout(Duration::from_secs(10), test).await.expect("the test ends in time");
+        });
+    }
+
+    fn waits_for(is_write: bool, forwarded_to: Option<u64>, time: Duration) -> WaitsFor {
+        WaitsFor { is_write, forwarded_to: forwarded_to.and_then(MemberId::new), until: Instant::now() + time }
+    }
+
+    #[test]
+    fn an_answer_goes_to_whoever_waits_under_its_number_and_to_no_later_one() {
+        on_thread(async |waiters, queue| {
+            let (first, answer) = waiters.wait(waits_for(false, None, Duration::from_secs(5)));
+            assert_eq!(thread_of(first.number()), 3);
+            let old = first.number();
+            drop(first);
+            assert!(answer.await.is_err());
+            // It has the same place, and is another.
+            let (second, answer) = waiters.wait(waits_for(false, None, Duration::from_secs(5)));
+            queue.send(vec![(old, Reply::Get(None)), (second.number(), Reply::OutcomeUnknown)]);
+            assert_eq!(answer.await, Ok(Reply::OutcomeUnknown));
+        });
+    }
+
+    #[test]
+    fn who_is_not_answered_in_time_is_told_so_soon_after_and_not_before() {
+        on_thread(async |waiters, _queue| {
+            // Time without anybody waiting does not count.
+            sleep(LOOK_EVERY).await;
+            let begin = Instant::now();
+            let (_read, read) = waiters.wait(waits_for(false, None, Duration::from_millis(50)));
+            let (_write, write) = waiters.wait(waits_for(true, Some(7), Duration::from_millis(350)));
+            assert_eq!(read.await, Ok(Reply::Refused(Refusal::TimedOut)));
+            assert!(begin.elapsed() >= Duration::from_millis(50));
+            assert_eq!(write.await, Ok(Reply::OutcomeUnknown));
+            assert!(begin.elapsed() >= Duration::from_millis(350));
+        });
+    }
+
+    #[test]
+    fn a_lost_link_ends_what_went_over_it_and_nothing_else() {
+        on_thread(async |waiters, queue| {
+            let long = Duration::from_secs(60);
+            let (_read, read) = waiters.wait(waits_for(false, Some(7), long));
+            let (_write, write) = waiters.wait(waits_for(true, Some(7), long));
+            let (other, still) = waiters.wait(waits_for(true, Some(8), long));
+            queue.link_lost(MemberId::new(7).unwrap());
+            assert_eq!(read.await, Ok(Reply::Refused(Refusal::NotLeader { leader: None })));
+            assert_eq!(write.await, Ok(Reply::OutcomeUnknown));
+            queue.send(vec![(other.number(), Reply::Get(None))]);
+            assert_eq!(still.await, Ok(Reply::Get(None)));
+        });
+    }
+}

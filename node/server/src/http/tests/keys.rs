@@ -34,6 +34,24 @@ fn a_key_is_created_read_replaced_and_deleted() {
 }
 
 #[test]
+fn a_member_that_does_not_lead_says_who_does() {
+    client_port(async |server| {
+        assert_eq!(server.ask("PUT /v1/kv/a", &[], b"v").await.header("annulus-leader"), None);
+        server.fake.elsewhere.set(Some(member(3)));
+        for (request, status) in
+            [("PUT /v1/kv/a", 204), ("GET /v1/kv/a", 200), ("HEAD /v1/kv/a", 200), ("GET /v1/kv/b", 404)]
+        {
+            let answer = server.ask(request, &[], b"v").await;
+            assert_eq!(
+                (answer.status, answer.header("annulus-leader")),
+                (status, Some("0000000000000003")),
+                "{request}"
+            );
+        }
+    });
+}
+
+#[test]
 fn a_write_takes_its_conditions_time_to_live_name_and_timeout_along() {
     client_port(async |server| {
         let headers = ["If-None-Match: *", "Idempotency-Key: order-1"];

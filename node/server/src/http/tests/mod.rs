@@ -50,6 +50,7 @@ struct Fake {
     page_keys: Cell<usize>,
     /// It never answers.
     silent: Cell<bool>,
+    elsewhere: Cell<Option<MemberId>>,
     not_ready: RefCell<Vec<String>>,
     first_map: RefCell<Option<Map>>,
     /// Who the nodes say they are, by admin address. Nobody listens at any other.
@@ -70,6 +71,7 @@ impl Fake {
             asked: RefCell::default(),
             page_keys: Cell::new(usize::MAX),
             silent: Cell::new(false),
+            elsewhere: Cell::new(None),
             not_ready: RefCell::default(),
             first_map: RefCell::default(),
             nodes: RefCell::default(),
@@ -155,6 +157,10 @@ impl Router for Fake {
 
     fn leader(&self, group: GroupId) -> Option<MemberId> {
         group.0.is_multiple_of(2).then(|| member(1))
+    }
+
+    fn leads_elsewhere(&self, _: GroupId) -> Option<MemberId> {
+        self.elsewhere.get()
     }
 
     fn status(&self) -> NodeStatus {
