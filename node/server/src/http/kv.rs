@@ -1,8 +1,6 @@
 //! One key: `PUT`, `GET`, `HEAD` and `DELETE` of `/v1/kv/{key}`.
 
-use std::time::Duration;
-
-use annulus_core::id::MemberId;
+use annulus_core::id::{GroupId, MemberId};
 use annulus_core::lane::{Operation, Refusal, Reply};
 use annulus_core::partition::{Change, Item, Key, Outcome, Write};
 use bytes::Bytes;
@@ -30,9 +28,9 @@ pub(super) async fn answer<R: Router>(
     let key = query::key(parts.uri.path().strip_prefix(KEY_PREFIX).unwrap_or(""))?;
     let group = edge.map()?.partition_of(key.bytes()).group();
     let answer = match parts.method {
-        Method::PUT => put(edge, key, parts, headers, body).await,
-        Method::DELETE => delete(edge, key, parts, headers).await,
-        _ => get(edge, key, parts, headers).await,
+        Method::PUT => put(edge, group, key, parts, headers, body).await,
+        Method::DELETE => delete(edge, group, key, parts, headers).await,
+        _ => get(edge, group, key, parts, headers).await,
     };
     match edge.router.leads_elsewhere(group) {
         None => answer,
@@ -52,12 +50,18 @@ fn tell_leader(answer: Result<Response, Problem>, leader: MemberId) -> Result<Re
     }
 }
 
-async fn get<R: Router>(edge: &Edge<R>, key: Key, parts: &Parts, headers: &Headers<'_>) -> Result<Response, Problem> {
+async fn get<R: Router>(
+    edge: &Edge<R>,
+    group: GroupId,
+    key: Key,
+    parts: &Parts,
+    headers: &Headers<'_>,
+) -> Result<Response, Problem> {
     let [consistency, timeout] = query::parameters(parts.uri.query(), ["consistency", "timeout"])?;
     let consistency = query::consistency(consistency)?;
     let timeout = edge.timeout(timeout)?;
     let known = condition::of_read(headers.if_match, headers.if_none_match)?;
-    match submit(edge, Operation::Get { key, consistency }, timeout).await? {
+    match edge.router.submit(group, Operation::Get { key, consistency }, timeout).await {
         Reply::Get(Some(item)) => found(edge, item, &known, parts.method == Method::HEAD),
         Reply::Get(None) => Err(not_found()),
         reply => Err(unanswered(&reply)),
@@ -66,6 +70,7 @@ async fn get<R: Router>(edge: &Edge<R>, key: Key, parts: &Parts, headers: &Heade
 
 async fn put<R: Router>(
     edge: &Edge<R>,
+    group: GroupId,
     key: Key,
     parts: &Parts,
     headers: &Headers<'_>,
@@ -80,11 +85,12 @@ async fn put<R: Router>(
         body::read(body, declared_length(parts), edge.resources.limits.max_value_bytes, &edge.resources).await?;
     let idempotency_key = headers.idempotency_key.map(Bytes::copy_from_slice);
     let write = Write { key, condition, change: Change::Put { value, ttl_ms }, idempotency_key };
-    written(submit(edge, Operation::Write(write), timeout).await?)
+    written(edge.router.submit(group, Operation::Write(write), timeout).await)
 }
 
 async fn delete<R: Router>(
     edge: &Edge<R>,
+    group: GroupId,
     key: Key,
     parts: &Parts,
     headers: &Headers<'_>,
@@ -94,19 +100,7 @@ async fn delete<R: Router>(
     let condition = condition::of_write(headers.if_match, headers.if_none_match)?;
     let idempotency_key = headers.idempotency_key.map(Bytes::copy_from_slice);
     let write = Write { key, condition, change: Change::Delete, idempotency_key };
-    written(submit(edge, Operation::Write(write), timeout).await?)
-}
-
-async fn submit<R: Router>(edge: &Edge<R>, operation: Operation, timeout: Duration) -> Result<Reply, Problem> {
-    let map = edge.map()?;
-    let key = match &operation {
-        Operation::Write(write) => &write.key,
-        Operation::Get { key, .. } => key,
-        _ => unreachable!("this module asks for keys only"),
-    };
-    let group = map.partition_of(key.bytes()).group();
-    drop(map);
-    Ok(edge.router.submit(group, operation, timeout).await)
+    written(edge.router.submit(group, Operation::Write(write), timeout).await)
 }
 
 fn found<R: Router>(edge: &Edge<R>, item: Item, known: &Known, head: bool) -> Result<Response, Problem> {
