@@ -57,8 +57,7 @@ impl IoThread {
     }
 }
 
-/// The runtime of an I/O thread. Its tasks are its own: one that wakes another up only puts it into a queue, where that of a
-/// `LocalSet` would send itself a signal each time that the sockets were looked at.
+/// The runtime of an I/O thread: its tasks never leave it.
 pub(super) fn local_runtime() -> std::io::Result<LocalRuntime> {
     Builder::new_current_thread().enable_all().build_local(LocalOptions::default())
 }
