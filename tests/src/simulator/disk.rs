@@ -65,6 +65,7 @@ struct Volume {
     name_changes: BTreeMap<String, Vec<NameChange>>,
     operations: u64,
     fingerprint: u64,
+    written: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -131,6 +132,11 @@ impl SimulatedDisk {
     pub fn fingerprint(&self) -> (u64, u64) {
         let volume = self.volume();
         (volume.operations, volume.fingerprint)
+    }
+
+    /// How many bytes were written so far.
+    pub fn written(&self) -> u64 {
+        self.volume().written
     }
 
     /// The power goes off now, if it has not yet. The process that had the disk must be gone when this returns.
@@ -453,6 +459,7 @@ impl DiskFile for OpenFile {
         let file = volume.file(self.number)?;
         write(&mut file.current, offset, bytes);
         file.unsynced.push(Change::Write(offset, bytes.to_vec()));
+        volume.written += bytes.len() as u64;
         Ok(())
     }
 

@@ -24,6 +24,7 @@ pub mod dice;
 pub mod disk;
 pub mod events;
 pub mod faults;
+pub mod growth;
 pub mod history;
 pub mod lane;
 pub mod linearizability;
@@ -34,6 +35,7 @@ pub mod operator;
 pub mod ring_checks;
 pub mod scenario;
 pub mod trace;
+pub mod work;
 pub mod world;
 
 pub use scenario::Profile;

@@ -291,6 +291,7 @@ impl Member {
             }
             NodeEvent::MapStored => self.follow_map(),
             NodeEvent::Round { lane } => {
+                env.work.rounds += 1;
                 let output = self.lanes()[lane].round(now)?;
                 self.put_out(lane, output, env);
                 self.check(lane, scenario)?;
@@ -350,6 +351,7 @@ impl Member {
         let disk = self.disk.fingerprint();
         let member = self.index;
         env.trace.record(env.events.now(), format_args!("member {member} lane {number}: {done:?}, disk {disk:x?}"));
+        env.work.syncs += u64::from(done == WalDone::Persisted);
         match done {
             WalDone::Rotated => {
                 let delay = self.disk_time(scenario.checkpoint_us.clone(), env);
@@ -365,6 +367,9 @@ impl Member {
 
     /// Panics when the lane contradicts itself or a replica has gone back.
     fn check(&mut self, number: usize, scenario: &Scenario) -> Result<(), Error> {
+        if scenario.check_every == 0 {
+            return Ok(());
+        }
         let process = self.process.as_mut().expect("it runs");
         let lanes = process.lanes.len();
         let lane = &process.lanes[number];
@@ -552,6 +557,7 @@ impl Member {
             }
             let (now, from, to) = (env.events.now(), self.index, members_index(to));
             env.trace.record(now, format_args!("member {from} to {to}: {}", show(&message)));
+            env.work.messages += 1;
             frames.entry(to).or_default().push(&Item::Group(message));
         }
         for (to, writer) in frames {
@@ -605,6 +611,8 @@ impl Member {
     /// Puts a frame on its way.
     fn send(&mut self, to: usize, writer: FrameWriter, carries: Carries, env: &mut Environment) {
         let bytes = writer.finish();
+        env.work.frames += 1;
+        env.work.frame_bytes += bytes.len() as u64;
         let link = (self.index, to);
         let (may_double, life) = match carries {
             Carries::Messages => (true, None),

@@ -188,7 +188,7 @@ pub struct Scenario {
     pub checkpoint_us: RangeInclusive<u64>,
     /// How long it takes to write a map down, in microseconds.
     pub map_write_us: RangeInclusive<u64>,
-    /// Every so many rounds of a lane all its records are checked against each other.
+    /// Every so many rounds of a lane all its records are checked against each other; 0: nothing is checked.
     pub check_every: u64,
     /// When lanes write their overlays down.
     pub limits: Limits,
@@ -245,6 +245,45 @@ impl Scenario {
         scenario.draw_ring(dice);
         scenario.suit(profile);
         scenario
+    }
+
+    /// A store of this size as people run it, to which nothing happens.
+    pub fn quiet(members: usize) -> Self {
+        Self {
+            members,
+            spares: 0,
+            replacements: 0,
+            zones: 0,
+            command_gap_us: None,
+            commands: Commands::NONE,
+            replication: members.min(3),
+            partitions: 128,
+            lanes: 1,
+            keys: 0,
+            clients: 0,
+            think_us: 0..=0,
+            mix: Mix::default(),
+            forward: 0,
+            idempotent: 0,
+            value_bytes: 0..=0,
+            faulty_us: 0,
+            faults: Vec::new(),
+            crash_after_election: 0,
+            hit_after_move: 0,
+            silence_in_joint: 0,
+            fault_gap_us: 0..=0,
+            down_us: 0..=0,
+            pause_us: 0..=0,
+            lag_us: 0,
+            cut_us: 0..=0,
+            election_timeout: Duration::from_millis(1000),
+            latency_us: (30, 60),
+            sync_us: 150..=250,
+            checkpoint_us: 50 * MILLI..=100 * MILLI,
+            map_write_us: 500..=MILLI,
+            check_every: 0,
+            limits: Limits { overlay_bytes: 64 << 20, overlay_age: Duration::from_secs(60) },
+        }
     }
 
     /// Half of the runs leave the ring as it is: what goes wrong there has nothing to do with its changes.

@@ -35,6 +35,7 @@ use super::operator::{Fences, Operator, Slot, View};
 use super::ring_checks::{self, Ring};
 use super::scenario::{Profile, Scenario};
 use super::trace::Trace;
+use super::work::Work;
 
 /// How long after everything is healed every key must have been read and written, and how long after that all replicas
 /// must be the same, in microseconds.
@@ -70,6 +71,25 @@ pub struct Environment {
     pub elected: Vec<(GroupId, u64, usize)>,
     /// Maps that members have applied and nobody has judged yet.
     pub maps: Vec<Arc<Map>>,
+    /// What members have done.
+    pub work: Work,
+}
+
+impl Environment {
+    /// That of a run that has not begun, and leaves no trace.
+    pub fn new(scenario: &Scenario, dice: Dice) -> Self {
+        Self {
+            events: Events::default(),
+            network: Network::new(scenario.latency_us),
+            dice,
+            trace: Trace::silent(),
+            counters: Counters::default(),
+            probed: Vec::new(),
+            elected: Vec::new(),
+            maps: Vec::new(),
+            work: Work::default(),
+        }
+    }
 }
 
 /// What one replica has.
@@ -222,6 +242,19 @@ fn desired(member: &Member, scenario: &Scenario) -> Desired {
     }
 }
 
+/// The map that the members begin with.
+pub(super) fn first_map(scenario: &Scenario, members: &[Member]) -> Arc<Map> {
+    let named = members[..scenario.members].iter().map(|member| {
+        let Desired { id, name, zone, weight, client_address, peer_address, admin_address } = desired(member, scenario);
+        let state = MemberState::Active;
+        MapMember { id, name, zone, weight, state, client_address, peer_address, admin_address }
+    });
+    let map = Map::bootstrap(CLUSTER, scenario.partitions, scenario.replication, named.collect());
+    let map = Arc::new(map.expect("the scenario makes sense"));
+    map.check();
+    map
+}
+
 /// The number of a member in the simulator.
 pub fn members_index(member: MemberId) -> usize {
     usize::try_from(member.get() - 1).expect("few members")
@@ -232,29 +265,12 @@ impl World {
         let mut dice = Dice::new(seed);
         let scenario = Scenario::draw(&mut dice, profile);
         let members: Vec<Member> = (0..scenario.slots()).map(|index| Member::new(index, &scenario)).collect();
-        let named = members[..scenario.members].iter().map(|member| {
-            let Desired { id, name, zone, weight, client_address, peer_address, admin_address } =
-                desired(member, &scenario);
-            let state = MemberState::Active;
-            MapMember { id, name, zone, weight, state, client_address, peer_address, admin_address }
-        });
-        let map = Map::bootstrap(CLUSTER, scenario.partitions, scenario.replication, named.collect());
-        let map = Arc::new(map.expect("the scenario makes sense"));
-        map.check();
+        let map = first_map(&scenario, &members);
         // The last client does only as it is told.
         let clients = (0..=scenario.clients).map(|number| Client::new(number, scenario.keys, dice.fork())).collect();
         let operators = 0..if scenario.command_gap_us.is_some() { OPERATORS } else { 0 };
         let operators = operators.map(|number| Operator::new(scenario.clients + 1 + number, dice.fork())).collect();
-        let mut env = Environment {
-            events: Events::default(),
-            network: Network::new(scenario.latency_us),
-            dice,
-            trace: Trace::default(),
-            counters: Counters::default(),
-            probed: Vec::new(),
-            elected: Vec::new(),
-            maps: Vec::new(),
-        };
+        let mut env = Environment { trace: Trace::default(), ..Environment::new(&scenario, dice) };
         env.trace.record(0, format_args!("seed {seed}, {profile:?}: {scenario:?}"));
         Self {
             phase_ends: scenario.faulty_us,
