@@ -49,7 +49,11 @@ fn assert_flat(what: &str, figures: &[Figures], read: impl Fn(&Figures) -> f64) 
     let first = read(&figures[0]);
     for other in figures {
         let ratio = read(other) / first;
-        assert!((1.0 - FLAT..=1.0 + FLAT).contains(&ratio), "members {}: {what} are {ratio:.2} times as many", other.members);
+        assert!(
+            (1.0 - FLAT..=1.0 + FLAT).contains(&ratio),
+            "members {}: {what} are {ratio:.2} times as many",
+            other.members
+        );
     }
 }
 

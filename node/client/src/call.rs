@@ -40,6 +40,8 @@ struct Course {
     waits: u32,
     /// Who has been asked since the last wait.
     asked: Vec<Authority>,
+    /// Who was taken for the key's leader when somebody was asked last.
+    leader: Option<Authority>,
     /// Why an earlier attempt may have happened.
     doubt: Option<String>,
     last: String,
@@ -63,6 +65,7 @@ impl Call<'_> {
                 continue;
             };
             course.attempts += 1;
+            course.leader = self.leader(&table);
             let sent = transport.send(&address, &self.message, self.attempt_deadline(course.deadline)).await;
             let next = match judge(self.safety, sent) {
                 Verdict::Answered(answer) => {
@@ -137,7 +140,13 @@ impl Call<'_> {
         Ok(if unasked { Next::Ask } else { Next::Wait(after) })
     }
 
-    /// Looks at the ring again; the key's leader, if it is not the one of `table` any more.
+    /// The key's leader, as far as is known.
+    fn leader(&self, table: &Table) -> Option<Authority> {
+        let Place::Leader(key) = self.place else { return None };
+        table.leader_address(key).cloned()
+    }
+
+    /// Looks at the ring again; the key's leader, if it is not who it was taken for before.
     async fn new_leader(
         &self,
         directory: &Directory,
@@ -145,9 +154,8 @@ impl Call<'_> {
         course: &mut Course,
     ) -> Result<Option<Authority>, Error> {
         let refreshed = directory.refresh(table, course.deadline).await.map_err(|error| course.end(error))?;
-        let (Some(refreshed), Place::Leader(key)) = (refreshed, self.place) else { return Ok(None) };
-        let leader = refreshed.leader_address(key);
-        Ok(leader.filter(|leader| Some(*leader) != table.leader_address(key)).cloned())
+        let leader = refreshed.and_then(|refreshed| self.leader(&refreshed));
+        Ok(leader.filter(|leader| Some(leader) != course.leader.as_ref()))
     }
 
     /// Waits before the next round of attempts. A wait that a node asked for ends early when somebody else leads: it
@@ -184,6 +192,7 @@ impl Course {
             attempts: 0,
             waits: 0,
             asked: Vec::new(),
+            leader: None,
             doubt: None,
             last: "no time was left to ask".to_owned(),
             overloaded: false,

@@ -1,4 +1,5 @@
-//! Whom to ask: the newest ring known, the endpoints given, and which addresses did not answer lately.
+//! Whom to ask: the newest ring known, who was said to lead since, the endpoints given, and which addresses did not answer
+//! lately.
 //!
 //! A ring is fetched by one caller at a time; the others go on with the ring they have, or take the one just fetched.
 
@@ -32,10 +33,24 @@ pub(crate) struct Table {
     addresses: Vec<Option<Authority>>,
     /// For each partition the members to ask, best first, as places in `addresses`.
     preferences: Vec<Vec<usize>>,
-    /// For each partition who was said to lead it since the ring was fetched, as a place in `addresses` plus one; 0: nobody.
-    leaders: Vec<AtomicUsize>,
+    /// For each partition who was said to lead it since the ring was fetched.
+    told: Vec<Told>,
     /// Counts the tables of one directory: tells a waiting refresher that another has done the work.
     generation: u64,
+}
+
+/// Who was said to lead a partition, as a place in the ring; nobody by default.
+#[derive(Debug, Default)]
+struct Told(AtomicUsize);
+
+impl Told {
+    fn get(&self) -> Option<usize> {
+        self.0.load(Ordering::Relaxed).checked_sub(1)
+    }
+
+    fn set(&self, place: usize) {
+        self.0.store(place + 1, Ordering::Relaxed);
+    }
 }
 
 #[derive(Debug)]
@@ -243,7 +258,11 @@ impl Directory {
         let generation = current.as_ref().map_or(0, |table| table.generation + 1);
         // An answer may tell of an epoch that nobody can be found to tell the ring of: don't ask for it for ever.
         self.newest_epoch.store(ring.epoch, Ordering::Relaxed);
-        let table = Arc::new(Table::new(ring, generation));
+        let table = Table::new(ring, generation);
+        if let Some(old) = current.as_ref().filter(|old| old.ring.epoch == table.ring.epoch) {
+            table.keep_told(old);
+        }
+        let table = Arc::new(table);
         *current = Some(Arc::clone(&table));
         table
     }
@@ -257,22 +276,31 @@ impl Table {
             assignment.leader.iter().chain(followers).filter_map(|id| place(*id)).collect()
         });
         let preferences: Vec<_> = preferences.collect();
-        let leaders = preferences.iter().map(|_| AtomicUsize::new(0)).collect();
+        let told = preferences.iter().map(|_| Told::default()).collect();
         let addresses = ring.members.iter().map(|member| member.client_address.parse().ok()).collect();
-        Self { addresses, preferences, leaders, ring, generation }
+        Self { addresses, preferences, told, ring, generation }
     }
 
     /// Takes note of who leads the key's partition: a leader may change without a new ring, and not every node knows of all.
     pub(crate) fn saw_leader(&self, key: &[u8], leader: MemberId) {
         if let Some(place) = self.ring.members.iter().position(|member| member.id == leader) {
-            self.leaders[self.ring.partition_of(key).0 as usize].store(place + 1, Ordering::Relaxed);
+            self.told[self.ring.partition_of(key).0 as usize].set(place);
+        }
+    }
+
+    /// Whoever told this ring may not know of all leaders: what was said of the others before still holds, as far as is known.
+    fn keep_told(&self, old: &Self) {
+        for (at, assignment) in self.ring.assignments().iter().enumerate().filter(|(_, known)| known.leader.is_none()) {
+            debug_assert_eq!(assignment.replicas, old.ring.assignments()[at].replicas, "the epoch is the same");
+            if let Some(place) = old.told[at].get() {
+                self.told[at].set(place);
+            }
         }
     }
 
     /// Who was said to lead a partition since the ring was fetched.
     fn told_leader(&self, partition: usize) -> Option<&Authority> {
-        let place = self.leaders[partition].load(Ordering::Relaxed).checked_sub(1)?;
-        self.addresses[place].as_ref()
+        self.addresses[self.told[partition].get()?].as_ref()
     }
 
     /// The address of the member that leads the key's partition, as far as is known.

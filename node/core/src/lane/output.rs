@@ -35,8 +35,8 @@ pub struct Output {
     pub writes: Option<Writes>,
     /// Groups whose leader, as this member sees it, has changed.
     pub leaders: Vec<LeaderChange>,
-    /// The newest map, when the map group's replica in this lane has applied one, or was recovered with one. To be handed to all lanes of this member
-    /// ([`crate::lane::Lane::adopt`]) and to all other members.
+    /// The newest map, when the map group's replica in this lane has applied one, or was recovered with one. To be handed
+    /// to all lanes of this member ([`crate::lane::Lane::adopt`]) and to all other members.
     pub map: Option<Arc<Map>>,
     /// Members that have an older map than this lane: they should be sent it.
     pub outdated: Vec<MemberId>,

@@ -72,6 +72,17 @@ pub struct Write {
     pub idempotency_key: Option<Bytes>,
 }
 
+impl Write {
+    /// Bytes that it is about.
+    pub fn size(&self) -> usize {
+        let value = match &self.change {
+            Change::Put { value, .. } => value.len(),
+            Change::Delete => 0,
+        };
+        self.key.bytes().len() + value + self.idempotency_key.as_ref().map_or(0, Bytes::len)
+    }
+}
+
 /// What becomes of a key.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Change {

@@ -32,7 +32,7 @@ pub(super) async fn answer<R: Router>(
         Method::DELETE => delete(edge, group, key, parts, headers).await,
         _ => get(edge, group, key, parts, headers).await,
     };
-    match edge.router.leads_elsewhere(group) {
+    match edge.router.other_leader(group) {
         None => answer,
         Some(leader) => tell_leader(answer, leader),
     }

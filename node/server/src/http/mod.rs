@@ -7,8 +7,8 @@
 //!
 //! Everything a client says is parsed here, once, into types that can't be wrong; every limit is checked here, and what is
 //! refused is a [`problem`] that names the limit or the field. The edge never looks into a partition, never retries a
-//! write, and never holds more than its `limits` allow. It stays on the thread that serves it: no lock is taken for a
-//! request, and the few counters that threads share are atomics.
+//! write, and never holds more than its `limits` allow. It stays on the thread that serves it: it waits for no
+//! other thread, and the few counters that threads share are atomics.
 
 mod admin;
 mod body;

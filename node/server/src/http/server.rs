@@ -35,8 +35,8 @@ const HTTP2_PREFACE: &[u8] = b"PRI";
 
 /// Serves one port on this thread until `shutdown` turns true or its sender is gone; then lets open requests end.
 ///
-/// Must run inside a `LocalRuntime`, or a `LocalSet`. Several I/O threads each serve a listener of their own, bound to the same address, with
-/// the same `resources`.
+/// Must run inside a `LocalRuntime`, or a `LocalSet`. Several I/O threads each serve a listener of their own, bound to the
+/// same address, with the same `resources`.
 pub async fn serve<R: Router + 'static>(
     listener: TcpListener,
     port: Port,

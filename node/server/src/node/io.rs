@@ -10,7 +10,7 @@ use tokio::sync::{oneshot, watch};
 
 use crate::http::{self, Port, Resources};
 use crate::router::{NodeParts, NodeRouter};
-use crate::runtime::{LocalLanes, ReplyQueue, Waiters};
+use crate::runtime::{IoLanes, ReplyQueue, Waiters};
 
 /// What a thread serves, once the rest of the node is there.
 pub(super) struct Work {
@@ -63,7 +63,7 @@ pub(super) fn local_runtime() -> std::io::Result<LocalRuntime> {
 }
 
 async fn serve(work: Work, waiters: Waiters) {
-    let lanes = LocalLanes::start(Arc::clone(&work.parts.lanes));
+    let lanes = IoLanes::start(Arc::clone(&work.parts.lanes));
     let router = Rc::new(NodeRouter { parts: work.parts, waiters, lanes });
     match TcpListener::from_std(work.listener) {
         Ok(listener) => http::serve(listener, Port::Client, router, work.resources, work.stop).await,

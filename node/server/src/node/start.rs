@@ -24,7 +24,7 @@ use crate::http::{self, Limits, Port, Resources};
 use crate::metrics::Metrics;
 use crate::peers::{self, Peers};
 use crate::router::{NodeParts, NodeRouter};
-use crate::runtime::{self, Clock, LaneFailure, LaneHandle, LaneSetup, Links, LocalLanes, ReplyQueue, Shared, Waiters};
+use crate::runtime::{self, Clock, IoLanes, LaneFailure, LaneHandle, LaneSetup, Links, ReplyQueue, Shared, Waiters};
 use crate::storage::{self, Directory, Disk, Identity, IdentityFile};
 
 /// Most bytes of proposals of one group that are not committed yet; beyond it writes are turned away.
@@ -264,7 +264,7 @@ async fn serve(
         lanes.clone(),
     );
     let lanes: Arc<[LaneHandle]> = lanes.into();
-    let local = LocalLanes::start(Arc::clone(&lanes));
+    let local = IoLanes::start(Arc::clone(&lanes));
     let peers = Peers { shared: Arc::clone(&shared), lanes: local.clone(), replies, links, clock, maps: map_sender };
     let parts = NodeParts { shared, lanes, links: peers.links.clone(), clock, membership: membership.clone() };
     let resources = resources(&config, &parts);

@@ -21,7 +21,7 @@ use annulus_core::map::Map;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
-use crate::runtime::{Clock, LaneInput, Links, LocalLanes, ReplyQueue, ReplyTo, Shared};
+use crate::runtime::{Clock, IoLanes, LaneInput, Links, ReplyQueue, ReplyTo, Shared};
 
 pub use accept::serve;
 pub use dial::dial;
@@ -32,7 +32,7 @@ pub struct Peers {
     /// What all threads look at.
     pub shared: Arc<Shared>,
     /// The lanes, as the thread that the links are on sees them.
-    pub lanes: LocalLanes,
+    pub lanes: IoLanes,
     /// The ways to the I/O threads, by number.
     pub replies: Vec<ReplyQueue>,
     /// The ways to other members.

@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep};
 
 use super::{BootstrapError, Identified, NodeStatus, Router, identify};
 use crate::node::Membership;
-use crate::runtime::{Clock, LaneHandle, LaneInput, Links, LocalLanes, ReplyTo, Shared, Waiters, WaitsFor};
+use crate::runtime::{Clock, IoLanes, LaneHandle, LaneInput, Links, ReplyTo, Shared, Waiters, WaitsFor};
 
 /// How long an answer may come late before it is not waited for any more: lanes answer by the deadline themselves.
 const GRACE: Duration = Duration::from_millis(250);
@@ -44,7 +44,7 @@ pub struct NodeRouter {
     /// The requests that this thread waits for.
     pub waiters: Waiters,
     /// The lanes, as this thread sees them.
-    pub lanes: LocalLanes,
+    pub lanes: IoLanes,
 }
 
 /// Where a request is sent next.
@@ -136,7 +136,15 @@ impl NodeRouter {
             let known = match reply {
                 Reply::Refused(Refusal::NotLeader { leader }) => self.learn(group, target, leader),
                 Reply::Refused(Refusal::NoReplica) => self.learn(group, target, None),
-                reply => return reply,
+                Reply::Refused(_) | Reply::OutcomeUnknown => return reply,
+                reply => {
+                    if let Target::Member(leader) = target
+                        && !is_stale_read(&operation)
+                    {
+                        self.parts.shared.hint_leader(group, leader, Some(leader));
+                    }
+                    return reply;
+                }
             };
             attempt += 1;
             // The first hint is followed at once; if leaders keep pointing at each other, slower and slower.
@@ -165,7 +173,7 @@ impl Router for NodeRouter {
         self.parts.shared.leader(group)
     }
 
-    fn leads_elsewhere(&self, group: GroupId) -> Option<MemberId> {
+    fn other_leader(&self, group: GroupId) -> Option<MemberId> {
         self.leader(group).filter(|leader| *leader != self.parts.shared.member)
     }
 

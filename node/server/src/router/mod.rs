@@ -1,7 +1,7 @@
 //! The seam between the HTTP edge and the rest of the node.
 //!
 //! The edge turns bytes into an [`Operation`] for one group and hands it to a [`Router`], which knows where the group's
-//! leader is. The edge never learns whether the answer came from a lane of this process or from another member.
+//! leader is. The edge passes on who leads; it decides nothing by it.
 
 pub(crate) mod identify;
 mod local;
@@ -18,7 +18,8 @@ pub use local::{NodeParts, NodeRouter};
 
 /// Takes requests to where they are answered. One per I/O thread: its futures stay on the thread that made them.
 pub trait Router {
-    /// Takes the operation to the group's leader, here or elsewhere, and answers when `timeout` has passed at the latest.
+    /// Takes the operation to the group's leader, here or elsewhere, and answers when `timeout` has passed at the latest,
+    /// or, if the answer was lost on its way, within half a second after that.
     ///
     /// The edge drops the future when its client goes away; a write that was handed on may still happen then.
     fn submit(&self, group: GroupId, operation: Operation, timeout: Duration) -> impl Future<Output = Reply>;
@@ -30,7 +31,7 @@ pub trait Router {
     fn leader(&self, group: GroupId) -> Option<MemberId>;
 
     /// Who leads a group, as far as this member knows, if it is another one.
-    fn leads_elsewhere(&self, group: GroupId) -> Option<MemberId>;
+    fn other_leader(&self, group: GroupId) -> Option<MemberId>;
 
     /// How this member is.
     fn status(&self) -> NodeStatus;

@@ -21,7 +21,7 @@ pub(super) struct CheckpointThread {
 }
 
 impl CheckpointThread {
-    /// Runs until the lane goes away, or a checkpoint fails: redb can't be used after that, so the lane ends.
+    /// Runs for as long as the process, or until a checkpoint fails: redb can't be used after that, so the lane ends.
     pub(super) fn run(mut self) {
         // Folding millions of records takes a processor for a while; whoever answers clients goes first. Where the system
         // does not allow it, it takes its turn like everybody else.

@@ -1,38 +1,37 @@
 //! Who runs a lane's rounds: whoever has something for it and finds it free.
 //!
 //! ```text
-//!  I/O thread ──put──▶ inbox ─┐            few inputs: the I/O thread runs the round itself, and wakes nobody up
-//!  WAL thread ─────▶ events ──┴─▶ Driver ─ many, or the lane is taken: the lane's own thread does
-//!                                          ticks, snapshots, checkpoints: always that thread
+//!  I/O thread ──put──▶ inbox ─┐            little to do: that thread runs the round itself, and wakes nobody up
+//!  WAL thread ─────▶ events ──┴─▶ Driver ─ much, or the lane is taken: the lane's own thread does
 //! ```
 //!
 //! To wake a thread up and be woken up by it costs more than a small round does, and the less load there is, the fewer
-//! requests share that cost. So small batches are stepped where they are, and large ones are handed over.
+//! requests share that cost. So small batches are stepped where they are, and large ones are handed over. Whoever runs a round
+//! ticks if a tick is due; the lane's own thread sees to it that one comes in time. That thread alone goes on with snapshots
+//! that are being sent, begins checkpoints and drops what they leave behind, and waits for the WAL thread when that has
+//! fallen far behind.
 //!
 //! Rounds never run side by side, and no input is left behind: whoever puts something in looks for the lane afterwards, and
 //! whoever has had the lane looks for inputs after he has let go of it.
 
 use std::sync::atomic::{AtomicBool, Ordering, fence};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, TryLockError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, TryLockError, Weak};
 use std::thread::{self, Thread};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender};
 
+use super::inbox::{Inbox, InboxFull};
 use super::lane::{LaneEvent, LaneFailure, LaneInput};
 use super::rounds::Rounds;
 
-/// More inputs than this are left to the lane's thread: then a wake-up costs each of them little, and whoever brought
-/// them has more to do than to step them.
-const INPUTS_IN_PASSING: usize = 32;
-
-/// What is called on the thread that was in a round when the lane could not go on. It must end the process.
+/// What is called on the thread that was in a round when the lane could not go on. It ends the process, or this does.
 pub type OnFailure = Box<dyn Fn(&LaneFailure) + Send + Sync>;
 
 /// A lane, for all threads that may run its rounds.
 pub(super) struct Driver {
     rounds: Mutex<Rounds>,
-    inbox: Receiver<LaneInput>,
+    inbox: Arc<Inbox>,
     events: Receiver<LaneEvent>,
     /// Whether a round would take inputs, as of the last one.
     takes_inputs: AtomicBool,
@@ -43,7 +42,7 @@ pub(super) struct Driver {
 impl Driver {
     pub(super) fn new(rounds: Rounds, on_failure: OnFailure) -> Self {
         Self {
-            inbox: rounds.inputs.clone(),
+            inbox: Arc::clone(&rounds.inbox),
             events: rounds.events.clone(),
             rounds: Mutex::new(rounds),
             takes_inputs: AtomicBool::new(true),
@@ -56,28 +55,30 @@ impl Driver {
     pub(super) fn run(driver: &Weak<Self>) {
         while let Some(driver) = driver.upgrade() {
             driver.thread.get_or_init(thread::current);
-            let rest = driver.round_of_thread();
-            let rest = if driver.has_work() { Duration::ZERO } else { rest };
+            let idle = driver.own_thread_round();
+            let idle = if driver.has_work() { Duration::ZERO } else { idle };
             drop(driver);
-            if !rest.is_zero() {
-                thread::park_timeout(rest);
+            if !idle.is_zero() {
+                thread::park_timeout(idle);
             }
         }
     }
 
     /// Returns how long nothing needs to be done if nothing comes.
-    fn round_of_thread(&self) -> Duration {
+    fn own_thread_round(&self) -> Duration {
         let mut rounds = self.rounds.lock().expect("a panic in a round ends the process");
-        self.round(&mut rounds);
-        if rounds.is_checkpoint_due() {
-            rounds.checkpoint();
-        }
-        rounds.rest()
+        self.run_round(&mut rounds);
+        rounds.checkpoint_if_due();
+        let (spent, idle) = (rounds.spent.take(), rounds.idle_for());
+        drop(rounds);
+        drop(spent);
+        idle
     }
 
-    fn round(&self, rounds: &mut MutexGuard<'_, Rounds>) {
+    fn run_round(&self, rounds: &mut Rounds) {
         if let Err(failure) = rounds.round() {
             (self.on_failure)(&failure);
+            std::process::abort();
         }
         self.takes_inputs.store(rounds.takes_inputs(), Ordering::Relaxed);
     }
@@ -87,15 +88,15 @@ impl Driver {
         if !self.has_work() {
             return;
         }
-        if self.inbox.len() > INPUTS_IN_PASSING {
+        if !self.inbox.is_light() {
             return self.wake();
         }
         let leave = match self.rounds.try_lock() {
-            Ok(mut rounds) if !rounds.is_streaming() => {
-                self.round(&mut rounds);
-                rounds.is_checkpoint_due()
+            Ok(rounds) if rounds.has_long_work() || !rounds.has_room() => true,
+            Ok(mut rounds) => {
+                self.run_round(&mut rounds);
+                rounds.has_long_work()
             }
-            Ok(_) => true,
             // Whoever is in a round looks afterwards whether there is more to do.
             Err(TryLockError::WouldBlock) => return,
             Err(TryLockError::Poisoned(_)) => panic!("a panic in a round ends the process"),
@@ -115,7 +116,7 @@ impl Driver {
     }
 
     /// Has the lane's thread run a round.
-    fn wake(&self) {
+    pub(super) fn wake(&self) {
         // Before the thread is known it is about to begin with a round.
         if let Some(thread) = self.thread.get() {
             thread.unpark();
@@ -126,24 +127,18 @@ impl Driver {
 /// The way into a lane, for every other thread.
 #[derive(Clone)]
 pub struct LaneHandle {
-    inbox: Sender<LaneInput>,
     driver: Arc<Driver>,
 }
 
 impl std::fmt::Debug for LaneHandle {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("LaneHandle").field("inbox", &self.inbox.len()).finish_non_exhaustive()
+        f.debug_struct("LaneHandle").field("inbox", &self.driver.inbox.len()).finish_non_exhaustive()
     }
 }
 
-/// The lane's inbox has no room: nothing was done.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the lane's inbox is full")]
-pub struct InboxFull;
-
 impl LaneHandle {
-    pub(super) fn new(inbox: Sender<LaneInput>, driver: Arc<Driver>) -> Self {
-        Self { inbox, driver }
+    pub(super) fn new(driver: Arc<Driver>) -> Self {
+        Self { driver }
     }
 
     /// Hands an input to the lane, if its inbox has room, and wakes its thread up.
@@ -153,14 +148,20 @@ impl LaneHandle {
         Ok(())
     }
 
-    /// Puts an input into the lane's inbox, if it has room. Call [`Self::drive`] afterwards.
-    pub(super) fn put(&self, input: LaneInput) -> Result<(), InboxFull> {
-        self.inbox.try_send(input).map_err(|_| InboxFull)
+    /// Puts an input into the lane's inbox, if it has room. Returns whether it is light; call [`Self::drive`] or
+    /// [`Self::wake`] afterwards.
+    pub(super) fn put(&self, input: LaneInput) -> Result<bool, InboxFull> {
+        self.driver.inbox.put(input)
     }
 
     /// Has what was put in stepped: here, if there is little of it.
     pub(super) fn drive(&self) {
         self.driver.drive();
+    }
+
+    /// Has what was put in stepped by the lane's own thread.
+    pub(super) fn wake(&self) {
+        self.driver.wake();
     }
 }
 
@@ -189,3 +190,6 @@ impl Events {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

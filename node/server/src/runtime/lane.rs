@@ -17,15 +17,15 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::checkpoint::CheckpointThread;
 use super::driver::{Driver, Events, LaneHandle, OnFailure};
+use super::inbox::Inbox;
 use super::rounds::Rounds;
 use super::wal::WalThread;
 use super::{Clock, Links, ReplyQueue, Shared};
 use crate::storage::{Checkpointed, Error as StorageError, IdentityFile, OpenedLane};
 
-/// Most requests and peer batches that wait for a lane.
-const INBOX: usize = 8192;
-/// Most rounds whose writes are not durable yet; then the lane only waits for the disk.
+/// With so many rounds whose writes are not durable yet no inputs are taken. (Ticks may still write a little.)
 pub(super) const ROUNDS_IN_FLIGHT: usize = 64;
+
 /// What a lane is asked.
 #[derive(Debug)]
 pub enum LaneInput {
@@ -109,7 +109,7 @@ pub struct LaneSetup {
 
 /// Recovers the lane and starts its threads.
 pub fn spawn(setup: LaneSetup, on_failure: OnFailure) -> Result<LaneHandle, replica::Error> {
-    let (inbox, inputs) = bounded(INBOX);
+    let inbox = Arc::new(Inbox::new());
     // Room for every event that can be under way: the WAL thread never waits for the lane, so the lane may wait for it.
     let (event_sender, events) = bounded(ROUNDS_IN_FLIGHT * 2 + 8);
     let (wal, commands) = bounded(ROUNDS_IN_FLIGHT + 8);
@@ -125,15 +125,17 @@ pub fn spawn(setup: LaneSetup, on_failure: OnFailure) -> Result<LaneHandle, repl
     let rounds = Rounds {
         number: setup.lane,
         lane,
-        inputs,
+        inbox: Arc::clone(&inbox),
         events,
         wal: wal.clone(),
         waiting: Slab::new(),
+        written: 0,
         bootstraps: VecDeque::new(),
         next_tick: now + setup.settings.tick(),
         tick: setup.settings.tick(),
         overlay_since: now,
         checkpointing: false,
+        checkpoint_due: false,
         behind: false,
         haste: checkpointer.haste(),
         overlay_max_bytes: setup.overlay_max_bytes,
@@ -145,6 +147,7 @@ pub fn spawn(setup: LaneSetup, on_failure: OnFailure) -> Result<LaneHandle, repl
         maps: setup.maps,
         map_lane: setup.map_lane,
         frames: BTreeMap::new(),
+        spent: None,
     };
     let driver = Arc::new(Driver::new(rounds, on_failure));
     let weak = Arc::downgrade(&driver);
@@ -156,7 +159,7 @@ pub fn spawn(setup: LaneSetup, on_failure: OnFailure) -> Result<LaneHandle, repl
     start(name("wal"), move || wal_thread.run());
     start(name("checkpoint"), move || checkpoint_thread.run());
     start(name("lane"), move || Driver::run(&weak));
-    Ok(LaneHandle::new(inbox, driver))
+    Ok(LaneHandle::new(driver))
 }
 
 fn start(name: String, body: impl FnOnce() + Send + 'static) {

@@ -1,5 +1,5 @@
 //! How answers find their way back to the I/O thread that waits for them: a batch a round, so that a round wakes an I/O
-//! thread once, not once for each answer.
+//! thread once, not once for each answer. And how requests end that get none: with the link, or by their time.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep};
 /// Most batches on their way to one I/O thread.
 const QUEUE: usize = 16 * 1024;
 
-/// How often it is looked for requests that have waited too long.
+/// How often requests that have waited too long are looked for.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// Answers for one I/O thread, each with the number that it waits under.

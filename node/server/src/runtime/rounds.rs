@@ -1,9 +1,12 @@
 //! A lane's rounds: drain the inbox, step the core, do what the output says.
 //!
 //! ```text
-//!  inbox ──▶ step, step, step … ─▶ take_output ─▶ writes to the WAL thread, frames to peers, replies to I/O threads
-//!  events ─▶ (persisted, checkpointed)
+//!  events (persisted, checkpointed, …) ─▶ step first
+//!  inbox ─────────────────────────────────▶ step, step … ─▶ take_output ─▶ writes to the WAL thread, frames to peers,
+//!  clock ─────────────────────────────────────▶ tick, if one is due        replies to I/O threads
 //! ```
+//!
+//! They run on whichever thread has the lane (`super::driver`).
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -22,11 +25,12 @@ use slab::Slab;
 use tokio::sync::{mpsc, oneshot};
 
 use super::driver::LaneHandle;
+use super::inbox::Inbox;
 use super::lane::{LaneEvent, LaneFailure, LaneInput, ROUNDS_IN_FLIGHT, ReplyTo};
 use super::replies::thread_of;
 use super::wal::WalCommand;
 use super::{Clock, LaneGauges, Links, ReplyBatch, ReplyQueue, Shared};
-use crate::storage::{Haste, LaneState};
+use crate::storage::{Frozen, Haste, LaneState};
 
 /// Most inputs of one round.
 const INPUTS_PER_ROUND: usize = 1024;
@@ -39,11 +43,13 @@ const FRAME_BYTES: usize = 1024 * 1024;
 pub(super) struct Rounds {
     pub(super) number: u32,
     pub(super) lane: Lane<LaneState>,
-    pub(super) inputs: Receiver<LaneInput>,
+    pub(super) inbox: Arc<Inbox>,
     pub(super) events: Receiver<LaneEvent>,
     pub(super) wal: Sender<WalCommand>,
     /// Who waits for which request.
     pub(super) waiting: Slab<ReplyTo>,
+    /// The last round that has written something.
+    pub(super) written: u64,
     /// Bootstraps that wait for a round to be durable.
     pub(super) bootstraps: VecDeque<(u64, oneshot::Sender<()>)>,
     pub(super) next_tick: Instant,
@@ -51,6 +57,8 @@ pub(super) struct Rounds {
     /// Since when the active overlay holds something.
     pub(super) overlay_since: Instant,
     pub(super) checkpointing: bool,
+    /// As of the last round.
+    pub(super) checkpoint_due: bool,
     /// The overlay has got three quarters full while the one before was written down: the next checkpoint follows at once.
     pub(super) behind: bool,
     pub(super) haste: Haste,
@@ -64,6 +72,8 @@ pub(super) struct Rounds {
     pub(super) map_lane: Option<LaneHandle>,
     /// The frames of the round that is being sent off.
     pub(super) frames: BTreeMap<MemberId, FrameWriter>,
+    /// An overlay that redb has by now. To drop it may take long, so the lane's own thread does, without the lane.
+    pub(super) spent: Option<Frozen>,
 }
 
 impl Rounds {
@@ -71,7 +81,7 @@ impl Rounds {
     pub(super) fn round(&mut self) -> Result<(), LaneFailure> {
         let events: Vec<LaneEvent> = self.events.try_iter().collect();
         let most = if self.takes_inputs() { INPUTS_PER_ROUND } else { 0 };
-        let inputs: Vec<LaneInput> = self.inputs.try_iter().take(most).collect();
+        let inputs = self.inbox.take(most);
         // The inputs come before the clock: a read must be judged by a time at which it had arrived.
         let now = self.clock.now();
         for event in events {
@@ -94,30 +104,40 @@ impl Rounds {
         }
         self.relieve_or_refuse();
         let output = self.lane.take_output(now)?;
-        let written = output.writes.as_ref().map(annulus_core::lane::Writes::round);
+        if let Some(writes) = &output.writes {
+            self.written = writes.round();
+        }
         self.dispatch(output);
         for done in bootstraps {
-            match written {
-                Some(round) => self.bootstraps.push_back((round, done)),
-                // Everything was there already; what was written before is behind us in the WAL's order.
-                None => drop(done.send(())),
+            if self.lane.rounds_in_flight() == 0 {
+                // Everything was there already, and is durable.
+                let _ = done.send(());
+            } else {
+                self.bootstraps.push_back((self.written, done));
             }
         }
+        self.look_for_checkpoint(now);
         Ok(())
     }
 
-    /// Whether there is room for what another round would write; if not, the lane only waits for the disk.
+    /// Whether another round takes inputs; if not, the lane waits for the disk.
     pub(super) fn takes_inputs(&self) -> bool {
         self.lane.rounds_in_flight() < ROUNDS_IN_FLIGHT
     }
 
-    /// Whether snapshots are sent from here.
-    pub(super) fn is_streaming(&self) -> bool {
-        self.lane.is_streaming()
+    /// Whether another round finds room for what it hands to the WAL thread. Only rounds hand it anything, but for a
+    /// checkpoint's end.
+    pub(super) fn has_room(&self) -> bool {
+        self.wal.len() < ROUNDS_IN_FLIGHT
+    }
+
+    /// Whether there is something to do that takes long, or is due by itself: sending snapshots, a checkpoint, its remains.
+    pub(super) fn has_long_work(&self) -> bool {
+        self.lane.is_streaming() || self.checkpoint_due || self.spent.is_some()
     }
 
     /// How long nothing needs to be done if nothing comes.
-    pub(super) fn rest(&self) -> Duration {
+    pub(super) fn idle_for(&self) -> Duration {
         let until_tick = self.next_tick.since(self.clock.now());
         if self.lane.is_streaming() { until_tick.min(STREAM_PAUSE) } else { until_tick }
     }
@@ -134,7 +154,7 @@ impl Rounds {
                 }
             }
             LaneEvent::Checkpointed(checkpointed) => {
-                self.lane.state_mut().checkpointed(checkpointed);
+                self.spent = Some(self.lane.state_mut().checkpointed(checkpointed));
                 self.checkpointing = false;
                 self.gauges().checkpoints.fetch_add(1, Ordering::Relaxed);
             }
@@ -197,7 +217,8 @@ impl Rounds {
     fn dispatch(&mut self, output: Output) {
         if let Some(writes) = output.writes {
             self.gauges().written_rounds.fetch_add(1, Ordering::Relaxed);
-            // There is room: see `ROUNDS_IN_FLIGHT`. If the WAL thread is gone, it has said why.
+            // There is room, or this is the lane's own thread and may wait (`has_room`). If the WAL thread is gone, it has
+            // said why.
             let _ = self.wal.send(WalCommand::Append(writes));
         }
         for (to, message) in output.sends {
@@ -262,20 +283,22 @@ impl Rounds {
         }
     }
 
-    /// Whether the overlay is full or old enough to be written down.
-    pub(super) fn is_checkpoint_due(&mut self) -> bool {
-        let (bytes, now) = (self.lane.state().overlay_bytes(), self.clock.now());
+    /// Looks whether the overlay is full or old enough to be written down.
+    fn look_for_checkpoint(&mut self, now: Instant) {
+        let bytes = self.lane.state().overlay_bytes();
         if bytes == 0 {
             self.overlay_since = now;
-            return false;
         }
-        let due =
-            self.behind || bytes >= self.overlay_max_bytes || now.since(self.overlay_since) >= self.overlay_max_age;
-        due && !self.checkpointing
+        let old = now.since(self.overlay_since) >= self.overlay_max_age;
+        self.checkpoint_due =
+            !self.checkpointing && bytes > 0 && (self.behind || bytes >= self.overlay_max_bytes || old);
     }
 
-    /// Freezes the overlay and has it written down.
-    pub(super) fn checkpoint(&mut self) {
+    /// Freezes the overlay and has it written down, if it is time.
+    pub(super) fn checkpoint_if_due(&mut self) {
+        if !std::mem::take(&mut self.checkpoint_due) {
+            return;
+        }
         let base = self.lane.begin_checkpoint();
         let frozen = self.lane.state_mut().freeze().expect("no other overlay is frozen");
         // In the WAL's order the base comes before everything that is applied from now on.

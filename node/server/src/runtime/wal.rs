@@ -1,4 +1,5 @@
-//! The WAL thread of a lane: appends what has piled up, syncs once, hands the proofs back.
+//! The WAL thread of a lane: appends what has piled up, syncs once, hands the proofs back, and runs the round that follows
+//! from them if the lane is free.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,7 +35,7 @@ pub(super) struct WalThread {
 }
 
 impl WalThread {
-    /// Runs until the lane goes away. An error that does not pass ends the lane: nothing more is acknowledged.
+    /// Runs for as long as the process. An error that does not pass ends the lane: nothing more is acknowledged.
     pub(super) fn run(mut self) {
         while let Ok(command) = self.commands.recv() {
             if let Err(error) = self.handle(command) {

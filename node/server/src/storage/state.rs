@@ -54,14 +54,14 @@ impl LaneState {
         Some(Frozen { overlay })
     }
 
-    /// Drops the frozen overlay and reads from redb what it held.
+    /// From now on reads from redb what the frozen overlay held, and gives that back: to drop it takes long if it is large.
     ///
     /// # Panics
     /// When no overlay is frozen: a checkpoint of another lane was handed in.
-    pub fn checkpointed(&mut self, checkpointed: Checkpointed) {
-        let frozen = self.frozen.take();
-        assert!(frozen.is_some(), "a checkpoint ends the freeze that it began with");
+    pub fn checkpointed(&mut self, checkpointed: Checkpointed) -> Frozen {
+        let overlay = self.frozen.take().expect("a checkpoint ends the freeze that it began with");
         self.stored = checkpointed.tables;
+        Frozen { overlay }
     }
 
     fn layers(&self, table: TableId) -> Layers<'_> {

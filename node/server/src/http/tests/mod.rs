@@ -159,7 +159,7 @@ impl Router for Fake {
         group.0.is_multiple_of(2).then(|| member(1))
     }
 
-    fn leads_elsewhere(&self, _: GroupId) -> Option<MemberId> {
+    fn other_leader(&self, _: GroupId) -> Option<MemberId> {
         self.elsewhere.get()
     }
 
