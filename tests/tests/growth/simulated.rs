@@ -1,6 +1,6 @@
 //! What an operation costs does not depend on how many members the store has.
 //!
-//! - `ANNULUS_OPERATIONS=200000`: how many operations of each kind are counted (4,000 without). With `--release` and
+//! - `ANNULUS_OPERATIONS=100000`: how many operations of each kind are counted (4,000 without). With `--release` and
 //!   `--nocapture` it shows the processor time of each, too.
 
 use std::time::Duration;
