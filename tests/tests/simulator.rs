@@ -227,6 +227,11 @@ fn a_vote_of_a_replica_that_has_nothing_is_caught() {
 }
 
 #[test]
+fn an_answer_to_an_earlier_life_is_caught() {
+    is_caught(Bug::AnswerOfEarlierLife, Profile::Answers);
+}
+
+#[test]
 fn every_known_bug_has_a_test() {
     let source = include_str!("simulator.rs");
     for (name, bug) in bugs::ALL {

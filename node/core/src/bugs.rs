@@ -43,10 +43,12 @@ pub enum Bug {
     MoveEndedByStaleReport,
     /// A replica that was dropped and comes back with nothing has a vote.
     BlankReplicaVotes,
+    /// An answer to what a member had sent on before it died is taken for that to another request.
+    AnswerOfEarlierLife,
 }
 
 /// All of them with the names that they are planted by.
-pub const ALL: [(&str, Bug); 18] = [
+pub const ALL: [(&str, Bug); 19] = [
     ("acknowledge-before-sync", Bug::AcknowledgeBeforeSync),
     ("reply-before-quorum", Bug::ReplyBeforeQuorum),
     ("vote-not-persisted", Bug::VoteNotPersisted),
@@ -65,6 +67,7 @@ pub const ALL: [(&str, Bug); 18] = [
     ("reported-before-known", Bug::ReportedBeforeKnown),
     ("move-ended-by-stale-report", Bug::MoveEndedByStaleReport),
     ("blank-replica-votes", Bug::BlankReplicaVotes),
+    ("answer-of-earlier-life", Bug::AnswerOfEarlierLife),
 ];
 
 /// Whether this bug is in force.

@@ -4,6 +4,8 @@ use std::fmt;
 use std::num::NonZeroU64;
 use std::str::FromStr;
 
+use crate::bugs::{Bug, planted};
+
 /// A text that should have been an id and is not.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{text}` is not {what}")]
@@ -151,5 +153,22 @@ mod tests {
         for text in ["0000000000000000", "abc", "+00000000000000a", ""] {
             assert!(text.parse::<MemberId>().is_err(), "{text}");
         }
+    }
+}
+
+/// A member's name for a request that it has sent on to another, by which it knows the answer. Members die and come back, and
+/// answers to what they had asked before may come then: a number alone would name another request by that time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Ticket {
+    /// Which of the member's processes has sent it on: a random number of its own.
+    pub life: u64,
+    /// That process's number for it.
+    pub number: u64,
+}
+
+impl Ticket {
+    /// The number, if it is of this process.
+    pub fn number_in(&self, life: u64) -> Option<u64> {
+        (self.life == life || planted(Bug::AnswerOfEarlierLife)).then_some(self.number)
     }
 }

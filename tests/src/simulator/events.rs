@@ -66,8 +66,6 @@ pub enum NodeEvent {
     Frame {
         /// The other member.
         from: usize,
-        /// Its process.
-        from_life: u64,
         /// The frame, header and payload.
         bytes: Bytes,
     },

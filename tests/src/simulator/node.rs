@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use annulus_core::codec::frame::{self, Forward, FrameWriter, HEADER_BYTES, Hello, Item};
 use annulus_core::codec::message::{Body, PeerMessage};
-use annulus_core::id::{ClusterId, GroupId, MemberId, RequestId};
+use annulus_core::id::{ClusterId, GroupId, MemberId, RequestId, Ticket};
 use annulus_core::lane::{Input, Lane, LeaderChange, Operation, Output, Refusal, Reply, Request};
 use annulus_core::map::Map;
 use annulus_core::partition::Consistency;
@@ -106,6 +106,8 @@ pub struct Process {
     writing: Option<Arc<Map>>,
     /// The newest that it has heard of meanwhile.
     heard: Option<Arc<Map>>,
+    /// Which of the member's processes it is.
+    life: u64,
     requests: u64,
     waiting: BTreeMap<RequestId, ReplyTo>,
     forwards: u64,
@@ -139,7 +141,7 @@ struct Seen {
 #[derive(Debug, Clone, Copy)]
 enum ReplyTo {
     Client { client: usize, attempt: u64 },
-    Member { peer: usize, life: u64, number: u64 },
+    Member { peer: usize, ticket: Ticket },
     Probe { group: GroupId },
 }
 
@@ -150,8 +152,8 @@ enum Carries {
     Messages,
     /// A client's request, which comes once or not at all, as over a connection.
     Forward,
-    /// The answer to one, for the process that has sent it on: the connection ends with that process.
-    Forwarded { life: u64 },
+    /// The answer to one. It may find another process than the one that has asked.
+    Forwarded,
 }
 
 impl Member {
@@ -229,6 +231,7 @@ impl Member {
             map: self.map.clone(),
             writing: None,
             heard: None,
+            life: self.life,
             requests: 0,
             waiting: BTreeMap::new(),
             forwards: 0,
@@ -308,7 +311,7 @@ impl Member {
                 let peer = member_id(peer);
                 self.lanes().iter_mut().for_each(|lane| lane.push(Input::Unreachable(peer)));
             }
-            NodeEvent::Frame { from, from_life, bytes } => self.frame(now, (from, from_life), bytes, env),
+            NodeEvent::Frame { from, bytes } => self.frame(now, from, bytes, env),
             NodeEvent::Request(request) => self.request(now, request, env),
         }
         self.write_map(scenario, env);
@@ -403,7 +406,7 @@ impl Member {
         }
     }
 
-    fn frame(&mut self, now: Instant, (from, from_life): (usize, u64), bytes: Bytes, env: &mut Environment) {
+    fn frame(&mut self, now: Instant, from: usize, bytes: Bytes, env: &mut Environment) {
         let header = bytes[..HEADER_BYTES].try_into().expect("a frame has a header");
         let (length, checksum) = frame::read_header(header).expect("frames are sent whole");
         assert_eq!(length, bytes.len() - HEADER_BYTES, "frames are sent whole");
@@ -415,12 +418,13 @@ impl Member {
                     let lane = process.lane_of(message.group);
                     lane.push(Input::Peer { from: member_id(from), message });
                 }
-                Item::Forward(Forward { number, group, timeout_ms, operation }) => {
-                    let reply_to = ReplyTo::Member { peer: from, life: from_life, number };
+                Item::Forward(Forward { ticket, group, timeout_ms, operation }) => {
+                    let reply_to = ReplyTo::Member { peer: from, ticket };
                     process.ask_lane(now, group, timeout_ms, operation, reply_to);
                 }
-                Item::Forwarded { number, reply } => {
-                    if let Some(forwarded) = process.forwarded.remove(&number) {
+                Item::Forwarded { ticket, reply } => {
+                    let number = ticket.number_in(process.life);
+                    if let Some(forwarded) = number.and_then(|number| process.forwarded.remove(&number)) {
                         process.learn(forwarded, &reply);
                         answer(forwarded.client, forwarded.attempt, reply, env);
                     }
@@ -541,7 +545,8 @@ impl Member {
         let number = process.forwards;
         process.forwarded.insert(number, Forwarded { client, attempt, group, to });
         let mut writer = FrameWriter::default();
-        writer.push(&Item::Forward(Forward { number, group, timeout_ms, operation }));
+        let ticket = Ticket { life: process.life, number };
+        writer.push(&Item::Forward(Forward { ticket, group, timeout_ms, operation }));
         self.send(members_index(to), writer, Carries::Forward, env);
     }
 
@@ -592,10 +597,10 @@ impl Member {
         let reply_to = process.waiting.remove(&id).expect("a lane answers each request once");
         match reply_to {
             ReplyTo::Client { client, attempt } => answer(client, attempt, reply, env),
-            ReplyTo::Member { peer, life, number } => {
+            ReplyTo::Member { peer, ticket } => {
                 let mut writer = FrameWriter::default();
-                writer.push(&Item::Forwarded { number, reply });
-                self.send(peer, writer, Carries::Forwarded { life }, env);
+                writer.push(&Item::Forwarded { ticket, reply });
+                self.send(peer, writer, Carries::Forwarded, env);
             }
             ReplyTo::Probe { group } => {
                 let (member, life) = (self.index, (self.life, process.seen[group.0 as usize].replica));
@@ -614,17 +619,13 @@ impl Member {
         env.work.frames += 1;
         env.work.frame_bytes += bytes.len() as u64;
         let link = (self.index, to);
-        let (may_double, life) = match carries {
-            Carries::Messages => (true, None),
-            Carries::Forward => (false, None),
-            Carries::Forwarded { life } => (false, Some(life)),
-        };
+        let may_double = matches!(carries, Carries::Messages);
         let now = env.events.now();
         match env.network.send(now, link, may_double, &mut env.dice, &mut env.counters) {
             Fate::Arrives(delays) => {
                 for delay in delays {
-                    let what = NodeEvent::Frame { from: self.index, from_life: self.life, bytes: bytes.clone() };
-                    env.events.after(delay, Event::Node { member: to, life, what });
+                    let what = NodeEvent::Frame { from: self.index, bytes: bytes.clone() };
+                    env.events.after(delay, Event::Node { member: to, life: None, what });
                 }
             }
             Fate::Lost => {}

@@ -37,6 +37,8 @@ pub enum Profile {
     Operators,
     /// Members lose their volumes, are replaced, and come back.
     Replacements,
+    /// Members die and are back while others are still at what they had sent on.
+    Answers,
 }
 
 /// A kind of fault that is drawn.
@@ -349,6 +351,18 @@ impl Scenario {
                 // Few writes: whoever is cut off must not fall behind, or it can't be elected.
                 self.mix = Mix { read: 300, put: 2, ..Mix::default() };
             }
+            Profile::Answers => {
+                // Those without a replica send everything on, from their first moment.
+                self.members = 5;
+                self.forward = 1000;
+                self.faults = vec![(6, Kind::Crash), (2, Kind::SlowDisk), (1, Kind::CutPair)];
+                self.fault_gap_us = 100 * MILLI..=400 * MILLI;
+                self.down_us = MILLI..=20 * MILLI;
+                self.sync_us = 50 * MILLI..=150 * MILLI;
+                self.think_us = 0..=MILLI;
+                self.clients = 8;
+                self.idempotent = 0;
+            }
             Profile::Elections | Profile::SlowDisks | Profile::Checkpoints => self.suit_disks(profile),
             _ => self.suit_rings(profile),
         }
@@ -502,7 +516,7 @@ impl Kind {
 
 impl Profile {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::General,
         Self::Crashes,
         Self::Leases,
@@ -516,5 +530,6 @@ impl Profile {
         Self::Moves,
         Self::Operators,
         Self::Replacements,
+        Self::Answers,
     ];
 }

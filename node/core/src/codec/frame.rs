@@ -5,8 +5,8 @@
 //! payload := version:u8 item*
 //! item    := 1 cluster[16] from:u64 to:u64 epoch:u64                             hello
 //!          | 2 message                                                           to a replica (see `message`)
-//!          | 3 number:u64 group:u32 timeout_ms:u32 operation                     a request, sent on (see `request`)
-//!          | 4 number:u64 reply                                                  its answer (see `request`)
+//!          | 3 life:u64 number:u64 group:u32 timeout_ms:u32 operation            a request, sent on (see `request`)
+//!          | 4 life:u64 number:u64 reply                                         its answer (see `request`)
 //!          | 5 map:bytes                                                         the sender's map (`docs/storage.md`)
 //! ```
 
@@ -15,11 +15,11 @@ use bytes::Bytes;
 use super::message::{PeerMessage, read_message, write_message};
 use super::request::{read_operation, read_reply, write_operation, write_reply};
 use super::{Error, Reader, Result, Writer};
-use crate::id::{ClusterId, GroupId, MemberId};
+use crate::id::{ClusterId, GroupId, MemberId, Ticket};
 use crate::lane::{Operation, Reply};
 
-/// Version of the frame format.
-pub const VERSION: u8 = 1;
+/// Version of the frame format. (In the first an answer could be taken for that to another request.)
+pub const VERSION: u8 = 2;
 /// Bytes before the payload.
 pub const HEADER_BYTES: usize = 8;
 /// Largest payload that is sent or accepted, in bytes.
@@ -40,10 +40,10 @@ pub enum Item {
     Group(PeerMessage),
     /// A client's request, sent on to a member that should know better.
     Forward(Forward),
-    /// The answer to a `Forward` with this number.
+    /// The answer to a `Forward` with this ticket.
     Forwarded {
-        /// The number of the `Forward`.
-        number: u64,
+        /// The ticket of the `Forward`.
+        ticket: Ticket,
         /// What came of it.
         reply: Reply,
     },
@@ -68,8 +68,8 @@ pub struct Hello {
 /// A client's request, sent on to a member that should know better.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Forward {
-    /// The sender's number for it, unique on the link.
-    pub number: u64,
+    /// The sender's name for it.
+    pub ticket: Ticket,
     /// The group it is for.
     pub group: GroupId,
     /// How long the client still waits, in milliseconds.
@@ -121,14 +121,14 @@ impl FrameWriter {
             }
             Item::Forward(forward) => {
                 writer.u8(FORWARD);
-                writer.u64(forward.number);
+                write_ticket(writer, forward.ticket);
                 writer.u32(forward.group.0);
                 writer.u32(forward.timeout_ms);
                 write_operation(writer, &forward.operation);
             }
-            Item::Forwarded { number, reply } => {
+            Item::Forwarded { ticket, reply } => {
                 writer.u8(FORWARDED);
-                writer.u64(*number);
+                write_ticket(writer, *ticket);
                 write_reply(writer, reply);
             }
             Item::Map(map) => {
@@ -166,7 +166,9 @@ pub fn read_payload(payload: Bytes, checksum: u32) -> Result<Vec<Item>> {
         return Err(Error::Checksum);
     }
     let mut reader = Reader::new(payload, "peer frame");
-    reader.version(VERSION)?;
+    if reader.version(VERSION)? < VERSION {
+        return Err(Error::OutOfRange { what: "frame version" });
+    }
     let mut items = Vec::new();
     while reader.remaining() > 0 {
         items.push(read_item(&mut reader)?);
@@ -183,15 +185,24 @@ fn read_item(reader: &mut Reader) -> Result<Item> {
         }
         GROUP => Item::Group(read_message(reader)?),
         FORWARD => Item::Forward(Forward {
-            number: reader.u64()?,
+            ticket: read_ticket(reader)?,
             group: GroupId(reader.u32()?),
             timeout_ms: reader.u32()?,
             operation: read_operation(reader)?,
         }),
-        FORWARDED => Item::Forwarded { number: reader.u64()?, reply: read_reply(reader)? },
+        FORWARDED => Item::Forwarded { ticket: read_ticket(reader)?, reply: read_reply(reader)? },
         MAP => Item::Map(reader.bytes()?),
         id => return Err(reader.unknown(id)),
     })
+}
+
+fn write_ticket(writer: &mut Writer, ticket: Ticket) {
+    writer.u64(ticket.life);
+    writer.u64(ticket.number);
+}
+
+fn read_ticket(reader: &mut Reader) -> Result<Ticket> {
+    Ok(Ticket { life: reader.u64()?, number: reader.u64()? })
 }
 
 /// Reads a member id, which is never 0.

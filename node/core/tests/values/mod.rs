@@ -4,7 +4,7 @@
 
 use annulus_core::codec::frame::{Forward, Hello, Item as FrameItem};
 use annulus_core::codec::message::{Body, Chunk, PeerMessage, Stream};
-use annulus_core::id::{ClusterId, GroupId, MemberId, PartitionId};
+use annulus_core::id::{ClusterId, GroupId, MemberId, PartitionId, Ticket};
 use annulus_core::lane::{Changed, GroupWrite, Installed, LogPosition, Operation, Refusal, Reply, Staged};
 use annulus_core::map::change::{Change as MapChange, Entry as MapEntry};
 use annulus_core::map::history::Event;
@@ -198,16 +198,20 @@ pub fn item() -> impl Strategy<Value = FrameItem> {
         to,
         epoch,
     });
-    let forward = (any::<(u64, u32, u32)>(), operation()).prop_map(|((number, group, timeout_ms), operation)| {
-        Forward { number, group: GroupId(group), timeout_ms, operation }
+    let forward = (ticket(), any::<(u32, u32)>(), operation()).prop_map(|(ticket, (group, timeout_ms), operation)| {
+        Forward { ticket, group: GroupId(group), timeout_ms, operation }
     });
     prop_oneof![
         1 => hello.prop_map(FrameItem::Hello),
         4 => peer_message().prop_map(FrameItem::Group),
         2 => forward.prop_map(FrameItem::Forward),
-        2 => (any::<u64>(), reply()).prop_map(|(number, reply)| FrameItem::Forwarded { number, reply }),
+        2 => (ticket(), reply()).prop_map(|(ticket, reply)| FrameItem::Forwarded { ticket, reply }),
         1 => bytes(30).prop_map(FrameItem::Map),
     ]
+}
+
+fn ticket() -> impl Strategy<Value = Ticket> {
+    any::<(u64, u64)>().prop_map(|(life, number)| Ticket { life, number })
 }
 
 pub fn group_write() -> impl Strategy<Value = GroupWrite> {

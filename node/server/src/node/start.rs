@@ -240,7 +240,7 @@ async fn serve(
 ) -> Result<(), Error> {
     let identity = volume.identity.get();
     tracing::info!(member = %identity.member, name = identity.name, lanes = identity.lanes, "starting");
-    let shared = Arc::new(Shared::new(identity.member, identity.lanes as usize));
+    let shared = Arc::new(Shared::new(identity.member, rand::rng().next_u64(), identity.lanes as usize));
     if let Some(map) = &volume.map {
         shared.set_map(Arc::clone(map));
     }

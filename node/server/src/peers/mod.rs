@@ -21,7 +21,7 @@ use annulus_core::map::Map;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
-use crate::runtime::{Clock, IoLanes, LaneInput, Links, ReplyQueue, ReplyTo, Shared};
+use crate::runtime::{Clock, IoLanes, LaneInput, Links, ReplyQueue, ReplyTo, Shared, thread_of};
 
 pub use accept::serve;
 pub use dial::dial;
@@ -56,8 +56,11 @@ impl Peers {
             match item {
                 Item::Group(message) => batches[self.shared.lane_of(message.group)].push(message),
                 Item::Forward(forward) => self.forwarded(from, forward),
-                Item::Forwarded { number, reply } => {
-                    if let Some(batch) = answers.get_mut(crate::runtime::thread_of(number)) {
+                Item::Forwarded { ticket, reply } => {
+                    // What this member asked before it died has nobody who waits for it.
+                    let number = ticket.number_in(self.shared.life);
+                    let thread = number.and_then(|number| answers.get_mut(thread_of(number)));
+                    if let Some((batch, number)) = thread.zip(number) {
                         batch.push((number, reply));
                     }
                 }
@@ -79,13 +82,13 @@ impl Peers {
     }
 
     fn forwarded(&self, from: MemberId, forward: Forward) {
-        let Forward { number, group, timeout_ms, operation } = forward;
+        let Forward { ticket, group, timeout_ms, operation } = forward;
         let deadline = self.clock.now() + std::time::Duration::from_millis(u64::from(timeout_ms));
-        let input = LaneInput::Request { group, operation, deadline, reply_to: ReplyTo::Peer(from, number) };
+        let input = LaneInput::Request { group, operation, deadline, reply_to: ReplyTo::Peer(from, ticket) };
         if self.lanes.send(self.shared.lane_of(group), input).is_err() {
             let reply = Reply::Refused(Refusal::Busy);
             let mut frame = annulus_core::codec::frame::FrameWriter::default();
-            frame.push(&Item::Forwarded { number, reply });
+            frame.push(&Item::Forwarded { ticket, reply });
             self.links.send(from, frame.finish());
         }
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use annulus_core::codec::frame::{Forward, FrameWriter, Item};
-use annulus_core::id::{GroupId, MemberId};
+use annulus_core::id::{GroupId, MemberId, Ticket};
 use annulus_core::lane::{Operation, Refusal, Reply};
 use annulus_core::map::Map;
 use annulus_core::partition::Consistency;
@@ -92,7 +92,8 @@ impl NodeRouter {
             Target::Member(member) => {
                 let (waiting, answer) = self.waiters.wait(WaitsFor { is_write, forwarded_to: Some(member), until });
                 let timeout_ms = u32::try_from(left.as_millis()).unwrap_or(u32::MAX);
-                let forward = Forward { number: waiting.number(), group, timeout_ms, operation };
+                let ticket = Ticket { life: self.parts.shared.life, number: waiting.number() };
+                let forward = Forward { ticket, group, timeout_ms, operation };
                 let mut frame = FrameWriter::default();
                 frame.push(&Item::Forward(forward));
                 if !self.parts.links.is_up(member) || !self.parts.links.send(member, frame.finish()) {

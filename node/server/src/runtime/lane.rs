@@ -6,7 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use annulus_core::codec::message::PeerMessage;
-use annulus_core::id::{GroupId, MemberId};
+use annulus_core::id::{GroupId, MemberId, Ticket};
 use annulus_core::lane::{Durable, Lane, Operation};
 use annulus_core::map::Map;
 use annulus_core::replica::{self, Settings};
@@ -62,8 +62,8 @@ pub enum LaneInput {
 pub enum ReplyTo {
     /// An I/O thread of this node, under this number (which names the thread).
     Local(u64),
-    /// Another member, under its number.
-    Peer(MemberId, u64),
+    /// Another member, under its name for the request.
+    Peer(MemberId, Ticket),
 }
 
 /// What a lane's own helpers tell it.

@@ -109,7 +109,7 @@ impl Waiters {
         let (answer, receiver) = oneshot::channel();
         self.waiting.notify_one();
         let mut slots = self.slots.borrow_mut();
-        slots.turn = slots.turn.wrapping_add(1) & TURN_MASK;
+        slots.turn = slots.turn.wrapping_add(1);
         let turn = slots.turn;
         let at = slots.waiters.insert(Waiter { turn, answer, waits_for });
         let number = number(self.thread, turn, at);
@@ -117,7 +117,7 @@ impl Waiters {
     }
 
     fn take(&self, number: u64) -> Option<Waiter> {
-        let (turn, at) = ((number >> 24) as u32 & TURN_MASK, (number & 0xff_ffff) as usize);
+        let (turn, at) = ((number >> SLOT_BITS) as u32, (number & SLOT_MASK) as usize);
         let mut slots = self.slots.borrow_mut();
         if slots.waiters.get(at)?.turn != turn {
             return None;
@@ -147,17 +147,20 @@ impl Waiters {
     }
 }
 
-const TURN_MASK: u32 = 0xff_ffff;
+const SLOT_BITS: u32 = 22;
+const SLOT_MASK: u64 = (1 << SLOT_BITS) - 1;
+const THREAD_SHIFT: u32 = SLOT_BITS + u32::BITS;
 
-/// `thread:16 turn:24 slot:24`.
+/// `thread:10 turn:32 slot:22`. No request waits for so long that turns begin anew meanwhile.
 fn number(thread: u16, turn: u32, at: usize) -> u64 {
-    assert!(at < 1 << 24, "requests in flight are bounded far below this");
-    u64::from(thread) << 48 | u64::from(turn) << 24 | at as u64
+    let at = at as u64;
+    assert!(at <= SLOT_MASK, "requests in flight are bounded far below this");
+    u64::from(thread) << THREAD_SHIFT | u64::from(turn) << SLOT_BITS | at
 }
 
 /// The I/O thread that a number belongs to.
 pub fn thread_of(number: u64) -> usize {
-    (number >> 48) as usize
+    (number >> THREAD_SHIFT) as usize
 }
 
 /// A place among the waiting requests; given back when dropped.

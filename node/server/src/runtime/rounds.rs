@@ -246,7 +246,7 @@ impl Rounds {
             let at = usize::try_from(request.0).expect("the lane names requests by their slot");
             match self.waiting.remove(at) {
                 ReplyTo::Local(number) => batches.entry(thread_of(number)).or_default().push((number, reply)),
-                ReplyTo::Peer(member, number) => self.push(member, &Item::Forwarded { number, reply }),
+                ReplyTo::Peer(member, ticket) => self.push(member, &Item::Forwarded { ticket, reply }),
             }
         }
         for (thread, batch) in batches {

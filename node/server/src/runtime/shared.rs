@@ -13,6 +13,8 @@ use tokio::sync::watch;
 pub struct Shared {
     /// This member.
     pub member: MemberId,
+    /// Which of its processes this is: see [`annulus_core::id::Ticket`].
+    pub life: u64,
     /// How many lanes it has. Group `g` is in lane `g % lanes`.
     pub lanes: usize,
     map: watch::Sender<Option<Arc<Map>>>,
@@ -50,9 +52,10 @@ pub struct LaneGauges {
 
 impl Shared {
     /// A member that knows nothing yet.
-    pub fn new(member: MemberId, lanes: usize) -> Self {
+    pub fn new(member: MemberId, life: u64, lanes: usize) -> Self {
         Self {
             member,
+            life,
             lanes,
             map: watch::Sender::new(None),
             leaders: (0..=MAX_PARTITIONS).map(|_| AtomicU64::new(0)).collect(),

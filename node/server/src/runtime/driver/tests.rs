@@ -72,7 +72,7 @@ impl Store {
             opened,
             map: None,
             identity,
-            shared: Arc::new(Shared::new(member(), 1)),
+            shared: Arc::new(Shared::new(member(), 1, 1)),
             clock,
             links: Links::default(),
             replies,
