@@ -77,6 +77,38 @@ async fn a_leader_that_wakes_from_a_long_stop_answers_no_read_from_the_past() {
     assert_true(&format!("a leader of {led} hot keys stopped for {PAUSE:?}"), &load.end().await);
 }
 
+/// Its connections stay open, and nothing comes on them.
+#[tokio::test]
+async fn a_member_that_hangs_is_passed_by_whoever_is_asked() {
+    let mut dev = Dev::new().await;
+    dev.set_members(5);
+    dev.start();
+    dev.until_ready().await;
+    let http = Http::default();
+    let keys: Vec<String> = (0..64).map(|number| format!("key-{number}")).collect();
+    for key in &keys {
+        let put = http.put(&dev.address(0), key, "value").await.expect("an answer");
+        assert_eq!(put.status, 201, "{}", put.text());
+    }
+    dev.pause(4);
+    let began = Instant::now();
+    for place in 0..4 {
+        for key in &keys {
+            let path = format!("/v1/kv/{key}?timeout=1s");
+            until("every key is read through every member", PATIENCE, async || {
+                let got = http.get(&dev.address(place), &path).await.ok()?;
+                (got.status == 200).then_some(())
+            })
+            .await;
+        }
+    }
+    let took = began.elapsed();
+    tell(format!("with one of five members stopped all keys were read through each of the others within {took:.1?}"));
+    assert!(took < PATIENCE, "{took:?}");
+    dev.resume(4);
+    dev.until_ready().await;
+}
+
 /// The place of the member that leads most of the hot keys, and how many it leads.
 async fn leader_of_most(dev: &Dev) -> (usize, usize) {
     let mut leaders = Vec::new();

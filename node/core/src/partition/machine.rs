@@ -24,6 +24,8 @@ pub const MAX_IDEMPOTENCY_RECORDS: u64 = 16 * 1024;
 pub const MAX_EXPIRED_PER_ENTRY: usize = 256;
 /// Most bytes of keys and values in one scan page; a page holds at least one key.
 pub const MAX_PAGE_BYTES: usize = 1024 * 1024;
+/// So many bytes of values that a page of keys passes over count as one of its own.
+const PASSED_OVER: usize = 32;
 
 /// Why a committed entry could not be applied. The lane that meets this stops.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -134,12 +136,14 @@ impl Partition {
                 page.more = true;
                 return ControlFlow::Break(());
             }
-            match Value::decode(Bytes::copy_from_slice(record)) {
+            let wanted = if scan.values { record } else { Value::head(record) };
+            match Value::decode(Bytes::copy_from_slice(wanted)) {
                 Ok(Value { mut item, .. }) => {
+                    // To pass over a value costs something too: it was read.
+                    bytes += key.len() + if scan.values { item.value.len() } else { record.len() / PASSED_OVER };
                     if !scan.values {
                         item.value = Bytes::new();
                     }
-                    bytes += key.len() + item.value.len();
                     page.items.push((Bytes::copy_from_slice(key), item));
                     ControlFlow::Continue(())
                 }

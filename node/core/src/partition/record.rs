@@ -104,14 +104,22 @@ impl Meta {
     }
 }
 
+/// Most bytes of a [`Value`]'s record before the value: the format's version, the value's, and when it goes away.
+const HEAD_BYTES: usize = 1 + 8 + 1 + 8;
+
 impl Value {
     pub(super) fn encode(version: u64, deadline_ms: Option<u64>, value: &[u8]) -> Bytes {
-        let mut writer = Writer::with_capacity(18 + value.len());
+        let mut writer = Writer::with_capacity(HEAD_BYTES + value.len());
         writer.u8(VERSION);
         writer.u64(version);
         writer.option(deadline_ms, Writer::u64);
         writer.raw(value);
         writer.finish()
+    }
+
+    /// As much of a record as says everything but the value.
+    pub(super) fn head(record: &[u8]) -> &[u8] {
+        &record[..record.len().min(HEAD_BYTES)]
     }
 
     pub(super) fn decode(bytes: Bytes) -> Result<Self> {

@@ -12,6 +12,7 @@ use annulus_core::id::MemberId;
 use annulus_core::map::Map;
 use annulus_core::replica::Settings;
 use rand::Rng;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 
@@ -31,6 +32,8 @@ use crate::storage::{self, Directory, Disk, Identity, IdentityFile};
 const MAX_UNCOMMITTED_BYTES: u64 = 16 * 1024 * 1024;
 /// For how long a member that stops takes no leadership: longer than any stop takes.
 const STOPPING_LASTS: Duration = Duration::from_secs(3600);
+/// Files and connections that are not clients': the WAL and the checkpoints, the links, the operator's connections.
+const OWN_FILES: usize = 512;
 /// Most maps from peers that wait to be looked at.
 const MAPS: usize = 16;
 
@@ -332,7 +335,28 @@ fn resources(config: &Config, parts: &NodeParts) -> Arc<Resources> {
     let metrics = Arc::new(Metrics::new());
     let collector = NodeCollector { shared: Arc::clone(&parts.shared), links: parts.links.clone() };
     metrics.register(|registry| registry.register_collector(Box::new(collector)));
-    Resources::new(Limits::from(config), metrics)
+    let mut limits = Limits::from(config);
+    limits.max_connections = connections_that_fit(limits.max_connections);
+    Resources::new(limits, metrics)
+}
+
+/// Lets the process have as many files open as the system allows, and says how many connections of clients that leaves room
+/// for: with none left for a file of its own, the member would have to stop.
+fn connections_that_fit(wanted: usize) -> usize {
+    let allowed = getrlimit(Resource::Nofile).maximum;
+    let raised = setrlimit(Resource::Nofile, Rlimit { current: allowed, maximum: allowed });
+    let files = if raised.is_ok() { allowed } else { getrlimit(Resource::Nofile).current };
+    let fit =
+        files.map_or(usize::MAX, |files| usize::try_from(files).unwrap_or(usize::MAX)).saturating_sub(OWN_FILES).max(1);
+    if fit < wanted {
+        tracing::warn!(
+            wanted,
+            connections = fit,
+            "the system lets this process open so few files that fewer clients can connect than configured; raise the limit \
+             (ulimit -n)"
+        );
+    }
+    wanted.min(fit)
 }
 
 fn spawn_lanes(

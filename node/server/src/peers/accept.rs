@@ -14,10 +14,12 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use super::Peers;
+use super::{Peers, SPEAK_EVERY};
 
 /// Most connections from other members at once.
 const CONNECTIONS: usize = 2048;
+/// A link that brings nothing for so long is given up: whoever waits for an answer on it is told, and asks elsewhere.
+const SILENT_AFTER: Duration = SPEAK_EVERY.saturating_mul(4);
 /// How long the hello may take.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 /// A hello comes with a map; nobody who has not said hello may send more.
@@ -30,8 +32,10 @@ enum LinkError {
     Io(#[from] std::io::Error),
     #[error("what came is no frame: {0}")]
     Frame(#[from] codec::Error),
+    #[error("nothing came for {waited:?}: the member hangs, or nothing passes between it and this one")]
+    Silent { waited: Duration },
     #[error("no hello came in time")]
-    Silent,
+    NoHelloInTime,
     #[error("it began with something else than a hello")]
     NoHello,
     #[error("it is of another cluster: {theirs}; this member belongs to {ours}")]
@@ -71,7 +75,7 @@ async fn listen(mut stream: TcpStream, peers: &Peers) -> Result<(), LinkError> {
     stream.set_nodelay(true)?;
     let mut buffer = BytesMut::with_capacity(64 * 1024);
     let first = timeout(HELLO_TIMEOUT, read_frame(&mut stream, &mut buffer, MAX_HELLO_BYTES)).await;
-    let mut items = first.map_err(|_| LinkError::Silent)??.into_iter();
+    let mut items = first.map_err(|_| LinkError::NoHelloInTime)??.into_iter();
     let Some(Item::Hello(hello)) = items.next() else { return Err(LinkError::NoHello) };
     let items: Vec<Item> = items.collect();
     let checked = check(&hello, peers, &items);
@@ -146,11 +150,12 @@ async fn read_frame(stream: &mut TcpStream, buffer: &mut BytesMut, most: usize) 
     Ok(read_payload(payload, checksum)?)
 }
 
-async fn fill(stream: &mut TcpStream, buffer: &mut BytesMut, bytes: usize) -> std::io::Result<()> {
+async fn fill(stream: &mut TcpStream, buffer: &mut BytesMut, bytes: usize) -> Result<(), LinkError> {
     while buffer.len() < bytes {
         buffer.reserve((bytes - buffer.len()).max(16 * 1024));
-        if stream.read_buf(buffer).await? == 0 {
-            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        let read = timeout(SILENT_AFTER, stream.read_buf(buffer)).await;
+        if read.map_err(|_| LinkError::Silent { waited: SILENT_AFTER })?? == 0 {
+            return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into());
         }
     }
     Ok(())

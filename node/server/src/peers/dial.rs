@@ -10,9 +10,9 @@ use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
-use super::Peers;
+use super::{Peers, SPEAK_EVERY};
 use crate::runtime::LinkState;
 
 /// The pause after a failed attempt: the first, and the longest.
@@ -115,6 +115,8 @@ async fn speak(
     let (mut reading, mut writing) = stream.into_split();
     let mut batch = Vec::with_capacity(BATCH);
     let mut said = BytesMut::new();
+    let mut due = interval(SPEAK_EVERY);
+    due.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             read = reading.read_buf(&mut said) => {
@@ -130,6 +132,11 @@ async fn speak(
                 if count == 0 {
                     return std::io::Error::other("the node stops");
                 }
+            }
+            _ = due.tick() => {
+                let nothing = FrameWriter::default().finish();
+                state.queued(nothing.len());
+                batch.push(nothing);
             }
         }
         let bytes = match &batch[..] {

@@ -8,11 +8,13 @@
 //!
 //! A frame that can't be sent is lost, as on any network: Raft sends again, and forwarded requests end by the link's loss
 //! or their timeout. A link begins with a hello; whoever is of another cluster, or means another member, is turned away.
+//! Every link says something twice a second, if only an empty frame, so that a member that hangs is found out.
 
 mod accept;
 mod dial;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use annulus_core::codec::frame::{Forward, HEADER_BYTES, Item, read_header, read_payload};
 use annulus_core::id::{ClusterId, MemberId};
@@ -25,6 +27,9 @@ use crate::runtime::{Clock, IoLanes, LaneInput, Links, ReplyQueue, ReplyTo, Shar
 
 pub use accept::serve;
 pub use dial::dial;
+
+/// How often a link says something at least.
+const SPEAK_EVERY: Duration = Duration::from_millis(500);
 
 /// What a link needs of its node.
 #[derive(Debug, Clone)]
@@ -83,7 +88,7 @@ impl Peers {
 
     fn forwarded(&self, from: MemberId, forward: Forward) {
         let Forward { ticket, group, timeout_ms, operation } = forward;
-        let deadline = self.clock.now() + std::time::Duration::from_millis(u64::from(timeout_ms));
+        let deadline = self.clock.now() + Duration::from_millis(u64::from(timeout_ms));
         let input = LaneInput::Request { group, operation, deadline, reply_to: ReplyTo::Peer(from, ticket) };
         if self.lanes.send(self.shared.lane_of(group), input).is_err() {
             let reply = Reply::Refused(Refusal::Busy);

@@ -19,6 +19,10 @@ const CAPACITY: usize = 8192;
 const WEIGHT_IN_PASSING: usize = 128;
 /// The weight of what may take long, whatever is in it.
 const HEAVY: usize = WEIGHT_IN_PASSING + 1;
+/// The weight of a scan, which may read some mebibytes.
+const SCAN: usize = ROUND / 2;
+/// A round takes no more when it has this weight, so that none takes long.
+const ROUND: usize = 32 * WEIGHT_IN_PASSING;
 /// The weight of a request for one key.
 const REQUEST: usize = 4;
 /// So many bytes that are to be written weigh 1.
@@ -55,10 +59,16 @@ impl Inbox {
         Ok(weight < HEAVY)
     }
 
-    /// Takes the first so many.
-    pub(super) fn take(&self, most: usize) -> Vec<LaneInput> {
-        let inputs: Vec<LaneInput> = self.receiver.try_iter().take(most).collect();
-        self.weight.fetch_sub(inputs.iter().map(weight).sum(), Ordering::Relaxed);
+    /// Takes the first, as many as one round should step.
+    pub(super) fn take(&self) -> Vec<LaneInput> {
+        let (mut inputs, mut taken) = (Vec::new(), 0);
+        while taken < ROUND
+            && let Ok(input) = self.receiver.try_recv()
+        {
+            taken += weight(&input);
+            inputs.push(input);
+        }
+        self.weight.fetch_sub(taken, Ordering::Relaxed);
         inputs
     }
 
@@ -83,6 +93,7 @@ fn weight(input: &LaneInput) -> usize {
         LaneInput::Request { operation: Operation::Get { .. }, .. } => REQUEST,
         LaneInput::Request { operation: Operation::Write(write), .. } => REQUEST + write.size() / BYTES,
         LaneInput::Peer { messages, .. } => messages.iter().map(weight_of_message).sum(),
+        LaneInput::Request { operation: Operation::Scan { .. }, .. } => SCAN,
         LaneInput::Request { .. }
         | LaneInput::Unreachable(_)
         | LaneInput::Bootstrap(..)
@@ -130,7 +141,7 @@ mod tests {
         assert!(inbox.is_light());
         inbox.put(put(10)).unwrap();
         assert!(!inbox.is_light());
-        assert_eq!(inbox.take(1).len(), 1);
+        assert_eq!(inbox.take().len(), 33);
         assert!(inbox.is_light());
     }
 
@@ -143,9 +154,23 @@ mod tests {
             assert_eq!(inbox.put(heavy), Ok(false));
             assert_eq!(inbox.put(put(10)), Ok(true));
             assert!(!inbox.is_light());
-            inbox.take(1);
+            assert_eq!(inbox.take().len(), 2);
             assert!(inbox.is_light());
         }
+    }
+
+    #[test]
+    fn a_round_takes_many_requests_and_few_scans() {
+        let inbox = Inbox::new();
+        for _ in 0..5 {
+            let scan = Scan { prefix: Bytes::new(), after: None, limit: 1, values: false };
+            inbox.put(request(Operation::Scan { scan, consistency: Consistency::Stale })).unwrap();
+        }
+        assert_eq!((inbox.take().len(), inbox.take().len(), inbox.take().len()), (2, 2, 1));
+        for _ in 0..2000 {
+            inbox.put(put(10)).unwrap();
+        }
+        assert_eq!((inbox.take().len(), inbox.take().len()), (1024, 976));
     }
 
     #[test]
@@ -157,7 +182,11 @@ mod tests {
             refused += usize::from(inbox.put(LaneInput::Unreachable(member)) == Err(InboxFull));
         }
         assert_eq!(refused, CAPACITY);
-        assert_eq!(inbox.take(usize::MAX).len(), CAPACITY);
+        let mut taken = 0;
+        while !inbox.is_empty() {
+            taken += inbox.take().len();
+        }
+        assert_eq!(taken, CAPACITY);
         assert!(inbox.is_empty() && inbox.is_light());
         assert_eq!(inbox.weight.load(Ordering::Relaxed), 0);
     }

@@ -102,7 +102,7 @@ impl LinkQueue {
         if !self.is_connected() || self.state.queued_bytes.load(Ordering::Relaxed) + bytes > QUEUE_BYTES {
             return false;
         }
-        self.state.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.state.queued(bytes);
         let sent = self.frames.try_send(frame).is_ok();
         if !sent {
             self.state.took(bytes);
@@ -115,6 +115,11 @@ impl LinkState {
     /// The link has come up or gone down.
     pub fn set_connected(&self, connected: bool) {
         self.connected.store(connected, Ordering::Relaxed);
+    }
+
+    /// This much is to be sent.
+    pub fn queued(&self, bytes: usize) {
+        self.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
     /// The link has taken this much out of its queue.

@@ -32,8 +32,6 @@ use super::wal::WalCommand;
 use super::{Clock, LaneGauges, Links, ReplyBatch, ReplyQueue, Shared};
 use crate::storage::{Frozen, Haste, LaneState};
 
-/// Most inputs of one round.
-const INPUTS_PER_ROUND: usize = 1024;
 /// While snapshots are sent the lane looks this often whether more may be.
 const STREAM_PAUSE: Duration = Duration::from_millis(2);
 /// A frame is sent off when it has this many bytes; the rest of the round goes into another.
@@ -80,8 +78,7 @@ impl Rounds {
     /// Takes what has come, steps the core with it, and does what its output says.
     pub(super) fn round(&mut self) -> Result<(), LaneFailure> {
         let events: Vec<LaneEvent> = self.events.try_iter().collect();
-        let most = if self.takes_inputs() { INPUTS_PER_ROUND } else { 0 };
-        let inputs = self.inbox.take(most);
+        let inputs = if self.takes_inputs() { self.inbox.take() } else { Vec::new() };
         // The inputs come before the clock: a read must be judged by a time at which it had arrived.
         let now = self.clock.now();
         for event in events {
