@@ -73,13 +73,14 @@ impl Player {
 
     fn many(&mut self, arguments: &mut Arguments) -> Result<Vec<String>> {
         let count: u32 = arguments.number("a count")?;
+        let value = arguments.option("value").unwrap_or("x");
         let options = ["ttl", "name"].map(|name| arguments.option(name).map(|value| (name, value)));
         for number in 0..count {
             let options = options.iter().flatten().map(|(name, value)| match *name {
                 "name" => format!(" name=n{number}"),
                 _ => format!(" {name}={value}"),
             });
-            let line = format!("put many-{number} x{}", options.collect::<String>());
+            let line = format!("put many-{number} {value}{}", options.collect::<String>());
             let write = Arguments::new(&line).1.put()?;
             self.write(write);
         }
