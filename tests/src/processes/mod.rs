@@ -29,7 +29,7 @@ pub use self::http::{Answer, Failure, Http};
 pub use dev::{Dev, Member};
 pub use history::{Fate, History, Seen, Violation};
 pub use load::{Calls, Load};
-pub use reaped::annulus;
+pub use reaped::{annulus, free_ports};
 pub use store::{Store, problem};
 
 /// How often something is looked at that is waited for.

@@ -54,7 +54,7 @@ pub fn annulus() -> Command {
 
 /// A port from which the ports at all these offsets are free. They lie below those that the system gives to whoever asks
 /// for any, so nobody but another store can come in between.
-pub(super) fn free_ports(offsets: &[u16]) -> u16 {
+pub fn free_ports(offsets: &[u16]) -> u16 {
     let is_free = |port| TcpListener::bind(("127.0.0.1", port)).is_ok();
     (0..1000)
         .map(|_| rand::random_range(20_000..32_000))

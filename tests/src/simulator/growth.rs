@@ -5,7 +5,6 @@
 //!  elect ─▶ every group has a leader ─▶ warm up ─▶ count: so many operations ─▶ Growth
 //! ```
 
-use std::collections::VecDeque;
 use std::time::Duration;
 
 use annulus_core::id::GroupId;
@@ -91,8 +90,6 @@ struct Store<'a> {
     members: Vec<Member>,
     /// Who leads, by group; filled when all have a leader.
     leaders: Vec<usize>,
-    /// Clients that wait until there is something to do for them.
-    idle: VecDeque<usize>,
     clock: &'a dyn Fn() -> Duration,
     done: u64,
     turned_away: u64,
@@ -103,7 +100,6 @@ impl<'a> Store<'a> {
     fn new(members: usize, load: Load, clock: &'a dyn Fn() -> Duration) -> Self {
         let scenario = Scenario::quiet(members);
         let mut dice = Dice::new(members as u64);
-        let clients = CLIENTS * members;
         Self {
             env: Environment::new(&scenario, dice.fork()),
             members: (0..members).map(|index| Member::new(index, &scenario)).collect(),
@@ -111,7 +107,6 @@ impl<'a> Store<'a> {
             load,
             dice,
             leaders: Vec::new(),
-            idle: (0..clients).collect(),
             clock,
             done: 0,
             turned_away: 0,
@@ -130,7 +125,7 @@ impl<'a> Store<'a> {
         }
     }
 
-    /// Starts all members and waits until every group has a leader.
+    /// Starts all members, waits until every group has a leader, and lets every client ask for something.
     fn start(&mut self) -> Result<(), lane::Error> {
         let map = world::first_map(&self.scenario, &self.members);
         for member in &mut self.members {
@@ -147,15 +142,13 @@ impl<'a> Store<'a> {
                 self.leaders = map.groups().map(leads).collect::<Option<_>>().unwrap_or_default();
             }
         }
+        (0..CLIENTS * self.members.len()).for_each(|client| self.ask(client));
         Ok(())
     }
 
     /// Lets clients work until so many more operations are done.
     fn serve(&mut self, operations: u64) -> Result<(), lane::Error> {
         let until = self.done + operations;
-        while let Some(client) = self.idle.pop_front() {
-            self.ask(client);
-        }
         while self.done < until {
             self.one_event()?;
         }

@@ -8,18 +8,15 @@
 
 use std::fs;
 use std::process::{Child, Command, Stdio};
-use std::thread::sleep;
 use std::time::Duration;
 
-use annulus_tests::processes::{annulus, tell};
+use annulus_tests::processes::{annulus, free_ports, tell, until};
 use rustix::param::clock_ticks_per_second;
 use serde_json::Value;
 use tempfile::TempDir;
 
 /// Clients for each member.
 const CLIENTS: usize = 43;
-/// The first store's first client port, and how far the next store's is above it.
-const PORTS: (usize, usize) = (21_000, 400);
 /// How long a store may take to answer.
 const STARTED_WITHIN: Duration = Duration::from_secs(20);
 
@@ -32,9 +29,11 @@ struct Store {
 }
 
 impl Store {
-    fn start(number: usize, members: usize) -> Self {
+    async fn start(members: usize) -> Self {
         let folder = TempDir::with_prefix("annulus-").expect("a temporary folder can be made");
-        let port = PORTS.0 + number * PORTS.1;
+        let count = u16::try_from(members).expect("few members");
+        let offsets: Vec<u16> = (0..count).flat_map(|member| [0, 100, 200].map(|port| port + member)).collect();
+        let port = free_ports(&offsets);
         let dev = annulus()
             .args(["dev", "--members", &members.to_string(), "--client-port", &port.to_string(), "--data"])
             .arg(folder.path())
@@ -44,14 +43,12 @@ impl Store {
             .expect("dev can be started");
         let store = Self { members, endpoint: format!("127.0.0.1:{port}"), dev, _folder: folder };
         let clients = (CLIENTS * members).to_string();
-        let timeout = format!("{}s", STARTED_WITHIN.as_secs());
-        let fill = ["bench", "--fill", "--secs=1", "--op=get", "--clients", &clients, "--timeout", &timeout, "-e"];
-        let filled = (0..STARTED_WITHIN.as_secs()).any(|_| {
-            sleep(Duration::from_secs(1));
-            let fill = annulus().args(fill).arg(&store.endpoint).stdout(Stdio::null()).stderr(Stdio::null()).status();
-            fill.is_ok_and(|status| status.success())
-        });
-        assert!(filled, "the store of {members} members takes {STARTED_WITHIN:?} and has no answer");
+        let fill = ["bench", "--fill", "--secs=1", "--op=get", "--clients", &clients, "-e", &store.endpoint];
+        until("a store is filled", STARTED_WITHIN, async || {
+            let filled = annulus().args(fill).stdout(Stdio::null()).stderr(Stdio::null()).status();
+            filled.is_ok_and(|status| status.success()).then_some(())
+        })
+        .await;
         store
     }
 
@@ -104,11 +101,14 @@ fn answered(report: &[u8]) -> u64 {
     operations.values().map(|operation| operation["count"].as_u64().expect("a count")).sum()
 }
 
-fn measure(what: &str) {
+async fn measure(what: &str) {
     let (sizes, loads) = what.split_once('/').expect("such as 3+3+3/3");
     let loads: usize = loads.parse().expect("how many loads");
     let sizes: Vec<usize> = sizes.split('+').map(|size| size.parse().expect("how many members")).collect();
-    let stores: Vec<Store> = sizes.iter().enumerate().map(|(at, members)| Store::start(at, *members)).collect();
+    let mut stores = Vec::new();
+    for members in sizes {
+        stores.push(Store::start(members).await);
+    }
     let processes: Vec<u32> = stores.iter().flat_map(Store::processes).collect();
     for operation in ["put", "get"] {
         let clients = CLIENTS * processes.len() / loads;
@@ -123,8 +123,10 @@ fn measure(what: &str) {
     }
 }
 
-#[test]
-fn growth_on_this_machine() {
+#[tokio::test]
+async fn growth_on_this_machine() {
     let Ok(what) = std::env::var("ANNULUS_GROWTH") else { return };
-    what.split_whitespace().for_each(measure);
+    for what in what.split_whitespace() {
+        measure(what).await;
+    }
 }

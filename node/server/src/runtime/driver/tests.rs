@@ -92,9 +92,9 @@ impl Store {
         self.lane.send(LaneInput::Bootstrap(Arc::clone(&self.map), done)).unwrap();
         is_done.await.unwrap();
         for group in 1..=PARTITIONS {
-            while !matches!(io.ask(GroupId(group), put("first", 1)).await, Reply::Write(_)) {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
+            // Until there is a leader it is refused at once.
+            let led = async { while !matches!(io.ask(GroupId(group), put("first", 1)).await, Reply::Write(_)) {} };
+            timeout(LONG, led).await.expect("every group gets a leader");
         }
         let mut rounds = self.lane.driver.rounds.lock().unwrap();
         let hour = Duration::from_secs(3600);
