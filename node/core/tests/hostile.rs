@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use annulus_core::codec::message::{Body, Chunk, PeerMessage, Stream};
 use annulus_core::id::{ClusterId, GroupId, MemberId, RequestId};
-use annulus_core::lane::{Input, Lane, LogPosition, Operation, Request, Writes};
+use annulus_core::lane::{Input, Lane, LogBudget, LogPosition, Operation, Request, Writes};
 use annulus_core::map::change::Entry as MapEntry;
 use annulus_core::map::{self, Desired, GroupReport, Intent, Map, Member, MemberState, Report, Reports, planner};
 use annulus_core::partition::{Command, Consistency, Entry, Key};
@@ -241,6 +241,7 @@ impl Victim {
             seed: 1,
             election_timeout: Duration::from_millis(1000),
             max_uncommitted_bytes: 1 << 20,
+            log_budget: LogBudget::default(),
         };
         let now = Instant(1_000_000);
         let mut lane = Lane::recover(settings.clone(), MemoryState::default(), [], now).expect("an empty disk");
@@ -251,6 +252,7 @@ impl Victim {
 
     fn end_round(&mut self) -> Result<(), Error> {
         let output = self.lane.take_output(self.now)?;
+        self.lane.send_snapshots(self.now)?;
         self.waiting.extend(output.writes);
         self.lane.check()?;
         match output.map {

@@ -207,6 +207,9 @@ impl LaneThreads {
         self.behind |= pressure != Pressure::None;
         self.lane.set_pressure(pressure);
         let mut output = self.lane.take_output(now)?;
+        if self.lane.is_streaming() {
+            output.sends.extend(self.lane.send_snapshots(now)?);
+        }
         if let Some(writes) = output.writes.take() {
             self.wal_queue.push_back(WalCommand::Append(writes));
         }

@@ -204,6 +204,7 @@ impl Member {
             seed: env.dice.number(),
             election_timeout: scenario.election_timeout,
             max_uncommitted_bytes: 4 << 20,
+            log_budget: scenario.log_budget,
         };
         let now = self.clock.at(env.events.now());
         let options = Options { cache_bytes: 256 << 10, wal_step_bytes: 16 << 10, wal_spares: 2 };

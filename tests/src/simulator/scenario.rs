@@ -5,6 +5,8 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use annulus_core::lane::LogBudget;
+
 use super::dice::Dice;
 use super::lane::Limits;
 
@@ -182,6 +184,8 @@ pub struct Scenario {
     pub cut_us: RangeInclusive<u64>,
     /// See [`annulus_core::replica::Settings`].
     pub election_timeout: Duration,
+    /// How much of the logs stays for followers that lag.
+    pub log_budget: LogBudget,
     /// How long a message takes, in microseconds.
     pub latency_us: (u64, u64),
     /// How long a sync of the WAL takes, in microseconds.
@@ -234,6 +238,7 @@ impl Scenario {
             lag_us: 5 * MILLI,
             cut_us: 100 * MILLI..=*dice.pick(&[1000, 4000]) * MILLI,
             election_timeout: Duration::from_millis(500),
+            log_budget: LogBudget::default(),
             latency_us: *dice.pick(&[(50, 300), (200, 2000), (1000, 20_000)]),
             sync_us: *dice.pick(&[200, 1000])..=*dice.pick(&[1000, 10_000]),
             checkpoint_us: 2 * MILLI..=*dice.pick(&[20, 200, 1000]) * MILLI,
@@ -245,6 +250,7 @@ impl Scenario {
             },
         };
         scenario.draw_ring(dice);
+        scenario.draw_log(dice);
         scenario.suit(profile);
         scenario
     }
@@ -279,6 +285,7 @@ impl Scenario {
             lag_us: 0,
             cut_us: 0..=0,
             election_timeout: Duration::from_millis(1000),
+            log_budget: LogBudget::default(),
             latency_us: (30, 60),
             sync_us: 150..=250,
             checkpoint_us: 50 * MILLI..=100 * MILLI,
@@ -286,6 +293,14 @@ impl Scenario {
             check_every: 0,
             limits: Limits { overlay_bytes: 64 << 20, overlay_age: Duration::from_secs(60) },
         }
+    }
+
+    /// In many runs logs keep little or nothing, so that followers that lag need snapshots.
+    fn draw_log(&mut self, dice: &mut Dice) {
+        let default = LogBudget::default();
+        let everyone_bytes = *dice.pick(&[default.everyone_bytes, 16 << 10, 0]);
+        let needed_bytes = *dice.pick(&[default.needed_bytes, 4 << 10, 0]);
+        self.log_budget = LogBudget { everyone_bytes, needed_bytes };
     }
 
     /// Half of the runs leave the ring as it is: what goes wrong there has nothing to do with its changes.

@@ -11,12 +11,14 @@
 //! writes: its shell does, in the order that the types of `output` leave it. Lanes share nothing.
 
 mod held;
+mod log_budget;
 mod output;
 mod pace;
 mod request;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::codec::message::{Body, PeerMessage};
 use crate::id::{GroupId, MemberId};
@@ -28,12 +30,11 @@ use crate::time::Instant;
 
 use held::Held;
 
+pub use log_budget::LogBudget;
 pub use output::{Durable, GroupWrite, Installed, LeaderChange, LogPosition, Output, Staged, Writes};
 pub use pace::{HIGHEST_RATE, Pace, UNPACED};
 pub use request::{Changed, Operation, Refusal, Reply, Request};
 
-/// Memory for the log entries that are kept for followers that lag, over all groups of a lane, in bytes.
-const LOG_BUDGET_BYTES: usize = 16 * 1024 * 1024;
 /// A shell that was away for longer than this many ticks does not make up for all of them.
 const MOST_TICKS_AT_ONCE: u32 = 20;
 /// Where the log of a group that was just made begins. Not 0: a replica that has nothing at all is at 0, and needs a
@@ -103,8 +104,9 @@ pub struct Lane<S> {
     evicted: bool,
     /// Members that were found to have an older map.
     outdated: Vec<MemberId>,
-    /// Whether a snapshot may be under way from here.
+    /// Whether a snapshot may be under way from here, and whether more of one could go as soon as the pace allows it.
     streams: bool,
+    streams_go_on: bool,
 }
 
 /// A round whose writes are not durable yet, and what waits for them.
@@ -154,6 +156,7 @@ impl<S: State> Lane<S> {
             evicted: false,
             outdated: Vec::new(),
             streams: false,
+            streams_go_on: false,
         };
         for recovered in recovering.into_iter().flatten() {
             match recovered.grave() {
@@ -375,12 +378,6 @@ impl<S: State> Lane<S> {
             self.last_tick = now;
         }
         self.round.pace.tick(now);
-        if self.streams {
-            self.streams = false;
-            for replica in self.replicas.iter_mut().flatten() {
-                self.streams |= replica.pump_streams(now, &mut self.round)?;
-            }
-        }
         if ticks == 0 {
             return Ok(());
         }
@@ -437,6 +434,7 @@ impl<S: State> Lane<S> {
             std::mem::take(&mut self.round);
         self.round.pace = pace;
         self.streams |= streams;
+        self.streams_go_on |= streams;
         let map = self.replica(GroupId::MAP).filter(|_| map_changed).and_then(Replica::map).cloned();
         let writes = if writes.is_empty() {
             match self.in_flight.back_mut() {
@@ -461,19 +459,41 @@ impl<S: State> Lane<S> {
     /// durable yet, and a state that is ahead of its WAL can't be told from a WAL that has lost its end.
     pub fn begin_checkpoint(&mut self) -> Vec<GroupWrite> {
         assert!(self.dirty.is_empty() && self.round.writes.is_empty(), "a checkpoint begins between two rounds");
-        let budget = LOG_BUDGET_BYTES / self.groups.max(1);
-        let Self { replicas, state, .. } = self;
-        let replicas = replicas.iter_mut().flatten();
+        let Self { replicas, state, settings, .. } = self;
+        let needs: Vec<usize> = replicas.iter().flatten().map(Replica::log_bytes_needed).collect();
+        let share = settings.log_budget.share(needs.clone());
+        let replicas = replicas.iter_mut().flatten().zip(needs);
         replicas
-            .map(|replica| {
+            .map(|(replica, need)| {
                 replica.record(state);
-                replica.base(budget)
+                replica.base(share(need))
             })
             .collect()
     }
 
-    /// Whether snapshots are sent from here: then time should be told to the lane more often than every tick, because how
-    /// much may be sent depends on it.
+    /// What may be sent by now of snapshots, of the one that began first first: the sooner one is whole, the less log must be
+    /// kept for it, and the sooner another takes its place. To be sent like what is in an output, after that. Reads the records
+    /// that are sent, so it takes longer than a step.
+    pub fn send_snapshots(&mut self, now: Instant) -> Result<Vec<(MemberId, PeerMessage)>, Error> {
+        self.round.pace.tick(now);
+        let mut under_way: Vec<_> = self.replicas().flat_map(Replica::streams).collect();
+        under_way.sort_unstable();
+        self.streams = !under_way.is_empty();
+        self.streams_go_on = false;
+        let mut sends = Vec::new();
+        for (_, group, to) in under_way {
+            let replica = self.replicas[group.0 as usize].as_mut().expect("it was just asked");
+            self.streams_go_on |= replica.send_snapshot(now, to, &mut self.round.pace, &mut sends)?;
+        }
+        Ok(sends)
+    }
+
+    /// How long until [`Self::send_snapshots`] has something to send, if nothing comes; `None`: until something comes.
+    pub fn sends_snapshots_in(&self, now: Instant) -> Option<Duration> {
+        self.streams_go_on.then(|| self.round.pace.wait(now))
+    }
+
+    /// Whether snapshots are being sent from here.
     pub fn is_streaming(&self) -> bool {
         self.streams
     }
@@ -486,6 +506,11 @@ impl<S: State> Lane<S> {
     /// How many bytes of snapshots a second may be sent now.
     pub fn move_rate(&self) -> u64 {
         self.round.pace.rate()
+    }
+
+    /// How many snapshots from here were given up because the log that would have followed was not kept for so long.
+    pub fn snapshots_overtaken(&self) -> u64 {
+        self.round.pace.times_overtaken()
     }
 
     /// Whether no client's write was heard of here lately.

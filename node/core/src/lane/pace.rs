@@ -3,7 +3,8 @@
 //! A token bucket whose rate adapts. In windows of a quarter of a second the lane compares how long its clients' writes took
 //! (from the proposal to the answer) with how long they take when nothing is sent: longer, and the rate falls to half of what
 //! was sent; not so, and it rises by an eighth; without any writes it doubles, and when there were none for half a minute it
-//! rises eightfold. Now and then it sends nothing for a window, to hear how long writes take without that. This is the
+//! rises eightfold. It does not fall below a least rate, which doubles when a snapshot took longer than the log could be
+//! kept for it. Now and then it sends nothing for a window, to hear how long writes take without that. This is the
 //! delay-based congestion control of LEDBAT (RFC 6817) with the foreground's own latency as the signal, because what moves
 //! shares more with it than a link: processors, the disk of each replica, and this lane's rounds.
 
@@ -13,9 +14,10 @@ use crate::time::Instant;
 
 /// How long a window lasts.
 const WINDOW: Duration = Duration::from_millis(250);
-/// The rates, in bytes a second: at first, and the least.
-const FIRST_RATE: u64 = 16 << 20;
+/// The rate at first, and the least unless that is raised, in bytes a second.
 const LEAST_RATE: u64 = 1 << 20;
+/// After so long without a snapshot that took too long, the least rate falls to half of what it is, if that is higher.
+const LEAST_FALLS_AFTER: Duration = Duration::from_secs(60);
 /// The highest rate unless a limit is set.
 pub const HIGHEST_RATE: u64 = 4 << 30;
 /// The limit of a lane that sends as fast as it can, whatever that does to its clients.
@@ -38,12 +40,18 @@ const GROWS_ALONE: u64 = 8;
 /// must not grow used to that): by one part of so many.
 const FOLLOWS: u64 = 8;
 const FOLLOWS_PAUSE: u64 = 32;
+/// What took more than this many times what was known counts as that: one stall of a disk is not what is usual.
+const BELIEVED: u64 = 2;
 
 /// How fast a lane sends snapshots.
 #[derive(Debug)]
 pub struct Pace {
     limit: u64,
     rate: u64,
+    /// How many snapshots were given up because the log after them was gone.
+    overtaken: u64,
+    /// The least rate, and when it was last raised or fell.
+    least: (u64, Instant),
     /// Bytes that may be sent now; below 0 after a chunk that was larger than what was left.
     budget: i64,
     refilled_at: Instant,
@@ -73,7 +81,9 @@ impl Default for Pace {
     fn default() -> Self {
         Self {
             limit: HIGHEST_RATE,
-            rate: FIRST_RATE,
+            rate: LEAST_RATE,
+            overtaken: 0,
+            least: (LEAST_RATE, Instant::default()),
             budget: 0,
             refilled_at: Instant::default(),
             window: Window::default(),
@@ -110,11 +120,37 @@ impl Pace {
         self.budget > 0 && !self.pauses
     }
 
+    /// How long until another chunk may be sent.
+    pub fn wait(&self, now: Instant) -> Duration {
+        if self.limit == UNPACED {
+            return Duration::ZERO;
+        }
+        if self.pauses {
+            return WINDOW.saturating_sub(now.since(self.window.began_at));
+        }
+        let missing = self.budget.min(0).unsigned_abs() + u64::from(self.budget <= 0);
+        let flows_in = Duration::from_secs_f64(missing as f64 / self.rate as f64);
+        flows_in.saturating_sub(now.since(self.refilled_at))
+    }
+
     /// A chunk of this many bytes was sent.
     pub fn sent(&mut self, bytes: usize) {
         let bytes = bytes as u64;
         self.budget = self.budget.saturating_sub_unsigned(bytes);
         self.window.sent += bytes;
+    }
+
+    /// A snapshot took so long that the log after it could not be kept: the least rate doubles, or there would be no end to
+    /// snapshots of a group that is written to a lot.
+    pub fn overtaken(&mut self, now: Instant) {
+        self.overtaken += 1;
+        self.least = (self.least.0.saturating_mul(2).min(self.limit), now);
+        self.rate = self.rate.max(self.least.0);
+    }
+
+    /// How many snapshots were.
+    pub fn times_overtaken(&self) -> u64 {
+        self.overtaken
     }
 
     /// A client's write was proposed or applied here: by this leader, or by another for this replica to follow.
@@ -145,6 +181,9 @@ impl Pace {
         if window.heard {
             self.wrote_at = Some(now);
         }
+        if now.since(self.least.1) >= LEAST_FALLS_AFTER {
+            self.least = ((self.least.0 / 2).max(LEAST_RATE), now);
+        }
         let alone = self.is_alone(now);
         if window.sent == 0 {
             self.noisy = 0;
@@ -165,7 +204,7 @@ impl Pace {
             (false, 0) => self.rate.saturating_mul(if alone { GROWS_ALONE } else { 2 }),
             (false, _) => self.rate.saturating_add(self.rate / 8),
         };
-        self.rate = self.rate.clamp(LEAST_RATE, self.limit);
+        self.rate = self.rate.clamp(self.least.0, self.limit);
         self.pauses = window.writes > 0 && (quiet_mean == 0 || self.noisy >= WINDOWS_BETWEEN_PAUSES);
     }
 
@@ -174,7 +213,7 @@ impl Pace {
         let follow = |known: u64, heard: u64| match known {
             0 => heard,
             known if heard < known => (known + heard) / 2,
-            known => (known * (follows - 1) + heard) / follows,
+            known => (known * (follows - 1) + heard.min(known.saturating_mul(BELIEVED))) / follows,
         };
         if window.writes > 0 {
             self.quiet_us.0 = follow(self.quiet_us.0, window.mean_us());
@@ -217,8 +256,7 @@ mod tests {
 
     #[test]
     fn no_more_flows_than_the_rate_allows() {
-        let mut pace = Pace::default();
-        pace.set_limit(10 << 20);
+        let mut pace = Pace { rate: 10 << 20, ..Pace::default() };
         let mut sent = 0;
         for milli in 0..1000 {
             while pace.allows(Instant(milli * MILLI)) {
@@ -231,7 +269,7 @@ mod tests {
 
     #[test]
     fn writes_that_wait_longer_slow_it_down_and_it_speeds_up_again_when_they_do_not() {
-        let (mut pace, mut now) = (Pace::default(), Instant(0));
+        let (mut pace, mut now) = (Pace { rate: 16 << 20, ..Pace::default() }, Instant(0));
         windows(&mut pace, &mut now, 8, 2, false);
         let first = pace.rate();
         windows(&mut pace, &mut now, 6, 5, true);
@@ -241,6 +279,32 @@ mod tests {
         assert!(pace.rate() >= 2 * slow);
         windows(&mut pace, &mut now, 60, 9, true);
         assert_eq!(pace.rate(), LEAST_RATE);
+    }
+
+    #[test]
+    fn one_stall_is_not_taken_for_what_is_usual() {
+        let (mut pace, mut now) = (Pace { rate: 16 << 20, ..Pace::default() }, Instant(0));
+        windows(&mut pace, &mut now, 8, 2, false);
+        windows(&mut pace, &mut now, 1, 200, false);
+        let first = pace.rate();
+        windows(&mut pace, &mut now, 1, 5, true);
+        assert!(pace.rate() < first, "5 ms are strain where 2 ms are usual");
+    }
+
+    #[test]
+    fn a_snapshot_that_is_overtaken_raises_the_least_rate_for_a_while() {
+        let (mut pace, mut now) = (Pace::default(), Instant(0));
+        (0..3).for_each(|_| pace.overtaken(now));
+        windows(&mut pace, &mut now, 8, 2, false);
+        windows(&mut pace, &mut now, 20, 9, true);
+        assert_eq!(pace.rate(), 8 * LEAST_RATE, "whatever clients feel: else it would never end");
+        now = now + LEAST_FALLS_AFTER;
+        windows(&mut pace, &mut now, 20, 9, true);
+        assert_eq!(pace.rate(), 4 * LEAST_RATE);
+        for _ in 0..40 {
+            pace.overtaken(now);
+        }
+        assert_eq!(pace.rate(), HIGHEST_RATE);
     }
 
     #[test]
@@ -282,10 +346,10 @@ mod tests {
             now = now + WINDOW;
             pace.tick(now);
         }
-        assert_eq!(pace.rate(), FIRST_RATE);
+        assert_eq!(pace.rate(), LEAST_RATE);
         pace.sent(1);
         pace.tick(now + WINDOW);
-        assert_eq!(pace.rate(), 2 * FIRST_RATE, "they may only pause");
+        assert_eq!(pace.rate(), 2 * LEAST_RATE, "they may only pause");
     }
 
     #[test]
@@ -315,7 +379,7 @@ mod tests {
         };
         window(2, false);
         let first = window(2, true);
-        assert!(first < FIRST_RATE * 2, "with a write it does not double");
+        assert!(first < LEAST_RATE * 2, "with a write it does not double");
         assert!(window(9, true) < first);
     }
 }

@@ -118,6 +118,16 @@ impl Log {
         Ok(())
     }
 
+    /// Memory that all entries take, in bytes.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Memory that the entries after this index take, in bytes.
+    pub fn bytes_after(&self, index: u64) -> usize {
+        self.entries.iter().rev().take_while(|entry| entry.index > index).map(size).sum()
+    }
+
     /// Drops applied entries from the front until the log takes no more than this many bytes.
     pub fn compact(&mut self, budget_bytes: usize) {
         while self.bytes > budget_bytes {

@@ -35,7 +35,7 @@ use crate::bugs::{Bug, planted};
 use crate::codec;
 use crate::codec::message::{Body, PeerMessage};
 use crate::id::{GroupId, MemberId, RequestId};
-use crate::lane::{GroupWrite, LeaderChange, LogPosition, Pace, Reply, Staged};
+use crate::lane::{GroupWrite, LeaderChange, LogBudget, LogPosition, Pace, Reply, Staged};
 use crate::map::{self, Wanted};
 use crate::partition;
 use crate::state::{self, State, TableId};
@@ -62,6 +62,8 @@ pub struct Settings {
     pub election_timeout: Duration,
     /// Most bytes that proposals of one group may take before they are committed.
     pub max_uncommitted_bytes: u64,
+    /// How much of the logs of a lane stays in memory for followers that lag.
+    pub log_budget: LogBudget,
 }
 
 impl Settings {
@@ -153,7 +155,7 @@ pub struct Round {
     pub(crate) map_changed: bool,
     /// How fast snapshots may be sent; goes on from round to round.
     pub(crate) pace: Pace,
-    /// Whether a snapshot is under way.
+    /// Whether a snapshot was begun, or a piece of one acknowledged.
     pub(crate) streams: bool,
 }
 
@@ -326,6 +328,11 @@ impl Replica {
         self.node.raft.raft_log.last_index()
     }
 
+    /// Memory that the log takes, in bytes.
+    pub fn log_bytes(&self) -> usize {
+        self.node.store().bytes()
+    }
+
     /// The index up to which entries are committed.
     pub fn committed(&self) -> u64 {
         self.node.raft.raft_log.committed
@@ -374,7 +381,10 @@ impl Replica {
                 self.receive_chunk(from, chunk, state, round);
                 Ok(())
             }
-            Body::ChunkAck { stream, next } => self.chunk_acknowledged(now, from, stream, next, round),
+            Body::ChunkAck { stream, next } => {
+                self.chunk_acknowledged(now, from, stream, next, round);
+                Ok(())
+            }
             Body::Report(report) => {
                 self.take_report(now, from, report);
                 Ok(())

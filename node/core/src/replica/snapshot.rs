@@ -1,15 +1,15 @@
 //! How a replica takes part in the sending of snapshots: see [`super::stream`] for the protocol.
 
 use raft::eraftpb::{ConfState, Message, MessageType};
-use raft::{ProgressState, SnapshotStatus};
+use raft::{Progress as PeerProgress, ProgressState, SnapshotStatus};
 
 use super::machine::Machine;
 use super::stream::{Arrival, Progress, Receiving, Sending};
 use super::{Configuration, Error, Replica, Round};
 use crate::bugs::{Bug, planted};
 use crate::codec::message::{Body, Chunk, PeerMessage, Stream};
-use crate::id::MemberId;
-use crate::lane::{Installed, LogPosition, Reply, Staged};
+use crate::id::{GroupId, MemberId};
+use crate::lane::{Installed, LogPosition, Pace, Reply, Staged};
 use crate::state::{State, TableId};
 use crate::time::Instant;
 
@@ -38,17 +38,9 @@ impl Replica {
         self.sent_streams += 1;
         let stream = Stream { term: message.term, position, attempt: self.sent_streams };
         let view = state.view(self.table())?;
-        let mut sending = Sending::new(stream, self.configuration().clone(), view, now);
-        let chunks = sending.fill_window(now, &mut round.pace)?;
         round.streams = true;
-        self.sending.insert(to, sending);
-        self.send_chunks(to, chunks, round);
+        self.sending.insert(to, Sending::new(stream, self.configuration().clone(), view, now));
         Ok(())
-    }
-
-    fn send_chunks(&self, to: MemberId, chunks: Vec<Chunk>, round: &mut Round) {
-        let group = self.group;
-        round.sends.extend(chunks.into_iter().map(|chunk| (to, PeerMessage { group, body: Body::Chunk(chunk) })));
     }
 
     pub(super) fn chunk_acknowledged(
@@ -58,10 +50,8 @@ impl Replica {
         stream: Stream,
         next: u32,
         round: &mut Round,
-    ) -> Result<(), Error> {
-        let Some(sending) = self.sending.get_mut(&from).filter(|sending| sending.stream() == stream) else {
-            return Ok(());
-        };
+    ) {
+        let Some(sending) = self.sending.get_mut(&from).filter(|sending| sending.stream() == stream) else { return };
         let status = match sending.acknowledged(next, now) {
             Progress::Finished => Some(SnapshotStatus::Finish),
             Progress::GivenUp => Some(SnapshotStatus::Failure),
@@ -70,39 +60,68 @@ impl Replica {
         if let Some(status) = status {
             self.sending.remove(&from);
             self.node.report_snapshot(from.get(), status);
-            return Ok(());
         }
-        let chunks = sending.fill_window(now, &mut round.pace)?;
-        self.send_chunks(from, chunks, round);
-        Ok(())
+        round.streams = true;
     }
 
-    /// Sends what may be sent by now. Returns whether anything is under way.
-    pub fn pump_streams(&mut self, now: Instant, round: &mut Round) -> Result<bool, Error> {
-        let mut ready = Vec::new();
-        for (to, sending) in &mut self.sending {
-            ready.push((*to, sending.fill_window(now, &mut round.pace)?));
+    /// The snapshots that are under way from here: when each began, and who gets it.
+    pub fn streams(&self) -> impl Iterator<Item = (Instant, GroupId, MemberId)> {
+        self.sending.iter().map(|(to, sending)| (sending.began_at(), self.group, *to))
+    }
+
+    /// Sends what may be sent by now of the snapshot for this member. Returns whether there is more that only waits for its time.
+    pub fn send_snapshot(
+        &mut self,
+        now: Instant,
+        to: MemberId,
+        pace: &mut Pace,
+        sends: &mut Vec<(MemberId, PeerMessage)>,
+    ) -> Result<bool, Error> {
+        let Some(sending) = self.sending.get_mut(&to) else { return Ok(false) };
+        let chunks = sending.fill_window(now, pace)?;
+        sends.extend(chunks.into_iter().map(|chunk| (to, chunk_message(self.group, chunk))));
+        Ok(sending.has_room())
+    }
+
+    /// How many bytes of this leader's log its followers still need, over what is not applied yet: whoever gets a snapshot needs
+    /// what comes after it.
+    pub fn log_bytes_needed(&self) -> usize {
+        if !self.leads() {
+            return 0;
         }
-        for (to, chunks) in ready {
-            self.send_chunks(to, chunks, round);
-        }
-        Ok(!self.sending.is_empty())
+        let log = self.node.store();
+        let has = |(id, peer): (&u64, &PeerProgress)| match peer.state {
+            ProgressState::Snapshot => Some(self.sending.get(&MemberId::new(*id)?)?.stream().position.index),
+            // After a snapshot it is not known yet that the follower has it.
+            ProgressState::Probe => Some(peer.matched.max(peer.next_idx.saturating_sub(1))),
+            ProgressState::Replicate => Some(peer.matched),
+        };
+        // What is gone already can't be kept.
+        let needed = self.node.raft.prs().iter().filter_map(has).filter(|index| *index >= log.start().index);
+        needed.min().map_or(0, |index| log.bytes_after(index))
     }
 
     pub(super) fn tick_streams(&mut self, now: Instant, round: &mut Round) {
         let mut given_up = Vec::new();
+        let log_starts_after = self.node.store().start().index;
         let mut again = Vec::new();
         let progress = self.node.raft.prs();
         // A follower that has caught up in another way needs the rest no longer.
         self.sending.retain(|to, _| progress.get(to.get()).is_some_and(|peer| peer.state == ProgressState::Snapshot));
         for (to, sending) in &mut self.sending {
+            if sending.stream().position.index < log_starts_after {
+                // The log has not been kept for so long: the follower would need another one right after this.
+                round.pace.overtaken(now);
+                given_up.push(*to);
+                continue;
+            }
             match sending.tick(now) {
                 (Progress::GivenUp, _) => given_up.push(*to),
                 (_, chunks) => again.push((*to, chunks)),
             }
         }
         for (to, chunks) in again {
-            self.send_chunks(to, chunks, round);
+            round.sends.extend(chunks.into_iter().map(|chunk| (to, chunk_message(self.group, chunk))));
         }
         for to in given_up {
             self.sending.remove(&to);
@@ -206,6 +225,10 @@ impl Replica {
         self.proposals.applied(position, |request, _, _| round.replies.push((request, Reply::OutcomeUnknown)));
         Ok(Installed { generation: self.generation, position, configuration })
     }
+}
+
+fn chunk_message(group: GroupId, chunk: Chunk) -> PeerMessage {
+    PeerMessage { group, body: Body::Chunk(chunk) }
 }
 
 fn fill_snapshot(message: &mut Message, position: LogPosition, conf_state: ConfState) {

@@ -38,6 +38,7 @@ const GIVE_UP_AFTER: Duration = Duration::from_secs(10);
 /// A snapshot on its way to one follower.
 pub struct Sending {
     stream: Stream,
+    began_at: Instant,
     configuration: Configuration,
     view: Box<dyn View>,
     /// Where the next chunk starts; `None` when the last one was made.
@@ -67,6 +68,7 @@ impl Sending {
     pub fn new(stream: Stream, configuration: Configuration, view: Box<dyn View>, now: Instant) -> Self {
         Self {
             stream,
+            began_at: now,
             configuration,
             view,
             from: Some(Bytes::new()),
@@ -84,16 +86,25 @@ impl Sending {
         self.sent_bytes
     }
 
+    /// When it began.
+    pub fn began_at(&self) -> Instant {
+        self.began_at
+    }
+
     /// Which snapshot this is.
     pub fn stream(&self) -> Stream {
         self.stream
     }
 
+    /// Whether there is another chunk to send, and few enough are on their way.
+    pub fn has_room(&self) -> bool {
+        self.unacknowledged.len() < WINDOW && self.from.is_some()
+    }
+
     /// The chunks that may be sent now.
     pub fn fill_window(&mut self, now: Instant, pace: &mut Pace) -> Result<Vec<Chunk>, state::Error> {
         let mut chunks = Vec::new();
-        while self.unacknowledged.len() < WINDOW
-            && self.from.is_some()
+        while self.has_room()
             && pace.allows(now)
             && let Some(from) = self.from.take()
         {

@@ -2,8 +2,9 @@
 //! time passes but what a script says, and each member has a clock of its own.
 //!
 //! ```text
-//! members 3 partitions=1 [map=yes] [timeout=1s]      a store that was never started; member 1 should lead p0, 2 p1, …
+//! members 3 partitions=1 [map=yes] [timeout=1s] [needed=BYTES]    a store that was never started; member 1 should lead p0, 2 p1, …
 //! members 4 … factor=3 zones=0 map=yes     the same as the solver places it; without `factor` everybody holds everything
+//!     `needed=BYTES`: so much of its logs a leader keeps for followers that lag, over what everybody keeps
 //! start N                            one more process, which has nothing and is in no map
 //! bootstrap [N…]                     makes the replicas of the first map
 //! put N KEY VALUE [if=…] [ttl=D] [name=N] [within=D]     delete N KEY …       a request to member N
@@ -43,7 +44,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use annulus_core::id::{ClusterId, GroupId, MemberId};
-use annulus_core::lane::{Input, Operation, Pressure};
+use annulus_core::lane::{Input, LogBudget, Operation, Pressure};
 use annulus_core::map::{Assignment, Command, Intent, Map};
 use annulus_core::partition::Consistency;
 
@@ -97,13 +98,15 @@ fn members(arguments: &mut Arguments) -> Result<World> {
     let partitions: u64 = arguments.option("partitions").unwrap_or("1").parse().map_err(|_| "not a number")?;
     let timeout = arguments.option("timeout").map_or(Ok(Duration::from_secs(1)), duration)?;
     let with_map = arguments.option("map") == Some("yes");
+    let needed_bytes = arguments.option_number("needed")?.unwrap_or(0);
+    let log_budget = LogBudget { needed_bytes, ..LogBudget::default() };
     let zones = arguments.option_number("zones")?.unwrap_or(0);
     let members: Vec<_> = (1..=count).map(|number| map::member(number, zones)).collect();
     let cluster = ClusterId(*b"a script's store");
     if let Some(factor) = arguments.option_number("factor")? {
         let partitions = u32::try_from(partitions).map_err(|error| error.to_string())?;
         let map = Map::bootstrap(cluster, partitions, factor, members).map_err(|error| error.to_string())?;
-        return Ok(World::new(map, with_map, timeout));
+        return Ok(World::new(map, with_map, timeout, log_budget));
     }
     let ids: Vec<MemberId> = members.iter().map(|member| member.id).collect();
     let assignments = (0..partitions).map(|partition| {
@@ -123,7 +126,7 @@ fn members(arguments: &mut Arguments) -> Result<World> {
         moves: BTreeMap::new(),
     };
     map.check();
-    Ok(World::new(map, with_map, timeout))
+    Ok(World::new(map, with_map, timeout, log_budget))
 }
 
 fn play(world: &mut World, command: &str, arguments: &mut Arguments) -> Result<()> {
@@ -166,8 +169,9 @@ fn member(world: &mut World, number: u64, command: &str, arguments: &mut Argumen
             world.prefer(MemberId::new(number).ok_or("members are counted from 1")?);
         }
         "start" => {
+            let log_budget = world.members.values().next().ok_or("there are no members")?.settings.log_budget;
             let timeout = world.tick() * 10;
-            world.start(MemberId::new(number).ok_or("members are counted from 1")?, timeout);
+            world.start(MemberId::new(number).ok_or("members are counted from 1")?, timeout, log_budget);
         }
         "wipe" => {
             let member = world.members.get_mut(&number).filter(|member| member.lane.is_none());

@@ -7,7 +7,7 @@ use std::time::Duration;
 use annulus_core::codec::frame::{FrameWriter, HEADER_BYTES, Item, read_header, read_payload};
 use annulus_core::codec::message::PeerMessage;
 use annulus_core::id::{GroupId, MemberId, RequestId};
-use annulus_core::lane::{Input, Lane, Operation, Output, Reply, Request, UNPACED};
+use annulus_core::lane::{Input, Lane, LogBudget, Operation, Output, Reply, Request, UNPACED};
 use annulus_core::map::Map;
 use annulus_core::replica::{Replica, Settings};
 use annulus_core::state::MemoryState;
@@ -28,7 +28,7 @@ pub struct Member {
     pub disk: Disk,
     /// The newest map that it has, durably; whoever restarts begins with it.
     pub map: Option<Arc<Map>>,
-    settings: Settings,
+    pub settings: Settings,
 }
 
 /// What is on its way between two members.
@@ -63,7 +63,7 @@ pub struct World {
 
 impl World {
     /// Members that were never started.
-    pub fn new(map: Map, with_map: bool, election_timeout: Duration) -> Self {
+    pub fn new(map: Map, with_map: bool, election_timeout: Duration, log_budget: LogBudget) -> Self {
         let ids: Vec<MemberId> = map.members.iter().map(|member| member.id).collect();
         let mut world = Self {
             members: BTreeMap::new(),
@@ -78,14 +78,15 @@ impl World {
             trace: Vec::new(),
         };
         for member in ids {
-            world.start(member, election_timeout);
+            world.start(member, election_timeout, log_budget);
         }
         world
     }
 
     /// A process that has nothing yet.
-    pub fn start(&mut self, member: MemberId, election_timeout: Duration) {
-        let settings = Settings { member, seed: 7, election_timeout, max_uncommitted_bytes: 64 * 1024 * 1024 };
+    pub fn start(&mut self, member: MemberId, election_timeout: Duration, log_budget: LogBudget) {
+        let max_uncommitted_bytes = 64 * 1024 * 1024;
+        let settings = Settings { member, seed: 7, election_timeout, max_uncommitted_bytes, log_budget };
         // Far apart, so that comparing clocks of two members would show.
         let passed = self.members.values().next().map_or(0, |first| first.now.0 - 1_000_000_000);
         let now = Instant(member.get() * 1_000_000_000 + passed);
@@ -127,7 +128,8 @@ impl World {
     /// Ends a member's round.
     pub fn end_round(&mut self, number: u64) {
         let Some(Member { now, lane: Some(lane), .. }) = self.members.get_mut(&number) else { return };
-        let output = lane.take_output(*now).expect("the lane goes on");
+        let mut output = lane.take_output(*now).expect("the lane goes on");
+        output.sends.extend(lane.send_snapshots(*now).expect("the state can be read"));
         lane.check().expect("the state can be read");
         self.take(number, output);
     }

@@ -19,7 +19,7 @@ pub(super) struct NodeCollector {
 
 type Figure = (&'static str, &'static str, fn(&LaneGauges) -> u64);
 
-const GAUGES: [Figure; 6] = [
+const GAUGES: [Figure; 7] = [
     ("lane_replicas", "Groups that this lane holds a replica of", |lane| lane.replicas.load(Ordering::Relaxed) as u64),
     ("lane_moves_in", "Groups whose replica in this lane is still to get what the others have", |lane| {
         lane.moves_in.load(Ordering::Relaxed) as u64
@@ -36,13 +36,21 @@ const GAUGES: [Figure; 6] = [
     ("lane_overlay_bytes", "What the lane has applied since its last checkpoint began", |lane| {
         lane.overlay_bytes.load(Ordering::Relaxed) as u64
     }),
+    (
+        "lane_log_bytes",
+        "Memory of log entries: what is not in the state yet, and what followers may still need",
+        |lane| lane.log_bytes.load(Ordering::Relaxed) as u64,
+    ),
 ];
 
-const COUNTERS: [Figure; 3] = [
+const COUNTERS: [Figure; 4] = [
     ("lane_written_rounds", "Rounds that had something to make durable", |lane| {
         lane.written_rounds.load(Ordering::Relaxed)
     }),
     ("lane_syncs", "Syncs of the write-ahead log", |lane| lane.syncs.load(Ordering::Relaxed)),
+    ("lane_snapshots_overtaken", "Snapshots given up because the log after them could not be kept", |lane| {
+        lane.snapshots_overtaken.load(Ordering::Relaxed)
+    }),
     ("lane_checkpoints", "Checkpoints that have become durable", |lane| lane.checkpoints.load(Ordering::Relaxed)),
 ];
 

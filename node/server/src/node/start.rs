@@ -9,6 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use annulus_core::id::MemberId;
+use annulus_core::lane::LogBudget;
 use annulus_core::map::Map;
 use annulus_core::replica::Settings;
 use rand::Rng;
@@ -374,6 +375,7 @@ fn spawn_lanes(
         seed: rand::rng().next_u64(),
         election_timeout: config.election_timeout.get(),
         max_uncommitted_bytes: MAX_UNCOMMITTED_BYTES,
+        log_budget: LogBudget::default(),
     };
     let mut lanes: Vec<LaneHandle> = Vec::new();
     for (lane, mark) in (0..identity.lanes).zip(&identity.marks) {

@@ -7,8 +7,8 @@
 //!
 //! To wake a thread up and be woken up by it costs more than a small round does, and the less load there is, the fewer
 //! requests share that cost. So small batches are stepped where they are, and large ones are handed over. Whoever runs a round
-//! ticks if a tick is due; the lane's own thread sees to it that one comes in time. That thread alone goes on with snapshots
-//! that are being sent, begins checkpoints and drops what they leave behind, and waits for the WAL thread when that has
+//! ticks if a tick is due; the lane's own thread sees to it that one comes in time. That thread alone reads the pieces of
+//! snapshots that are sent, begins checkpoints and drops what they leave behind, and waits for the WAL thread when that has
 //! fallen far behind.
 //!
 //! Rounds never run side by side, and no input is left behind: whoever puts something in looks for the lane afterwards, and
@@ -23,7 +23,7 @@ use crossbeam_channel::{Receiver, Sender};
 
 use super::inbox::{Inbox, InboxFull};
 use super::lane::{LaneEvent, LaneFailure, LaneInput};
-use super::rounds::Rounds;
+use super::rounds::{RoundThread, Rounds};
 
 /// What is called on the thread that was in a round when the lane could not go on. It ends the process, or this does.
 pub type OnFailure = Box<dyn Fn(&LaneFailure) + Send + Sync>;
@@ -67,7 +67,7 @@ impl Driver {
     /// Returns how long nothing needs to be done if nothing comes.
     fn own_thread_round(&self) -> Duration {
         let mut rounds = self.rounds.lock().expect("a panic in a round ends the process");
-        self.run_round(&mut rounds);
+        self.run_round(&mut rounds, RoundThread::Own);
         rounds.checkpoint_if_due();
         let (spent, idle) = (rounds.spent.take(), rounds.idle_for());
         drop(rounds);
@@ -75,8 +75,8 @@ impl Driver {
         idle
     }
 
-    fn run_round(&self, rounds: &mut Rounds) {
-        if let Err(failure) = rounds.round() {
+    fn run_round(&self, rounds: &mut Rounds, thread: RoundThread) {
+        if let Err(failure) = rounds.round(thread) {
             (self.on_failure)(&failure);
             std::process::abort();
         }
@@ -94,8 +94,8 @@ impl Driver {
         let leave = match self.rounds.try_lock() {
             Ok(rounds) if rounds.has_long_work() || !rounds.has_room() => true,
             Ok(mut rounds) => {
-                self.run_round(&mut rounds);
-                rounds.has_long_work()
+                self.run_round(&mut rounds, RoundThread::Other);
+                rounds.has_long_work_soon()
             }
             // Whoever is in a round looks afterwards whether there is more to do.
             Err(TryLockError::WouldBlock) => return,

@@ -148,6 +148,7 @@ pub fn spawn(setup: LaneSetup, on_failure: OnFailure) -> Result<LaneHandle, repl
         map_lane: setup.map_lane,
         frames: BTreeMap::new(),
         spent: None,
+        own_thread_looks_at: now,
     };
     let driver = Arc::new(Driver::new(rounds, on_failure));
     let weak = Arc::downgrade(&driver);

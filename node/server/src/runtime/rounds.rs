@@ -32,7 +32,7 @@ use super::wal::WalCommand;
 use super::{Clock, LaneGauges, Links, ReplyBatch, ReplyQueue, Shared};
 use crate::storage::{Frozen, Haste, LaneState};
 
-/// While snapshots are sent the lane looks this often whether more may be.
+/// While snapshots are sent the lane looks whether more may be, but not more often than this.
 const STREAM_PAUSE: Duration = Duration::from_millis(2);
 /// A frame is sent off when it has this many bytes; the rest of the round goes into another.
 const FRAME_BYTES: usize = 1024 * 1024;
@@ -72,11 +72,22 @@ pub(super) struct Rounds {
     pub(super) frames: BTreeMap<MemberId, FrameWriter>,
     /// An overlay that redb has by now. To drop it may take long, so the lane's own thread does, without the lane.
     pub(super) spent: Option<Frozen>,
+    /// When the lane's own thread looks for something to do at the latest.
+    pub(super) own_thread_looks_at: Instant,
+}
+
+/// Who runs a round.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum RoundThread {
+    /// The lane's own thread, which may take long.
+    Own,
+    /// Another that has something for the lane.
+    Other,
 }
 
 impl Rounds {
     /// Takes what has come, steps the core with it, and does what its output says.
-    pub(super) fn round(&mut self) -> Result<(), LaneFailure> {
+    pub(super) fn round(&mut self, thread: RoundThread) -> Result<(), LaneFailure> {
         let events: Vec<LaneEvent> = self.events.try_iter().collect();
         let inputs = if self.takes_inputs() { self.inbox.take() } else { Vec::new() };
         // The inputs come before the clock: a read must be judged by a time at which it had arrived.
@@ -89,9 +100,6 @@ impl Rounds {
             self.input(now, input, &mut bootstraps)?;
         }
         let ticked = now >= self.next_tick;
-        if !ticked && self.lane.is_streaming() {
-            self.lane.step(now, Input::Tick)?;
-        }
         if ticked {
             self.lane.tell_wall_clock(Clock::wall_ms());
             self.lane.step(now, Input::Tick)?;
@@ -100,7 +108,10 @@ impl Rounds {
             self.tell_map();
         }
         self.relieve_or_refuse();
-        let output = self.lane.take_output(now)?;
+        let mut output = self.lane.take_output(now)?;
+        if thread == RoundThread::Own && self.lane.is_streaming() {
+            output.sends.extend(self.lane.send_snapshots(now)?);
+        }
         if let Some(writes) = &output.writes {
             self.written = writes.round();
         }
@@ -130,13 +141,27 @@ impl Rounds {
 
     /// Whether there is something to do that takes long, or is due by itself: sending snapshots, a checkpoint, its remains.
     pub(super) fn has_long_work(&self) -> bool {
-        self.lane.is_streaming() || self.checkpoint_due || self.spent.is_some()
+        let sends_snapshots_in = self.lane.sends_snapshots_in(self.clock.now());
+        sends_snapshots_in.is_some_and(|wait| wait < STREAM_PAUSE) || self.checkpoint_due || self.spent.is_some()
     }
 
-    /// How long nothing needs to be done if nothing comes.
-    pub(super) fn idle_for(&self) -> Duration {
-        let until_tick = self.next_tick.since(self.clock.now());
-        if self.lane.is_streaming() { until_tick.min(STREAM_PAUSE) } else { until_tick }
+    /// Whether there is something to do that takes long before the lane's own thread looks by itself.
+    pub(super) fn has_long_work_soon(&self) -> bool {
+        let now = self.clock.now();
+        let soon = |wait| now + wait + STREAM_PAUSE < self.own_thread_looks_at;
+        self.has_long_work() || self.lane.sends_snapshots_in(now).is_some_and(soon)
+    }
+
+    /// How long the lane's own thread has nothing to do if nothing comes.
+    pub(super) fn idle_for(&mut self) -> Duration {
+        let now = self.clock.now();
+        let until_tick = self.next_tick.since(now);
+        let idle = match self.lane.sends_snapshots_in(now) {
+            Some(wait) => until_tick.min(wait.max(STREAM_PAUSE)),
+            None => until_tick,
+        };
+        self.own_thread_looks_at = now + idle;
+        idle
     }
 
     fn event(&mut self, now: Instant, event: LaneEvent) -> Result<(), LaneFailure> {
@@ -310,8 +335,9 @@ impl Rounds {
     }
 
     fn tell_gauges(&self, now: Instant) {
-        let (mut replicas, mut moves_in, mut leaders, mut settled) = (0, 0, 0, 0);
+        let (mut replicas, mut moves_in, mut leaders, mut settled, mut log_bytes) = (0, 0, 0, 0, 0);
         for replica in self.lane.replicas() {
+            log_bytes += replica.log_bytes();
             if !replica.is_voter() {
                 moves_in += 1;
                 continue;
@@ -329,6 +355,8 @@ impl Rounds {
         gauges.replicas.store(replicas, Ordering::Relaxed);
         gauges.leaders.store(leaders, Ordering::Relaxed);
         gauges.settled.store(settled, Ordering::Relaxed);
+        gauges.log_bytes.store(log_bytes, Ordering::Relaxed);
+        gauges.snapshots_overtaken.store(self.lane.snapshots_overtaken(), Ordering::Relaxed);
         gauges.overlay_bytes.store(self.lane.state().overlay_bytes(), Ordering::Relaxed);
     }
 }

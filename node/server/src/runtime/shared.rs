@@ -42,6 +42,10 @@ pub struct LaneGauges {
     pub settled: AtomicUsize,
     /// Bytes in the active overlay.
     pub overlay_bytes: AtomicUsize,
+    /// Bytes that the logs take in memory.
+    pub log_bytes: AtomicUsize,
+    /// Snapshots that were given up because the log after them was gone.
+    pub snapshots_overtaken: AtomicU64,
     /// Rounds that had something to write.
     pub written_rounds: AtomicU64,
     /// Syncs of the WAL.

@@ -1,7 +1,7 @@
 //! One lane, driven by many threads at once, with hours between its ticks: an input that was left behind stays there.
 
 use annulus_core::id::{ClusterId, GroupId, MemberId};
-use annulus_core::lane::{Operation, Refusal, Reply};
+use annulus_core::lane::{LogBudget, Operation, Refusal, Reply};
 use annulus_core::map::{Map, Member, MemberState};
 use annulus_core::partition::{Change, Condition, Consistency, Key, Outcome, Scan, Write};
 use annulus_core::replica::Settings;
@@ -68,6 +68,7 @@ impl Store {
                 seed: 1,
                 election_timeout: Duration::from_millis(200),
                 max_uncommitted_bytes: 1 << 20,
+                log_budget: LogBudget::default(),
             },
             opened,
             map: None,
