@@ -22,7 +22,10 @@ const ENTRY_OVERHEAD_BYTES: usize = 96;
 pub struct Log {
     start: LogPosition,
     entries: VecDeque<Entry>,
-    bytes: usize,
+    /// For each entry: how much memory it takes with all before it, those included that were dropped from the front.
+    ends: VecDeque<usize>,
+    /// The same for the last entry that was dropped from the front.
+    dropped: usize,
     hard_state: HardState,
     /// Who votes and who learns, as of the last applied entry.
     configuration: Configuration,
@@ -89,7 +92,8 @@ impl Log {
     pub fn restart(&mut self, start: LogPosition) {
         self.start = start;
         self.entries.clear();
-        self.bytes = 0;
+        self.ends.clear();
+        self.dropped = 0;
     }
 
     /// The state has been taken over from elsewhere and stands at this point.
@@ -107,11 +111,11 @@ impl Log {
                 return Err(Gap { last, next: entry.index });
             }
             while self.entries.back().is_some_and(|back| back.index >= entry.index) {
-                let removed = self.entries.pop_back().expect("there is a last entry");
-                self.bytes -= size(&removed);
+                self.entries.pop_back();
+                self.ends.pop_back();
             }
             if entry.index > self.start.index {
-                self.bytes += size(&entry);
+                self.ends.push_back(self.end() + size(&entry));
                 self.entries.push_back(entry);
             }
         }
@@ -120,22 +124,29 @@ impl Log {
 
     /// Memory that all entries take, in bytes.
     pub fn bytes(&self) -> usize {
-        self.bytes
+        self.end() - self.dropped
+    }
+
+    fn end(&self) -> usize {
+        self.ends.back().copied().unwrap_or(self.dropped)
     }
 
     /// Memory that the entries after this index take, in bytes.
     pub fn bytes_after(&self, index: u64) -> usize {
-        self.entries.iter().rev().take_while(|entry| entry.index > index).map(size).sum()
+        match self.offset(index) {
+            Some(offset) => self.end() - self.ends.get(offset).copied().unwrap_or(self.end()),
+            None => self.bytes(),
+        }
     }
 
     /// Drops applied entries from the front until the log takes no more than this many bytes.
     pub fn compact(&mut self, budget_bytes: usize) {
-        while self.bytes > budget_bytes {
+        while self.bytes() > budget_bytes {
             match self.entries.front() {
                 Some(front) if front.index <= self.applied.index => {
                     self.start = LogPosition { index: front.index, term: front.term };
-                    self.bytes -= size(front);
                     self.entries.pop_front();
+                    self.dropped = self.ends.pop_front().expect("there is one for each entry");
                 }
                 _ => return,
             }
@@ -155,8 +166,12 @@ impl Log {
     }
 
     fn at(&self, index: u64) -> Option<&Entry> {
-        let offset = index.checked_sub(self.start.index + 1)?;
-        self.entries.get(usize::try_from(offset).ok()?)
+        self.entries.get(self.offset(index)?)
+    }
+
+    /// Where an entry is or would be; `None` for those that the log starts after.
+    fn offset(&self, index: u64) -> Option<usize> {
+        usize::try_from(index.checked_sub(self.start.index + 1)?).ok()
     }
 }
 
@@ -221,5 +236,35 @@ impl raft::Storage for Log {
         metadata.term = self.applied.term;
         metadata.set_conf_state(self.configuration.state.clone());
         Ok(snapshot)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(index: u64, bytes: usize) -> Entry {
+        Entry { index, term: 1, data: vec![b'x'; bytes].into(), ..Entry::default() }
+    }
+
+    #[test]
+    fn bytes_are_counted_through_all_that_happens_to_a_log() {
+        let mut log = Log::default();
+        let each = ENTRY_OVERHEAD_BYTES;
+        log.append((1..=4).map(|index| entry(index, index as usize))).unwrap();
+        assert_eq!(log.bytes(), 4 * each + 10);
+        assert_eq!([0, 1, 3, 4, 9].map(|index| log.bytes_after(index)), [4 * each + 10, 3 * each + 9, each + 4, 0, 0]);
+        // Another leader's entries take the place of two.
+        log.append([entry(3, 30)]).unwrap();
+        assert_eq!(log.bytes(), 3 * each + 33);
+        // Only what is applied goes.
+        log.set_applied(LogPosition { index: 2, term: 1 });
+        log.compact(0);
+        assert_eq!((log.start().index, log.bytes()), (2, each + 30));
+        assert_eq!([0, 2, 3].map(|index| log.bytes_after(index)), [each + 30, each + 30, 0]);
+        log.restart(LogPosition { index: 9, term: 2 });
+        assert_eq!(log.bytes(), 0);
+        log.append([entry(10, 5)]).unwrap();
+        assert_eq!((log.bytes(), log.bytes_after(9), log.bytes_after(10)), (each + 5, each + 5, 0));
     }
 }
