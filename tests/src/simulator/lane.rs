@@ -207,7 +207,7 @@ impl LaneThreads {
         self.behind |= pressure != Pressure::None;
         self.lane.set_pressure(pressure);
         let mut output = self.lane.take_output(now)?;
-        if self.lane.is_streaming() {
+        if self.lane.sends_snapshots_in(now).is_some() {
             output.sends.extend(self.lane.send_snapshots(now)?);
         }
         if let Some(writes) = output.writes.take() {

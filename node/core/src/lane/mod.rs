@@ -7,7 +7,8 @@
 //!  many inputs                                                         one round: see `output`
 //! ```
 //!
-//! A round is: any number of [`Lane::step`], then one [`Lane::take_output`]. The lane never waits, never sends and never
+//! A round is: any number of [`Lane::step`], then one [`Lane::take_output`]. Between two rounds [`Lane::send_snapshots`] reads
+//! the next pieces of the snapshots that are being sent. The lane never waits, never sends and never
 //! writes: its shell does, in the order that the types of `output` leave it. Lanes share nothing.
 
 mod held;
@@ -84,7 +85,6 @@ pub struct Lane<S> {
     /// Groups that `take_output` must look at, and whether each is in the list.
     dirty: Vec<GroupId>,
     is_dirty: Vec<bool>,
-    groups: usize,
     last_tick: Instant,
     /// Counts the ticks.
     ticks: u64,
@@ -104,9 +104,8 @@ pub struct Lane<S> {
     evicted: bool,
     /// Members that were found to have an older map.
     outdated: Vec<MemberId>,
-    /// Whether a snapshot may be under way from here, and whether more of one could go as soon as the pace allows it.
-    streams: bool,
-    streams_go_on: bool,
+    /// Whether a piece of a snapshot may go as soon as the pace allows it.
+    has_pieces: bool,
 }
 
 /// A round whose writes are not durable yet, and what waits for them.
@@ -142,7 +141,6 @@ impl<S: State> Lane<S> {
             replicas: Vec::new(),
             dirty: Vec::new(),
             is_dirty: Vec::new(),
-            groups: 0,
             last_tick: now,
             ticks: 0,
             round: Round::default(),
@@ -155,8 +153,7 @@ impl<S: State> Lane<S> {
             graves: BTreeMap::new(),
             evicted: false,
             outdated: Vec::new(),
-            streams: false,
-            streams_go_on: false,
+            has_pieces: false,
         };
         for recovered in recovering.into_iter().flatten() {
             match recovered.grave() {
@@ -173,7 +170,6 @@ impl<S: State> Lane<S> {
         replica.evict(self.evicted);
         let group = replica.group();
         *slot(&mut self.replicas, group) = Some(replica);
-        self.groups += 1;
         self.mark(group);
         Ok(())
     }
@@ -242,7 +238,6 @@ impl<S: State> Lane<S> {
     /// Ends a replica; whoever waits for an answer of it gets one.
     fn bury(&mut self, group: GroupId) {
         let Some(mut replica) = self.replicas[group.0 as usize].take() else { return };
-        self.groups -= 1;
         self.held.forget(group);
         replica.abandon(&mut self.round);
         // Whoever sends requests on by what it has heard of leaders would go on sending them here.
@@ -430,11 +425,10 @@ impl<S: State> Lane<S> {
             }
             self.report(now, Some(&moved))?;
         }
-        let Round { mut sends, gated, replies, writes, readies, leaders, moved: _, map_changed, pace, streams } =
+        let Round { mut sends, gated, replies, writes, readies, leaders, moved: _, map_changed, pace, snapshots } =
             std::mem::take(&mut self.round);
         self.round.pace = pace;
-        self.streams |= streams;
-        self.streams_go_on |= streams;
+        self.has_pieces |= snapshots;
         let map = self.replica(GroupId::MAP).filter(|_| map_changed).and_then(Replica::map).cloned();
         let writes = if writes.is_empty() {
             match self.in_flight.back_mut() {
@@ -471,31 +465,26 @@ impl<S: State> Lane<S> {
             .collect()
     }
 
-    /// What may be sent by now of snapshots, of the one that began first first: the sooner one is whole, the less log must be
-    /// kept for it, and the sooner another takes its place. To be sent like what is in an output, after that. Reads the records
-    /// that are sent, so it takes longer than a step.
+    /// What may be sent by now of snapshots, of the one that is wanted for longest first: the sooner one is whole, the less log
+    /// must be kept for it, and the sooner another has its turn. Call it between two rounds, and send what it returns like an
+    /// output's sends. It reads the records that are sent, so it takes longer than a step.
     pub fn send_snapshots(&mut self, now: Instant) -> Result<Vec<(MemberId, PeerMessage)>, Error> {
         self.round.pace.tick(now);
-        let mut under_way: Vec<_> = self.replicas().flat_map(Replica::streams).collect();
-        under_way.sort_unstable();
-        self.streams = !under_way.is_empty();
-        self.streams_go_on = false;
-        let mut sends = Vec::new();
-        for (_, group, to) in under_way {
-            let replica = self.replicas[group.0 as usize].as_mut().expect("it was just asked");
-            self.streams_go_on |= replica.send_snapshot(now, to, &mut self.round.pace, &mut sends)?;
+        let mut wanted: Vec<_> = self.replicas().flat_map(Replica::wanted_snapshots).collect();
+        wanted.sort_unstable();
+        let Self { replicas, state, round, .. } = self;
+        let (mut sends, mut has_pieces) = (Vec::new(), false);
+        for (_, group, to) in wanted {
+            let replica = replicas[group.0 as usize].as_mut().expect("it was just asked");
+            has_pieces |= replica.take_pieces(now, to, state, &mut round.pace, &mut sends)?;
         }
+        self.has_pieces = has_pieces;
         Ok(sends)
     }
 
     /// How long until [`Self::send_snapshots`] has something to send, if nothing comes; `None`: until something comes.
     pub fn sends_snapshots_in(&self, now: Instant) -> Option<Duration> {
-        self.streams_go_on.then(|| self.round.pace.wait(now))
-    }
-
-    /// Whether snapshots are being sent from here.
-    pub fn is_streaming(&self) -> bool {
-        self.streams
+        self.has_pieces.then(|| self.round.pace.wait(now))
     }
 
     /// Never sends snapshots faster than this many bytes a second.
@@ -508,7 +497,7 @@ impl<S: State> Lane<S> {
         self.round.pace.rate()
     }
 
-    /// How many snapshots from here were given up because the log that would have followed was not kept for so long.
+    /// How many snapshots from here were begun anew because the log that would have followed was not kept for so long.
     pub fn snapshots_overtaken(&self) -> u64 {
         self.round.pace.times_overtaken()
     }
@@ -564,7 +553,6 @@ impl<S: State> Lane<S> {
     /// Panics when the lane or one of its replicas contradicts itself.
     pub fn check(&self) -> Result<(), Error> {
         assert!(self.in_flight.iter().map(|round| round.number).is_sorted(), "rounds are in order");
-        assert_eq!(self.replicas().count(), self.groups, "every replica is counted");
         self.held.check();
         self.replicas().try_for_each(|replica| replica.check(&self.state))
     }

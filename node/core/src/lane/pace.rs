@@ -16,7 +16,9 @@ use crate::time::Instant;
 const WINDOW: Duration = Duration::from_millis(250);
 /// The rate at first, and the least unless that is raised, in bytes a second.
 const LEAST_RATE: u64 = 1 << 20;
-/// After so long without a snapshot that took too long, the least rate falls to half of what it is, if that is higher.
+/// How high the least rate may become.
+const HIGHEST_LEAST_RATE: u64 = 64 << 20;
+/// After so long without a snapshot that took too long, a least rate that was raised falls to half of what it is.
 const LEAST_FALLS_AFTER: Duration = Duration::from_secs(60);
 /// The highest rate unless a limit is set.
 pub const HIGHEST_RATE: u64 = 4 << 30;
@@ -41,17 +43,18 @@ const GROWS_ALONE: u64 = 8;
 const FOLLOWS: u64 = 8;
 const FOLLOWS_PAUSE: u64 = 32;
 /// What took more than this many times what was known counts as that: one stall of a disk is not what is usual.
-const BELIEVED: u64 = 2;
+const BELIEVED: u64 = 4;
 
 /// How fast a lane sends snapshots.
 #[derive(Debug)]
 pub struct Pace {
     limit: u64,
     rate: u64,
-    /// How many snapshots were given up because the log after them was gone.
-    overtaken: u64,
+    /// How many snapshots had to start over because the log after them was gone.
+    times_overtaken: u64,
     /// The least rate, and when it was last raised or fell.
-    least: (u64, Instant),
+    least: u64,
+    least_set_at: Option<Instant>,
     /// Bytes that may be sent now; below 0 after a chunk that was larger than what was left.
     budget: i64,
     refilled_at: Instant,
@@ -82,8 +85,9 @@ impl Default for Pace {
         Self {
             limit: HIGHEST_RATE,
             rate: LEAST_RATE,
-            overtaken: 0,
-            least: (LEAST_RATE, Instant::default()),
+            times_overtaken: 0,
+            least: LEAST_RATE,
+            least_set_at: None,
             budget: 0,
             refilled_at: Instant::default(),
             window: Window::default(),
@@ -100,6 +104,7 @@ impl Pace {
     pub fn set_limit(&mut self, bytes_per_second: u64) {
         self.limit = bytes_per_second.max(LEAST_RATE);
         self.rate = self.rate.min(self.limit);
+        self.least = self.least.min(self.limit);
     }
 
     /// Bytes a second that may be sent now.
@@ -140,17 +145,22 @@ impl Pace {
         self.window.sent += bytes;
     }
 
-    /// A snapshot took so long that the log after it could not be kept: the least rate doubles, or there would be no end to
-    /// snapshots of a group that is written to a lot.
-    pub fn overtaken(&mut self, now: Instant) {
-        self.overtaken += 1;
-        self.least = (self.least.0.saturating_mul(2).min(self.limit), now);
-        self.rate = self.rate.max(self.least.0);
+    /// A snapshot took so long that the log after it could not be kept. If it was this pace that held it back the least rate
+    /// doubles, or there would be no end to snapshots of a group that is written to a lot; once for all snapshots of a window.
+    pub fn overtaken(&mut self, now: Instant, by_the_pace: bool) {
+        self.times_overtaken += 1;
+        let just_now = self.least_set_at.is_some_and(|at| now.since(at) < WINDOW);
+        if !by_the_pace || just_now {
+            return;
+        }
+        self.least = self.least.saturating_mul(2).min(HIGHEST_LEAST_RATE).min(self.limit);
+        self.least_set_at = Some(now);
+        self.rate = self.rate.max(self.least);
     }
 
     /// How many snapshots were.
     pub fn times_overtaken(&self) -> u64 {
-        self.overtaken
+        self.times_overtaken
     }
 
     /// A client's write was proposed or applied here: by this leader, or by another for this replica to follow.
@@ -174,15 +184,17 @@ impl Pace {
 
     /// Time has passed: at the end of a window the rate adapts.
     pub fn tick(&mut self, now: Instant) {
-        if now.since(self.window.began_at) < WINDOW {
+        let lasted = now.since(self.window.began_at);
+        if lasted < WINDOW {
             return;
         }
         let window = std::mem::replace(&mut self.window, Window { began_at: now, ..Window::default() });
         if window.heard {
             self.wrote_at = Some(now);
         }
-        if now.since(self.least.1) >= LEAST_FALLS_AFTER {
-            self.least = ((self.least.0 / 2).max(LEAST_RATE), now);
+        if self.least_set_at.is_some_and(|at| now.since(at) >= LEAST_FALLS_AFTER) {
+            self.least = (self.least / 2).max(LEAST_RATE);
+            self.least_set_at = Some(now);
         }
         let alone = self.is_alone(now);
         if window.sent == 0 {
@@ -196,7 +208,7 @@ impl Pace {
         let slower = |us: u64, quiet: u64, tenths: u64| quiet > 0 && us * 10 > quiet * tenths;
         let strained = slower(window.mean_us(), quiet_mean, STRAINED_MEAN)
             || (window.tells_slowest() && slower(window.max_us, quiet_max, STRAINED_MAX));
-        let sent_rate = window.sent.saturating_mul(1000) / WINDOW.as_millis() as u64;
+        let sent_rate = (window.sent as f64 / lasted.as_secs_f64()) as u64;
         self.rate = match (strained, window.writes) {
             (true, _) => self.rate.min(sent_rate) / 2,
             // They wait: that they take long is all that is known.
@@ -204,7 +216,7 @@ impl Pace {
             (false, 0) => self.rate.saturating_mul(if alone { GROWS_ALONE } else { 2 }),
             (false, _) => self.rate.saturating_add(self.rate / 8),
         };
-        self.rate = self.rate.clamp(self.least.0, self.limit);
+        self.rate = self.rate.clamp(self.least, self.limit);
         self.pauses = window.writes > 0 && (quiet_mean == 0 || self.noisy >= WINDOWS_BETWEEN_PAUSES);
     }
 
@@ -294,7 +306,16 @@ mod tests {
     #[test]
     fn a_snapshot_that_is_overtaken_raises_the_least_rate_for_a_while() {
         let (mut pace, mut now) = (Pace::default(), Instant(0));
-        (0..3).for_each(|_| pace.overtaken(now));
+        let mut overtake = |pace: &mut Pace, by_the_pace| {
+            now = now + WINDOW;
+            // Those of one checkpoint count once.
+            (0..40).for_each(|_| pace.overtaken(now, by_the_pace));
+            now
+        };
+        overtake(&mut pace, false);
+        assert_eq!(pace.least, LEAST_RATE, "a follower that holds it back gets it no sooner");
+        (0..2).for_each(|_| _ = overtake(&mut pace, true));
+        let mut now = overtake(&mut pace, true);
         windows(&mut pace, &mut now, 8, 2, false);
         windows(&mut pace, &mut now, 20, 9, true);
         assert_eq!(pace.rate(), 8 * LEAST_RATE, "whatever clients feel: else it would never end");
@@ -302,9 +323,34 @@ mod tests {
         windows(&mut pace, &mut now, 20, 9, true);
         assert_eq!(pace.rate(), 4 * LEAST_RATE);
         for _ in 0..40 {
-            pace.overtaken(now);
+            now = now + WINDOW;
+            pace.overtaken(now, true);
         }
-        assert_eq!(pace.rate(), HIGHEST_RATE);
+        assert_eq!((pace.rate(), pace.times_overtaken()), (HIGHEST_LEAST_RATE, 4 * 40 + 40));
+        pace.set_limit(2 << 20);
+        windows(&mut pace, &mut now, 20, 9, true);
+        assert_eq!(pace.rate(), 2 << 20);
+    }
+
+    #[test]
+    fn when_the_wait_is_over_a_chunk_may_be_sent_and_not_before() {
+        let mut pace = Pace { rate: 3 << 20, ..Pace::default() };
+        let mut now = Instant(7);
+        for chunk in 0..50 {
+            let wait = pace.wait(now);
+            if wait > Duration::from_millis(1) {
+                assert!(!pace.allows(now + (wait - Duration::from_millis(1))), "chunk {chunk}");
+            }
+            now = now + wait + Duration::from_micros(1);
+            assert!(pace.allows(now), "chunk {chunk}");
+            pace.sent(64 << 10);
+        }
+        // A pause, as nothing is known of the quiet, lasts until the window ends.
+        windows(&mut pace, &mut now, 1, 9, true);
+        assert_eq!(pace.wait(now + WINDOW / 4), WINDOW - WINDOW / 4);
+        now = now + pace.wait(now);
+        pace.tick(now);
+        assert!(pace.allows(now + Duration::from_millis(100)));
     }
 
     #[test]

@@ -29,7 +29,7 @@ impl Replica {
                     self.confirm_reads(&read.request_ctx, read.index);
                 }
                 written |= self.collect_write(&mut ready, &mut write, state, round)?;
-                self.collect_messages(now, &mut ready, written, state, round)?;
+                self.collect_messages(now, &mut ready, written, round);
                 let committed = ready.take_committed_entries();
                 self.node.advance_append_async(ready);
                 self.apply(now, committed, state, round)?;
@@ -127,17 +127,10 @@ impl Replica {
         Ok(true)
     }
 
-    fn collect_messages(
-        &mut self,
-        now: Instant,
-        ready: &mut Ready,
-        written: bool,
-        state: &dyn State,
-        round: &mut Round,
-    ) -> Result<(), Error> {
+    fn collect_messages(&mut self, now: Instant, ready: &mut Ready, written: bool, round: &mut Round) {
         for message in ready.take_messages() {
             if message.get_msg_type() == MessageType::MsgSnapshot {
-                self.begin_stream(now, &message, state, round)?;
+                self.want_snapshot(now, &message, round);
             } else if is_sendable(message.get_msg_type()) {
                 let send = self.send(now, message);
                 round.sends.push(send);
@@ -149,7 +142,6 @@ impl Replica {
             let send = self.send(now, message);
             if gated { round.gated.push(send) } else { round.sends.push(send) }
         }
-        Ok(())
     }
 
     fn apply(

@@ -139,6 +139,12 @@ impl Log {
         }
     }
 
+    /// Panics when the log contradicts itself.
+    pub fn check(&self) {
+        assert_eq!(self.entries.len(), self.ends.len(), "what each entry takes is known");
+        assert_eq!(self.bytes(), self.entries.iter().map(size).sum::<usize>(), "all bytes are counted");
+    }
+
     /// Drops applied entries from the front until the log takes no more than this many bytes.
     pub fn compact(&mut self, budget_bytes: usize) {
         while self.bytes() > budget_bytes {

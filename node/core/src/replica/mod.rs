@@ -155,8 +155,8 @@ pub struct Round {
     pub(crate) map_changed: bool,
     /// How fast snapshots may be sent; goes on from round to round.
     pub(crate) pace: Pace,
-    /// Whether a snapshot was begun, or a piece of one acknowledged.
-    pub(crate) streams: bool,
+    /// Whether a piece of a snapshot may be sent that could not be before: one is wanted, or a piece was acknowledged.
+    pub(crate) snapshots: bool,
 }
 
 /// Where a replica comes from.
@@ -452,6 +452,7 @@ impl Replica {
         assert!(log.start().index <= log.applied().index, "the log reaches back to what is applied");
         assert!(log.applied().index <= self.committed(), "only what is committed is applied");
         assert!(self.committed() <= self.last_index(), "only what is in the log is committed");
+        log.check();
         assert!(self.sending.is_empty() || self.led_term != 0, "only a leader sends snapshots");
         self.machine.check(state)?;
         Ok(())

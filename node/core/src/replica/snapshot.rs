@@ -18,28 +18,30 @@ impl Replica {
         TableId { group: self.group, generation: self.generation + 1 }
     }
 
-    /// Raft wants a follower to have a snapshot: what Raft made holds its position, the records are streamed.
-    pub(super) fn begin_stream(
-        &mut self,
-        now: Instant,
-        message: &Message,
-        state: &dyn State,
-        round: &mut Round,
-    ) -> Result<(), Error> {
+    /// Raft wants a follower to have a snapshot. It gets its turn (see `Lane::send_snapshots`).
+    pub(super) fn want_snapshot(&mut self, now: Instant, message: &Message, round: &mut Round) {
         let to = MemberId::new(message.to).expect("Raft sends to members");
-        let metadata = message.get_snapshot().get_metadata();
-        // Raft has taken the position when it made the message; entries may have been applied since.
-        assert!(metadata.index <= self.applied().index, "what is sent is not older than Raft thinks");
+        self.sending.insert(to, Sending::new(now));
+        round.snapshots = true;
+    }
+
+    /// The snapshot for this member has its turn: it is of the state as it is now.
+    fn begin_snapshot(&mut self, now: Instant, to: MemberId, state: &dyn State) -> Result<(), Error> {
         let position = if planted(Bug::SnapshotRacesCompaction) {
             LogPosition { index: self.committed().max(self.applied().index), term: self.applied().term }
         } else {
             self.applied()
         };
-        self.sent_streams += 1;
-        let stream = Stream { term: message.term, position, attempt: self.sent_streams };
         let view = state.view(self.table())?;
-        round.streams = true;
-        self.sending.insert(to, Sending::new(stream, self.configuration().clone(), view, now));
+        let configuration = self.configuration().clone();
+        self.sent_streams += 1;
+        let stream = Stream { term: self.term(), position, attempt: self.sent_streams };
+        let progress = self.node.raft.mut_prs().get_mut(to.get());
+        if let (Some(sending), Some(progress)) = (self.sending.get_mut(&to), progress) {
+            // Raft goes on from here when the snapshot is there, not from where the group stood when it asked for one.
+            progress.pending_snapshot = position.index;
+            sending.begin(stream, configuration, view, now);
+        }
         Ok(())
     }
 
@@ -51,7 +53,9 @@ impl Replica {
         next: u32,
         round: &mut Round,
     ) {
-        let Some(sending) = self.sending.get_mut(&from).filter(|sending| sending.stream() == stream) else { return };
+        let Some(sending) = self.sending.get_mut(&from).filter(|sending| sending.stream() == Some(stream)) else {
+            return;
+        };
         let status = match sending.acknowledged(next, now) {
             Progress::Finished => Some(SnapshotStatus::Finish),
             Progress::GivenUp => Some(SnapshotStatus::Failure),
@@ -61,37 +65,46 @@ impl Replica {
             self.sending.remove(&from);
             self.node.report_snapshot(from.get(), status);
         }
-        round.streams = true;
+        round.snapshots = true;
     }
 
-    /// The snapshots that are under way from here: when each began, and who gets it.
-    pub fn streams(&self) -> impl Iterator<Item = (Instant, GroupId, MemberId)> {
-        self.sending.iter().map(|(to, sending)| (sending.began_at(), self.group, *to))
+    /// The snapshots that are being sent from here or are to be: since when each is wanted, and by whom.
+    pub fn wanted_snapshots(&self) -> impl Iterator<Item = (Instant, GroupId, MemberId)> {
+        self.sending.iter().map(|(to, sending)| (sending.wanted_since(), self.group, *to))
     }
 
-    /// Sends what may be sent by now of the snapshot for this member. Returns whether there is more that only waits for its time.
-    pub fn send_snapshot(
+    /// Takes what may be sent by now of the snapshot for this member. Returns whether there is more that only waits for its
+    /// time.
+    pub fn take_pieces(
         &mut self,
         now: Instant,
         to: MemberId,
+        state: &dyn State,
         pace: &mut Pace,
         sends: &mut Vec<(MemberId, PeerMessage)>,
     ) -> Result<bool, Error> {
+        let waits = self.sending.get(&to).is_some_and(|sending| sending.stream().is_none());
+        if waits && pace.allows(now) {
+            self.begin_snapshot(now, to, state)?;
+        }
         let Some(sending) = self.sending.get_mut(&to) else { return Ok(false) };
         let chunks = sending.fill_window(now, pace)?;
         sends.extend(chunks.into_iter().map(|chunk| (to, chunk_message(self.group, chunk))));
         Ok(sending.has_room())
     }
 
-    /// How many bytes of this leader's log its followers still need, over what is not applied yet: whoever gets a snapshot needs
-    /// what comes after it.
+    /// How many bytes at the end of this leader's log some follower still needs: whoever gets a snapshot needs what comes after
+    /// it.
     pub fn log_bytes_needed(&self) -> usize {
         if !self.leads() {
             return 0;
         }
         let log = self.node.store();
         let has = |(id, peer): (&u64, &PeerProgress)| match peer.state {
-            ProgressState::Snapshot => Some(self.sending.get(&MemberId::new(*id)?)?.stream().position.index),
+            // One that waits for its turn will be of the state as it is by then.
+            ProgressState::Snapshot => Some(self.sending.get(&MemberId::new(*id)?)?.stream()?.position.index),
+            // Nothing was heard of it since the election: it may need all that is there.
+            ProgressState::Probe if peer.matched == 0 => Some(log.start().index),
             // After a snapshot it is not known yet that the follower has it.
             ProgressState::Probe => Some(peer.matched.max(peer.next_idx.saturating_sub(1))),
             ProgressState::Replicate => Some(peer.matched),
@@ -109,10 +122,11 @@ impl Replica {
         // A follower that has caught up in another way needs the rest no longer.
         self.sending.retain(|to, _| progress.get(to.get()).is_some_and(|peer| peer.state == ProgressState::Snapshot));
         for (to, sending) in &mut self.sending {
-            if sending.stream().position.index < log_starts_after {
+            if sending.stream().is_some_and(|stream| stream.position.index < log_starts_after) {
                 // The log has not been kept for so long: the follower would need another one right after this.
-                round.pace.overtaken(now);
-                given_up.push(*to);
+                round.pace.overtaken(now, sending.has_room());
+                sending.start_over(now);
+                round.snapshots = true;
                 continue;
             }
             match sending.tick(now) {

@@ -35,12 +35,11 @@ const RESEND_AFTER_AT_MOST: Duration = Duration::from_millis(800);
 /// A follower that acknowledges nothing for this long is given up on; Raft tries again later.
 const GIVE_UP_AFTER: Duration = Duration::from_secs(10);
 
-/// A snapshot on its way to one follower.
+/// A snapshot on its way to one follower, or one that waits for its turn.
 pub struct Sending {
-    stream: Stream,
-    began_at: Instant,
-    configuration: Configuration,
-    view: Box<dyn View>,
+    wanted_since: Instant,
+    /// What is sent; `None` while it waits: until then it keeps no log and no state from being let go of.
+    content: Option<Content>,
     /// Where the next chunk starts; `None` when the last one was made.
     from: Option<Bytes>,
     number: u32,
@@ -50,6 +49,13 @@ pub struct Sending {
     resend_after: Duration,
     /// Bytes of records that were acknowledged.
     sent_bytes: u64,
+}
+
+/// A group's state at one point.
+struct Content {
+    stream: Stream,
+    configuration: Configuration,
+    view: Box<dyn View>,
 }
 
 /// What becomes of a sending.
@@ -64,13 +70,11 @@ pub enum Progress {
 }
 
 impl Sending {
-    /// Begins to send this view.
-    pub fn new(stream: Stream, configuration: Configuration, view: Box<dyn View>, now: Instant) -> Self {
+    /// One that waits for its turn.
+    pub fn new(now: Instant) -> Self {
         Self {
-            stream,
-            began_at: now,
-            configuration,
-            view,
+            wanted_since: now,
+            content: None,
             from: Some(Bytes::new()),
             number: 0,
             unacknowledged: VecDeque::new(),
@@ -86,14 +90,25 @@ impl Sending {
         self.sent_bytes
     }
 
-    /// When it began.
-    pub fn began_at(&self) -> Instant {
-        self.began_at
+    /// Begins to send this view.
+    pub fn begin(&mut self, stream: Stream, configuration: Configuration, view: Box<dyn View>, now: Instant) {
+        self.content = Some(Content { stream, configuration, view });
+        (self.last_sent, self.last_heard) = (now, now);
     }
 
-    /// Which snapshot this is.
-    pub fn stream(&self) -> Stream {
-        self.stream
+    /// What was sent is of no use: it waits for its turn once more, in the place that it had.
+    pub fn start_over(&mut self, now: Instant) {
+        *self = Self { wanted_since: self.wanted_since, ..Self::new(now) };
+    }
+
+    /// Since when the follower needs one.
+    pub fn wanted_since(&self) -> Instant {
+        self.wanted_since
+    }
+
+    /// Which snapshot this is; `None` while it waits for its turn.
+    pub fn stream(&self) -> Option<Stream> {
+        self.content.as_ref().map(|content| content.stream)
     }
 
     /// Whether there is another chunk to send, and few enough are on their way.
@@ -104,11 +119,8 @@ impl Sending {
     /// The chunks that may be sent now.
     pub fn fill_window(&mut self, now: Instant, pace: &mut Pace) -> Result<Vec<Chunk>, state::Error> {
         let mut chunks = Vec::new();
-        while self.has_room()
-            && pace.allows(now)
-            && let Some(from) = self.from.take()
-        {
-            let chunk = self.make_chunk(&from)?;
+        while self.content.is_some() && self.has_room() && pace.allows(now) {
+            let chunk = self.make_chunk()?;
             pace.sent(chunk.bytes());
             self.unacknowledged.push_back(chunk.clone());
             chunks.push(chunk);
@@ -136,6 +148,7 @@ impl Sending {
         if self.unacknowledged.is_empty() {
             // Held back by the pace, not by the follower.
             self.last_heard = now;
+            return (Progress::Underway, Vec::new());
         }
         if now.since(self.last_heard) >= GIVE_UP_AFTER {
             return (Progress::GivenUp, Vec::new());
@@ -148,9 +161,11 @@ impl Sending {
         (Progress::Underway, self.unacknowledged.iter().cloned().collect())
     }
 
-    fn make_chunk(&mut self, from: &Bytes) -> Result<Chunk, state::Error> {
+    fn make_chunk(&mut self) -> Result<Chunk, state::Error> {
+        let content = self.content.as_ref().expect("it has begun");
+        let from = self.from.take().expect("there is more to send");
         let (mut records, mut bytes, mut next) = (Vec::new(), 0, None);
-        self.view.range(from, &mut |key, value| {
+        content.view.range(&from, &mut |key, value| {
             if bytes >= CHUNK_BYTES {
                 next = Some(Bytes::copy_from_slice(key));
                 return ControlFlow::Break(());
@@ -159,8 +174,8 @@ impl Sending {
             records.push((Bytes::copy_from_slice(key), Bytes::copy_from_slice(value)));
             ControlFlow::Continue(())
         })?;
-        let last = next.is_none().then(|| self.configuration.clone());
-        let chunk = Chunk { stream: self.stream, number: self.number, records, last };
+        let last = next.is_none().then(|| content.configuration.clone());
+        let chunk = Chunk { stream: content.stream, number: self.number, records, last };
         self.number += 1;
         self.from = next;
         Ok(chunk)

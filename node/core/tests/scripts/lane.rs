@@ -4,7 +4,7 @@
 //! ```text
 //! members 3 partitions=1 [map=yes] [timeout=1s] [needed=BYTES]    a store that was never started; member 1 should lead p0, 2 p1, …
 //! members 4 … factor=3 zones=0 map=yes     the same as the solver places it; without `factor` everybody holds everything
-//!     `needed=BYTES`: so much of its logs a leader keeps for followers that lag, over what everybody keeps
+//!     `needed=BYTES`: so much of its logs a leader keeps for followers that lag, if that is more than what everybody keeps
 //! start N                            one more process, which has nothing and is in no map
 //! bootstrap [N…]                     makes the replicas of the first map
 //! put N KEY VALUE [if=…] [ttl=D] [name=N] [within=D]     delete N KEY …       a request to member N

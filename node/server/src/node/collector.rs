@@ -48,7 +48,7 @@ const COUNTERS: [Figure; 4] = [
         lane.written_rounds.load(Ordering::Relaxed)
     }),
     ("lane_syncs", "Syncs of the write-ahead log", |lane| lane.syncs.load(Ordering::Relaxed)),
-    ("lane_snapshots_overtaken", "Snapshots given up because the log after them could not be kept", |lane| {
+    ("lane_snapshots_overtaken", "Snapshots begun anew because the log after them could not be kept", |lane| {
         lane.snapshots_overtaken.load(Ordering::Relaxed)
     }),
     ("lane_checkpoints", "Checkpoints that have become durable", |lane| lane.checkpoints.load(Ordering::Relaxed)),

@@ -6,7 +6,8 @@
 //!  clock ─────────────────────────────────────▶ tick, if one is due        replies to I/O threads
 //! ```
 //!
-//! They run on whichever thread has the lane (`super::driver`).
+//! They run on whichever thread has the lane (`super::driver`). After a round on the lane's own thread come the pieces of snapshots
+//! that are due.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -108,14 +109,17 @@ impl Rounds {
             self.tell_map();
         }
         self.relieve_or_refuse();
-        let mut output = self.lane.take_output(now)?;
-        if thread == RoundThread::Own && self.lane.is_streaming() {
-            output.sends.extend(self.lane.send_snapshots(now)?);
-        }
+        let output = self.lane.take_output(now)?;
         if let Some(writes) = &output.writes {
             self.written = writes.round();
         }
         self.dispatch(output);
+        if thread == RoundThread::Own && self.lane.sends_snapshots_in(now).is_some_and(|wait| wait.is_zero()) {
+            for (to, piece) in self.lane.send_snapshots(now)? {
+                self.push(to, &Item::Group(piece));
+            }
+            self.send_frames();
+        }
         for done in bootstraps {
             if self.lane.rounds_in_flight() == 0 {
                 // Everything was there already, and is durable.
@@ -141,8 +145,10 @@ impl Rounds {
 
     /// Whether there is something to do that takes long, or is due by itself: sending snapshots, a checkpoint, its remains.
     pub(super) fn has_long_work(&self) -> bool {
-        let sends_snapshots_in = self.lane.sends_snapshots_in(self.clock.now());
-        sends_snapshots_in.is_some_and(|wait| wait < STREAM_PAUSE) || self.checkpoint_due || self.spent.is_some()
+        let now = self.clock.now();
+        let piece_is_due =
+            now >= self.own_thread_looks_at && self.lane.sends_snapshots_in(now).is_some_and(|wait| wait.is_zero());
+        piece_is_due || self.checkpoint_due || self.spent.is_some()
     }
 
     /// Whether there is something to do that takes long before the lane's own thread looks by itself.
@@ -274,6 +280,10 @@ impl Rounds {
         for (thread, batch) in batches {
             self.replies[thread].send(batch);
         }
+        self.send_frames();
+    }
+
+    fn send_frames(&mut self) {
         for (member, frame) in std::mem::take(&mut self.frames) {
             self.links.send(member, frame.finish());
         }

@@ -44,7 +44,7 @@ pub struct LaneGauges {
     pub overlay_bytes: AtomicUsize,
     /// Bytes that the logs take in memory.
     pub log_bytes: AtomicUsize,
-    /// Snapshots that were given up because the log after them was gone.
+    /// Snapshots that were begun anew because the log after them was gone.
     pub snapshots_overtaken: AtomicU64,
     /// Rounds that had something to write.
     pub written_rounds: AtomicU64,
