@@ -33,7 +33,7 @@ use super::wal::WalCommand;
 use super::{Clock, LaneGauges, Links, ReplyBatch, ReplyQueue, Shared};
 use crate::storage::{Frozen, Haste, LaneState};
 
-/// While snapshots are sent the lane looks whether more may be, but not more often than this.
+/// While snapshots are sent the lane's own thread looks by itself whether more may be, but not more often than this.
 const STREAM_PAUSE: Duration = Duration::from_millis(2);
 /// A frame is sent off when it has this many bytes; the rest of the round goes into another.
 const FRAME_BYTES: usize = 1024 * 1024;
@@ -145,9 +145,7 @@ impl Rounds {
 
     /// Whether there is something to do that takes long, or is due by itself: sending snapshots, a checkpoint, its remains.
     pub(super) fn has_long_work(&self) -> bool {
-        let now = self.clock.now();
-        let piece_is_due =
-            now >= self.own_thread_looks_at && self.lane.sends_snapshots_in(now).is_some_and(|wait| wait.is_zero());
+        let piece_is_due = self.lane.sends_snapshots_in(self.clock.now()).is_some_and(|wait| wait.is_zero());
         piece_is_due || self.checkpoint_due || self.spent.is_some()
     }
 
