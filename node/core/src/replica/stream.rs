@@ -96,9 +96,10 @@ impl Sending {
         (self.last_sent, self.last_heard) = (now, now);
     }
 
-    /// What was sent is of no use: it waits for its turn once more, in the place that it had.
+    /// What was sent is of no use: it waits for another turn, after those that wait already. It would hold them up for as long
+    /// as its group is written to faster than it can be sent.
     pub fn start_over(&mut self, now: Instant) {
-        *self = Self { wanted_since: self.wanted_since, ..Self::new(now) };
+        *self = Self::new(now);
     }
 
     /// Since when the follower needs one.
