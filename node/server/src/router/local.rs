@@ -115,7 +115,9 @@ impl NodeRouter {
             Target::Member(member) => member,
         };
         let new = hint.filter(|leader| *leader != asked);
-        if target != Target::Here {
+        // The lane here tells of a leader once, when it hears of it: if another member's answer has put that in doubt since,
+        // only the lane's answer to a request says it again.
+        if target != Target::Here || new.is_some() {
             self.parts.shared.hint_leader(group, asked, new);
         }
         new.is_some_and(|leader| leader == self.parts.shared.member || self.parts.links.is_up(leader))
