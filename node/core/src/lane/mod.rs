@@ -8,8 +8,8 @@
 //! ```
 //!
 //! A round is: any number of [`Lane::step`], then one [`Lane::take_output`]. Between two rounds [`Lane::send_snapshots`] reads
-//! the next pieces of the snapshots that are being sent. The lane never waits, never sends and never
-//! writes: its shell does, in the order that the types of `output` leave it. Lanes share nothing.
+//! the next pieces of the snapshots that are being sent. The lane never waits, never sends and never writes: its shell does, in
+//! the order that the types of `output` leave it. Lanes share nothing.
 
 mod held;
 mod log_budget;

@@ -6,8 +6,8 @@
 //!  clock ─────────────────────────────────────▶ tick, if one is due        replies to I/O threads
 //! ```
 //!
-//! They run on whichever thread has the lane (`super::driver`). After a round on the lane's own thread come the pieces of snapshots
-//! that are due.
+//! They run on whichever thread has the lane (`super::driver`). After a round on the lane's own thread come the pieces of
+//! snapshots that are due.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
