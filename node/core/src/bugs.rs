@@ -45,10 +45,18 @@ pub enum Bug {
     BlankReplicaVotes,
     /// An answer to what a member had sent on before it died is taken for that to another request.
     AnswerOfEarlierLife,
+    /// A lock is given to the second in its queue.
+    QueueSkipsWaiter,
+    /// A member forgets the fences that it has not seen since it was started.
+    FenceOnlyInMemory,
+    /// Leases end by whatever the leader's own clock shows.
+    LockExpiredByLocalClock,
+    /// A lock's tokens count from 1 again when nobody has held it for a moment.
+    TokenCountedAnew,
 }
 
 /// All of them with the names that they are planted by.
-pub const ALL: [(&str, Bug); 19] = [
+pub const ALL: [(&str, Bug); 23] = [
     ("acknowledge-before-sync", Bug::AcknowledgeBeforeSync),
     ("reply-before-quorum", Bug::ReplyBeforeQuorum),
     ("vote-not-persisted", Bug::VoteNotPersisted),
@@ -68,6 +76,10 @@ pub const ALL: [(&str, Bug); 19] = [
     ("move-ended-by-stale-report", Bug::MoveEndedByStaleReport),
     ("blank-replica-votes", Bug::BlankReplicaVotes),
     ("answer-of-earlier-life", Bug::AnswerOfEarlierLife),
+    ("queue-skips-waiter", Bug::QueueSkipsWaiter),
+    ("fence-only-in-memory", Bug::FenceOnlyInMemory),
+    ("lock-expired-by-local-clock", Bug::LockExpiredByLocalClock),
+    ("token-counted-anew", Bug::TokenCountedAnew),
 ];
 
 /// Whether this bug is in force.

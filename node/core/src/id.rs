@@ -158,7 +158,7 @@ mod tests {
 
 /// A member's name for a request that it has sent on to another, by which it knows the answer. Members die and come back, and
 /// answers to what they had asked before may come then: a number alone would name another request by that time.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Ticket {
     /// Which of the member's processes has sent it on: a random number of its own.
     pub life: u64,

@@ -323,6 +323,7 @@ impl Victim {
                     condition: annulus_core::partition::Condition::Always,
                     change: annulus_core::partition::Change::Put { value: Bytes::new(), ttl_ms: Some(100) },
                     idempotency_key: None,
+                    fence: None,
                 };
                 self.request(Operation::Write(write))
             }

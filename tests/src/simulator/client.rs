@@ -282,7 +282,7 @@ impl Client {
             Change::Delete => partition::Change::Delete,
         };
         let idempotency_key = idempotent.then(|| Bytes::from(format!("write-{id}")));
-        let write = partition::Write { key: key_name(key), condition, change, idempotency_key };
+        let write = partition::Write { key: key_name(key), condition, change, idempotency_key, fence: None };
         (Task::Write { id, idempotent }, Operation::Write(write))
     }
 
@@ -372,6 +372,9 @@ impl Client {
             Reply::Write(outcome) => return self.written(task, outcome, world, env, history),
             Reply::Get(item) => self.read(&task, item, now, history)?,
             Reply::Scan(page) => self.scanned(&task, &page, now, world, history)?,
+            Reply::Lock(_) | Reply::LockView(_) | Reply::Locks { .. } => {
+                return Err(Broken::Nonsense("a client was told of a lock that did not ask for it"));
+            }
             Reply::Map(_) | Reply::Changed(_) | Reply::Plan(_) | Reply::History(_) | Reply::PastMap(_) => {
                 return Err(Broken::Nonsense("a client was told of the map that did not ask for it"));
             }

@@ -193,7 +193,13 @@ impl<'a> Store<'a> {
             Load::Put => {
                 let value = Bytes::from(vec![b'v'; VALUE_BYTES]);
                 let change = Change::Put { value, ttl_ms: None };
-                Operation::Write(Write { key, condition: Condition::Always, change, idempotency_key: None })
+                Operation::Write(Write {
+                    key,
+                    condition: Condition::Always,
+                    change,
+                    idempotency_key: None,
+                    fence: None,
+                })
             }
         };
         let request = ClientRequest { client, attempt: 0, group, timeout_ms: 10_000, forward: true, operation };

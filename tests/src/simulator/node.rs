@@ -430,6 +430,7 @@ impl Member {
                         answer(forwarded.client, forwarded.attempt, reply, env);
                     }
                 }
+                Item::Cancel { .. } => {}
                 Item::Hello(hello) => self.greeted(from, hello, env),
                 Item::Map(map) => {
                     let map = Map::decode(map).expect("maps are sent whole");

@@ -8,6 +8,7 @@
 //!          | 3 life:u64 number:u64 group:u32 timeout_ms:u32 operation            a request, sent on (see `request`)
 //!          | 4 life:u64 number:u64 reply                                         its answer (see `request`)
 //!          | 5 map:bytes                                                         the sender's map (`docs/storage.md`)
+//!          | 6 life:u64 number:u64 group:u32                                       nobody waits for its answer any more
 //! ```
 
 use bytes::Bytes;
@@ -30,6 +31,7 @@ const GROUP: u8 = 2;
 const FORWARD: u8 = 3;
 const FORWARDED: u8 = 4;
 const MAP: u8 = 5;
+const CANCEL: u8 = 6;
 
 /// One thing in a frame.
 #[derive(Debug, Clone, PartialEq)]
@@ -46,6 +48,13 @@ pub enum Item {
         ticket: Ticket,
         /// What came of it.
         reply: Reply,
+    },
+    /// Nobody waits for the answer to this `Forward` any more.
+    Cancel {
+        /// Its ticket.
+        ticket: Ticket,
+        /// The group that it was for.
+        group: GroupId,
     },
     /// The sender's map (see [`crate::map::Map`]). It comes right after the hello on every link, so that a member that
     /// has no map yet gets one from whoever reaches it first.
@@ -131,6 +140,11 @@ impl FrameWriter {
                 write_ticket(writer, *ticket);
                 write_reply(writer, reply);
             }
+            Item::Cancel { ticket, group } => {
+                writer.u8(CANCEL);
+                write_ticket(writer, *ticket);
+                writer.u32(group.0);
+            }
             Item::Map(map) => {
                 writer.u8(MAP);
                 writer.bytes(map);
@@ -191,6 +205,7 @@ fn read_item(reader: &mut Reader) -> Result<Item> {
             operation: read_operation(reader)?,
         }),
         FORWARDED => Item::Forwarded { ticket: read_ticket(reader)?, reply: read_reply(reader)? },
+        CANCEL => Item::Cancel { ticket: read_ticket(reader)?, group: GroupId(reader.u32()?) },
         MAP => Item::Map(reader.bytes()?),
         id => return Err(reader.unknown(id)),
     })

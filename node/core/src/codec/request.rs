@@ -1,11 +1,12 @@
 //! Requests and replies as they are forwarded between members. Those about the map, in the forms of `docs/storage.md`:
 //!
 //! ```text
-//! operation := … | 5 intent (change the map) | 6 (read the plan) | 7 epoch:option<u64> (read the history, or a map of it)
+//! operation := … | 8 fence write (see `docs/storage.md`) | 9 lock_command | 10 name consistency (read a lock)
+//!            | 11 scan consistency (list locks) | 5 intent (change the map) | 6 (read the plan) | 7 epoch:option<u64> (read the history, or a map of it)
 //! intent    := fence:u64 epoch:option<u64> command
 //! command   := 1 list<desired> | 2 drain:u64 | 3 undrain:u64 | 4 remove:u64
 //! desired   := id:u64 name:text zone:text client_address:text peer_address:text admin_address:text weight:u32
-//! reply     := … | 7 changed | 8 plan | 9 list<event> | 10 map:option<bytes>
+//! reply     := … | 11 (lock) outcome | 12 option<view> | 13 list<view> more:bool | 7 changed | 8 plan | 9 list<event> | 10 map:option<bytes>
 //! changed   := 0 epoch:u64 joined:list<u64> leaving:list<u64> updated:list<u64>
 //!            | 1 given:u64 highest:u64 (fence) | 2 given:u64 current:u64 (epoch) | 3 (another waits)
 //!            | 4 member:u64 (unknown) | 5 left:u64 factor:u64 (too few) | 6 member:u64 groups (holds replicas)
@@ -28,9 +29,10 @@ use crate::map::command::{Command, Desired, Intent};
 use crate::map::history::{read_event, write_event};
 use crate::map::plan::{read_plan, write_plan};
 use crate::partition::codec::{
-    read_consistency, read_item, read_key, read_outcome, read_page, read_scan, read_write, write_consistency,
-    write_item, write_outcome, write_page, write_scan, write_write,
+    read_consistency, read_fenced, read_item, read_key, read_outcome, read_page, read_scan, read_write,
+    write_consistency, write_fenced, write_item, write_outcome, write_page, write_scan, write_write,
 };
+use crate::partition::lock::codec as lock;
 
 const OP_WRITE: u8 = 1;
 const OP_GET: u8 = 2;
@@ -39,13 +41,37 @@ const OP_READ_MAP: u8 = 4;
 const OP_CHANGE_MAP: u8 = 5;
 const OP_READ_PLAN: u8 = 6;
 const OP_READ_HISTORY: u8 = 7;
+const OP_FENCED_WRITE: u8 = 8;
+const OP_LOCK: u8 = 9;
+const OP_READ_LOCK: u8 = 10;
+const OP_LIST_LOCKS: u8 = 11;
 
 /// Writes what is asked.
 pub fn write_operation(writer: &mut Writer, operation: &Operation) {
     match operation {
-        Operation::Write(write) => {
-            writer.u8(OP_WRITE);
-            write_write(writer, write);
+        Operation::Write(write) => match &write.fence {
+            None => {
+                writer.u8(OP_WRITE);
+                write_write(writer, write);
+            }
+            Some(fence) => {
+                writer.u8(OP_FENCED_WRITE);
+                write_fenced(writer, write, fence);
+            }
+        },
+        Operation::Lock(command) => {
+            writer.u8(OP_LOCK);
+            lock::write_command(writer, command);
+        }
+        Operation::ReadLock { name, consistency } => {
+            writer.u8(OP_READ_LOCK);
+            lock::write_name(writer, name);
+            write_consistency(writer, *consistency);
+        }
+        Operation::ListLocks { scan, consistency } => {
+            writer.u8(OP_LIST_LOCKS);
+            write_scan(writer, scan);
+            write_consistency(writer, *consistency);
         }
         Operation::Get { key, consistency } => {
             writer.u8(OP_GET);
@@ -77,6 +103,10 @@ pub fn write_operation(writer: &mut Writer, operation: &Operation) {
 pub fn read_operation(reader: &mut Reader) -> Result<Operation> {
     Ok(match reader.u8()? {
         OP_WRITE => Operation::Write(read_write(reader)?),
+        OP_FENCED_WRITE => Operation::Write(read_fenced(reader)?),
+        OP_LOCK => Operation::Lock(lock::read_command(reader)?),
+        OP_READ_LOCK => Operation::ReadLock { name: lock::read_name(reader)?, consistency: read_consistency(reader)? },
+        OP_LIST_LOCKS => Operation::ListLocks { scan: read_scan(reader)?, consistency: read_consistency(reader)? },
         OP_GET => Operation::Get { key: read_key(reader)?, consistency: read_consistency(reader)? },
         OP_SCAN => Operation::Scan { scan: read_scan(reader)?, consistency: read_consistency(reader)? },
         OP_READ_MAP => Operation::ReadMap { consistency: read_consistency(reader)? },
@@ -97,6 +127,9 @@ const REPLY_CHANGED: u8 = 7;
 const REPLY_PLAN: u8 = 8;
 const REPLY_HISTORY: u8 = 9;
 const REPLY_PAST_MAP: u8 = 10;
+const REPLY_LOCK: u8 = 11;
+const REPLY_LOCK_VIEW: u8 = 12;
+const REPLY_LOCKS: u8 = 13;
 
 /// Writes an answer.
 pub fn write_reply(writer: &mut Writer, reply: &Reply) {
@@ -104,6 +137,19 @@ pub fn write_reply(writer: &mut Writer, reply: &Reply) {
         Reply::Write(outcome) => {
             writer.u8(REPLY_WRITE);
             write_outcome(writer, *outcome);
+        }
+        Reply::Lock(outcome) => {
+            writer.u8(REPLY_LOCK);
+            lock::write_outcome(writer, outcome);
+        }
+        Reply::LockView(view) => {
+            writer.u8(REPLY_LOCK_VIEW);
+            writer.option(view.as_ref(), lock::write_view);
+        }
+        Reply::Locks { locks, more } => {
+            writer.u8(REPLY_LOCKS);
+            writer.list(locks, lock::write_view);
+            writer.bool(*more);
         }
         Reply::Get(item) => {
             writer.u8(REPLY_GET);
@@ -145,6 +191,9 @@ pub fn write_reply(writer: &mut Writer, reply: &Reply) {
 pub fn read_reply(reader: &mut Reader) -> Result<Reply> {
     Ok(match reader.u8()? {
         REPLY_WRITE => Reply::Write(read_outcome(reader)?),
+        REPLY_LOCK => Reply::Lock(lock::read_outcome(reader)?),
+        REPLY_LOCK_VIEW => Reply::LockView(reader.option(lock::read_view)?),
+        REPLY_LOCKS => Reply::Locks { locks: reader.list(lock::read_view)?, more: reader.bool()? },
         REPLY_GET => Reply::Get(reader.option(read_item)?),
         REPLY_SCAN => Reply::Scan(read_page(reader)?),
         REPLY_MAP => Reply::Map(reader.bytes()?),

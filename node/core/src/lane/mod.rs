@@ -22,9 +22,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::codec::message::{Body, PeerMessage};
-use crate::id::{GroupId, MemberId};
+use crate::id::{GroupId, MemberId, RequestId};
 use crate::map::report::REPORT_EVERY;
 use crate::map::{self, Map, Report};
+use crate::partition::lock;
 use crate::replica::{Configuration, Error, GroupRecord, Life, Recovering, Replica, Round, Settings};
 use crate::state::{State, TableId};
 use crate::time::Instant;
@@ -60,6 +61,13 @@ pub enum Input {
     Persisted(Durable),
     /// A link to this member is down.
     Unreachable(MemberId),
+    /// The client of a request that was not answered yet is gone. A request that waits for a lock leaves the queue.
+    Cancel {
+        /// The group that it is for.
+        group: GroupId,
+        /// The request.
+        request: RequestId,
+    },
 }
 
 /// How far behind the disk is.
@@ -301,6 +309,14 @@ impl<S: State> Lane<S> {
                 self.persisted(&durable);
                 Ok(())
             }
+            Input::Cancel { group, request } => {
+                let Some(replica) = self.replicas.get_mut(group.0 as usize).and_then(Option::as_mut) else {
+                    return Ok(());
+                };
+                replica.cancel(request, &mut self.round);
+                self.mark(group);
+                Ok(())
+            }
             Input::Unreachable(member) => {
                 self.replicas.iter_mut().flatten().for_each(|replica| replica.unreachable(member));
                 Ok(())
@@ -310,7 +326,10 @@ impl<S: State> Lane<S> {
 
     fn request(&mut self, now: Instant, request: Request) -> Result<(), Error> {
         let refused = match request.operation {
-            Operation::Write(_) if self.disk_full => Some(Refusal::DiskFull),
+            Operation::Write(_) | Operation::Lock(_) if self.disk_full => Some(Refusal::DiskFull),
+            Operation::Lock(lock::Command::Acquire(_)) if self.pressure >= Pressure::RefuseWrites => {
+                Some(Refusal::Busy)
+            }
             Operation::Write(_) if self.pressure >= Pressure::RefuseWrites => Some(Refusal::Busy),
             _ => None,
         };

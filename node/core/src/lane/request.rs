@@ -6,7 +6,7 @@ use crate::id::{GroupId, MemberId, RequestId};
 use crate::map::history::Event;
 use crate::map::plan::Plan;
 use crate::map::{self, Intent, Map};
-use crate::partition::{Consistency, Item, Key, Outcome, Page, Scan, Write};
+use crate::partition::{Consistency, Item, Key, Outcome, Page, Scan, Write, lock};
 use crate::time::Instant;
 
 /// One client request for one group. The lane answers each exactly once, at the latest when its deadline has passed.
@@ -27,6 +27,8 @@ pub struct Request {
 pub enum Operation {
     /// Change one key of a partition.
     Write(Write),
+    /// Acquire, renew or release a lock of a partition.
+    Lock(lock::Command),
     /// Read one key of a partition.
     Get {
         /// The key.
@@ -37,6 +39,20 @@ pub enum Operation {
     /// Read one page of a partition's keys.
     Scan {
         /// Which keys.
+        scan: Scan,
+        /// Who may answer.
+        consistency: Consistency,
+    },
+    /// Read one lock of a partition.
+    ReadLock {
+        /// Its name.
+        name: lock::Name,
+        /// Who may answer.
+        consistency: Consistency,
+    },
+    /// Read one page of a partition's locks.
+    ListLocks {
+        /// Which names.
         scan: Scan,
         /// Who may answer.
         consistency: Consistency,
@@ -61,10 +77,12 @@ impl Operation {
     /// Who may answer, if this only reads.
     pub fn consistency(&self) -> Option<Consistency> {
         match self {
-            Self::Write(_) | Self::ChangeMap(_) => None,
-            Self::Get { consistency, .. } | Self::Scan { consistency, .. } | Self::ReadMap { consistency } => {
-                Some(*consistency)
-            }
+            Self::Write(_) | Self::Lock(_) | Self::ChangeMap(_) => None,
+            Self::Get { consistency, .. }
+            | Self::Scan { consistency, .. }
+            | Self::ReadLock { consistency, .. }
+            | Self::ListLocks { consistency, .. }
+            | Self::ReadMap { consistency } => Some(*consistency),
             Self::ReadPlan | Self::ReadHistory { .. } => Some(Consistency::Linearizable),
         }
     }
@@ -73,6 +91,16 @@ impl Operation {
     pub fn is_write(&self) -> bool {
         self.consistency().is_none()
     }
+
+    /// Whether its answer may take as long as somebody else holds a lock.
+    pub fn waits_for_lock(&self) -> bool {
+        matches!(self, Self::Lock(lock::Command::Acquire(wish)) if wish.wait_ms > 0)
+    }
+
+    /// Whether it may be asked again when it is not known what came of it: it has its effect once.
+    pub fn is_repeatable(&self) -> bool {
+        !self.is_write() || matches!(self, Self::Lock(lock::Command::Acquire(_) | lock::Command::Renew { .. }))
+    }
 }
 
 /// The answer to a [`Request`].
@@ -80,6 +108,17 @@ impl Operation {
 pub enum Reply {
     /// The write was applied; `Outcome` says what came of it.
     Write(Outcome),
+    /// The command to a lock was applied, and if it had to wait that has an end.
+    Lock(lock::Outcome),
+    /// The lock, if anybody holds it.
+    LockView(Option<lock::View>),
+    /// A page of locks.
+    Locks {
+        /// Locks in the order of their names.
+        locks: Vec<lock::View>,
+        /// Whether there are more after the last one here.
+        more: bool,
+    },
     /// The key's value, if it is there.
     Get(Option<Item>),
     /// A page of keys.

@@ -7,6 +7,8 @@ use super::command::{
     Change, Condition, Consistency, Item, Key, MAX_IDEMPOTENCY_KEY_BYTES, MAX_SCAN_KEYS, MAX_TTL_MS, MAX_VALUE_BYTES,
     Outcome, Page, Scan, Write,
 };
+use super::fence::Fence;
+use super::lock::codec::{read_name, write_name};
 
 /// Reads a key.
 pub fn read_key(reader: &mut Reader) -> Result<Key> {
@@ -14,7 +16,7 @@ pub fn read_key(reader: &mut Reader) -> Result<Key> {
     Key::new(bytes).map_err(|_| reader.out_of_range())
 }
 
-/// Writes a write.
+/// Writes a write, but for its fence.
 pub fn write_write(writer: &mut Writer, write: &Write) {
     writer.bytes(write.key.bytes());
     match write.condition {
@@ -37,7 +39,20 @@ pub fn write_write(writer: &mut Writer, write: &Write) {
     }
 }
 
-/// Reads a write, with every limit checked.
+/// Writes a write and its fence.
+pub fn write_fenced(writer: &mut Writer, write: &Write, fence: &Fence) {
+    write_name(writer, &fence.lock);
+    writer.u64(fence.token);
+    write_write(writer, write);
+}
+
+/// Reads a write and its fence.
+pub fn read_fenced(reader: &mut Reader) -> Result<Write> {
+    let fence = Fence { lock: read_name(reader)?, token: reader.u64()? };
+    Ok(Write { fence: Some(fence), ..read_write(reader)? })
+}
+
+/// Reads a write without a fence, with every limit checked.
 pub fn read_write(reader: &mut Reader) -> Result<Write> {
     let key = read_key(reader)?;
     let condition = match reader.u8()? {
@@ -66,7 +81,7 @@ pub fn read_write(reader: &mut Reader) -> Result<Write> {
         2 => Change::Delete,
         id => return Err(reader.unknown(id)),
     };
-    Ok(Write { key, condition, change, idempotency_key })
+    Ok(Write { key, condition, change, idempotency_key, fence: None })
 }
 
 /// Writes an outcome.
@@ -84,6 +99,11 @@ pub fn write_outcome(writer: &mut Writer, outcome: Outcome) {
             writer.option(current, Writer::u64);
         }
         Outcome::IdempotencyConflict => writer.u8(5),
+        Outcome::StaleFence { newest } => {
+            writer.u8(6);
+            writer.u64(newest);
+        }
+        Outcome::TooManyFences => writer.u8(7),
     }
 }
 
@@ -95,6 +115,8 @@ pub fn read_outcome(reader: &mut Reader) -> Result<Outcome> {
         3 => Outcome::NotFound,
         4 => Outcome::ConditionFailed { current: reader.option(Reader::u64)? },
         5 => Outcome::IdempotencyConflict,
+        6 => Outcome::StaleFence { newest: reader.u64()? },
+        7 => Outcome::TooManyFences,
         id => return Err(reader.unknown(id)),
     })
 }

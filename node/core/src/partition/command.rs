@@ -2,6 +2,8 @@
 
 use bytes::Bytes;
 
+use super::fence::Fence;
+
 /// Longest key, in bytes. The shortest is one byte.
 pub const MAX_KEY_BYTES: usize = 4096;
 /// Largest value that any configuration may allow, in bytes; the default limit is [`DEFAULT_MAX_VALUE_BYTES`].
@@ -70,6 +72,8 @@ pub struct Write {
     pub change: Change,
     /// The client's name for this write: the same name with the same write answers the same and writes once.
     pub idempotency_key: Option<Bytes>,
+    /// The lock under which it is done: nothing happens if a newer holder has written here.
+    pub fence: Option<Fence>,
 }
 
 impl Write {
@@ -118,6 +122,13 @@ pub enum Outcome {
     },
     /// The idempotency key was used for another write before. Nothing changed.
     IdempotencyConflict,
+    /// A write with a newer token of the lock was here. Nothing changed.
+    StaleFence {
+        /// The newest token seen.
+        newest: u64,
+    },
+    /// The partition can't remember one more fence. Nothing changed.
+    TooManyFences,
 }
 
 /// A key's value as read.

@@ -2,8 +2,10 @@
 
 use bytes::Bytes;
 
-use super::codec::{read_write, write_write};
+use super::codec::{read_fenced, read_write, write_fenced, write_write};
 use super::command::{Change, Write};
+use super::lock;
+use super::lock::codec::{read_command, write_command};
 use crate::codec::{Reader, Result, Writer};
 use crate::replica::Configure;
 
@@ -23,6 +25,10 @@ pub enum Command {
     Write(Write),
     /// Let go of what has expired by this entry's clock.
     Expire,
+    /// Acquire, renew or release a lock.
+    Lock(lock::Command),
+    /// From this entry's clock on every lease lasts at least one whole term.
+    ExtendLeases,
     /// Change who votes and who learns: nothing to the machine, all to the replica.
     Configure(Configure),
 }
@@ -31,6 +37,9 @@ const VERSION: u8 = 1;
 const WRITE: u8 = 1;
 const EXPIRE: u8 = 2;
 const CONFIGURE: u8 = 3;
+const FENCED_WRITE: u8 = 4;
+const LOCK: u8 = 5;
+const EXTEND_LEASES: u8 = 6;
 
 impl Entry {
     /// The byte form.
@@ -38,16 +47,27 @@ impl Entry {
         let size = match &self.command {
             Command::Write(Write { key, change: Change::Put { value, .. }, .. }) => key.bytes().len() + value.len(),
             Command::Write(write) => write.key.bytes().len(),
-            Command::Expire | Command::Configure(_) => 0,
+            Command::Lock(_) | Command::Expire | Command::ExtendLeases | Command::Configure(_) => 0,
         };
         let mut writer = Writer::with_capacity(64 + size);
         writer.u8(VERSION);
         writer.u64(self.clock_ms);
         match &self.command {
-            Command::Write(write) => {
-                writer.u8(WRITE);
-                write_write(&mut writer, write);
+            Command::Write(write) => match &write.fence {
+                None => {
+                    writer.u8(WRITE);
+                    write_write(&mut writer, write);
+                }
+                Some(fence) => {
+                    writer.u8(FENCED_WRITE);
+                    write_fenced(&mut writer, write, fence);
+                }
+            },
+            Command::Lock(command) => {
+                writer.u8(LOCK);
+                write_command(&mut writer, command);
             }
+            Command::ExtendLeases => writer.u8(EXTEND_LEASES),
             Command::Expire => writer.u8(EXPIRE),
             Command::Configure(configure) => {
                 writer.u8(CONFIGURE);
@@ -64,6 +84,9 @@ impl Entry {
         let clock_ms = reader.u64()?;
         let command = match reader.u8()? {
             WRITE => Command::Write(read_write(&mut reader)?),
+            FENCED_WRITE => Command::Write(read_fenced(&mut reader)?),
+            LOCK => Command::Lock(read_command(&mut reader)?),
+            EXTEND_LEASES => Command::ExtendLeases,
             EXPIRE => Command::Expire,
             CONFIGURE => Command::Configure(Configure::read(&mut reader)?),
             id => return Err(reader.unknown(id)),

@@ -8,8 +8,10 @@ use sha2::{Digest, Sha256};
 use super::codec::write_write;
 use super::command::{Change, Condition, Item, Key, Outcome, Page, Scan, Write};
 use super::entry::{Command, Entry};
+use super::fence::Passed;
+use super::lock;
 use super::record::{
-    IDEMPOTENCY_EXPIRY, Idempotency, META, Meta, VALUE, VALUE_EXPIRY, Value, expiry_key, idempotency_key,
+    EXPIRIES, IDEMPOTENCY_EXPIRY, Idempotency, META, Meta, VALUE, VALUE_EXPIRY, Value, expiry_key, idempotency_key,
     split_expiry_key, value_key,
 };
 use crate::codec;
@@ -20,8 +22,6 @@ use crate::state::{self, State, TableId};
 pub const IDEMPOTENCY_KEPT_MS: u64 = 10 * 60 * 1000;
 /// Most idempotency records of one partition; the oldest goes when one more comes.
 pub const MAX_IDEMPOTENCY_RECORDS: u64 = 16 * 1024;
-/// Most records that one `Expire` entry lets go.
-pub const MAX_EXPIRED_PER_ENTRY: usize = 256;
 /// Most bytes of keys and values in one scan page; a page holds at least one key.
 pub const MAX_PAGE_BYTES: usize = 1024 * 1024;
 /// So many bytes of values that a page of keys passes over count as one of its own.
@@ -45,12 +45,16 @@ pub enum Error {
 }
 
 /// What came of a committed entry.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Applied {
     /// Nothing that anybody waits for.
     Nothing,
     /// A write was done, or found that it must not be.
     Write(Outcome),
+    /// A command to a lock was done, or found that it must not be; and what became of others that wait for it.
+    Lock(lock::Applied),
+    /// What has expired is gone; and what became of those that wait for locks.
+    Expired(Vec<lock::Settled>),
     /// The replica is to do this.
     Configure(Configure),
 }
@@ -58,10 +62,12 @@ pub enum Applied {
 /// One partition's machine. Its records are in the `State` that each call is given.
 #[derive(Debug)]
 pub struct Partition {
-    table: TableId,
-    meta: Meta,
-    /// No value or idempotency record expires before this, on the partition's clock.
-    next_expiry_ms: u64,
+    pub(super) table: TableId,
+    pub(super) meta: Meta,
+    /// Nothing expires before this, on the partition's clock.
+    pub(super) next_expiry_ms: u64,
+    /// The clock as it was when the machine was made from its records.
+    pub(super) loaded_ms: u64,
 }
 
 impl Partition {
@@ -71,7 +77,7 @@ impl Partition {
             None => (Meta::default(), false),
             Some(bytes) => Meta::decode(bytes).map_err(|source| Error::Damaged { table, source })?,
         };
-        let mut partition = Self { table, meta, next_expiry_ms: u64::MAX };
+        let mut partition = Self { table, meta, next_expiry_ms: u64::MAX, loaded_ms: meta.clock_ms };
         if !is_counted {
             partition.meta.bytes = partition.count_bytes(state)?;
         }
@@ -94,6 +100,16 @@ impl Partition {
         self.next_expiry_ms
     }
 
+    /// How many locks are held.
+    pub fn locks(&self) -> u64 {
+        self.meta.locks
+    }
+
+    /// How many wait for a lock.
+    pub fn waiting(&self) -> u64 {
+        self.meta.waiting
+    }
+
     /// Applies the committed entry at `index`.
     pub fn apply(&mut self, state: &mut dyn State, index: u64, entry: Bytes) -> Result<Applied, Error> {
         let entry = Entry::decode(entry).map_err(|source| self.damaged(source))?;
@@ -101,8 +117,10 @@ impl Partition {
         self.meta.clock_ms = self.meta.clock_ms.max(entry.clock_ms);
         let outcome = match entry.command {
             Command::Write(write) => Applied::Write(self.write(state, index, &write)?),
-            Command::Expire => {
-                self.expire(state)?;
+            Command::Lock(command) => Applied::Lock(self.lock(state, index, &command)?),
+            Command::Expire => Applied::Expired(self.expire(state)?),
+            Command::ExtendLeases => {
+                self.meta.leases_from_ms = self.meta.clock_ms;
                 Applied::Nothing
             }
             Command::Configure(configure) => Applied::Configure(configure),
@@ -158,13 +176,14 @@ impl Partition {
 
     /// Panics when the records contradict each other.
     pub fn check(&self, state: &dyn State) -> Result<(), Error> {
-        let mut idempotency_records = 0;
+        let (mut idempotency_records, mut fences) = (0, 0);
         let mut first_expiry = u64::MAX;
         let mut missing = Vec::new();
         state.range(self.table, &[], None, &mut |key, _| {
             match key[0] {
                 super::record::IDEMPOTENCY => idempotency_records += 1,
-                VALUE_EXPIRY | IDEMPOTENCY_EXPIRY => {
+                super::record::FENCE => fences += 1,
+                kind if EXPIRIES.contains(&kind) => {
                     let (deadline, record) = split_expiry_key(key).expect("expiry keys hold a deadline");
                     first_expiry = first_expiry.min(deadline);
                     missing.push(record);
@@ -177,6 +196,8 @@ impl Partition {
             assert!(state.get(self.table, &record)?.is_some(), "every expiry names a record that is there");
         }
         assert_eq!(idempotency_records, self.meta.idempotency_records, "idempotency records are counted");
+        assert_eq!(fences, self.meta.fences, "fences are counted");
+        self.check_locks(state)?;
         assert_eq!(self.count_bytes(state)?, self.meta.bytes, "bytes are counted");
         assert!(self.next_expiry_ms <= first_expiry, "no expiry comes before the next one");
         Ok(())
@@ -184,7 +205,7 @@ impl Partition {
 
     fn write(&mut self, state: &mut dyn State, index: u64, write: &Write) -> Result<Outcome, Error> {
         let Some(name) = &write.idempotency_key else {
-            return self.write_once(state, index, write);
+            return self.write_fenced(state, index, write);
         };
         let record_key = idempotency_key(write.key.bytes(), name);
         let digest = digest_of(write);
@@ -192,7 +213,10 @@ impl Partition {
             let known = Idempotency::decode(bytes).map_err(|source| self.damaged(source))?;
             return Ok(if known.digest == digest { known.outcome } else { Outcome::IdempotencyConflict });
         }
-        let outcome = self.write_once(state, index, write)?;
+        let outcome = self.write_fenced(state, index, write)?;
+        if matches!(outcome, Outcome::StaleFence { .. } | Outcome::TooManyFences) {
+            return Ok(outcome);
+        }
         if self.meta.idempotency_records >= MAX_IDEMPOTENCY_RECORDS {
             self.forget_oldest_idempotency(state)?;
         }
@@ -202,6 +226,15 @@ impl Partition {
         self.meta.idempotency_records += 1;
         self.next_expiry_ms = self.next_expiry_ms.min(deadline_ms);
         Ok(outcome)
+    }
+
+    fn write_fenced(&mut self, state: &mut dyn State, index: u64, write: &Write) -> Result<Outcome, Error> {
+        let passed = write.fence.as_ref().map_or(Ok(Passed::Yes), |fence| self.pass_fence(state, fence))?;
+        match passed {
+            Passed::Yes => self.write_once(state, index, write),
+            Passed::Stale(newest) => Ok(Outcome::StaleFence { newest }),
+            Passed::Full => Ok(Outcome::TooManyFences),
+        }
     }
 
     fn write_once(&mut self, state: &mut dyn State, index: u64, write: &Write) -> Result<Outcome, Error> {
@@ -241,58 +274,6 @@ impl Partition {
         }
     }
 
-    fn expire(&mut self, state: &mut dyn State) -> Result<(), Error> {
-        let mut room = MAX_EXPIRED_PER_ENTRY;
-        for kind in [VALUE_EXPIRY, IDEMPOTENCY_EXPIRY] {
-            let due = self.due(state, kind, room)?;
-            room -= due.len();
-            for (expiry, record) in due {
-                if kind == IDEMPOTENCY_EXPIRY {
-                    self.meta.idempotency_records -= 1;
-                } else {
-                    self.meta.bytes -= self.size_of(state, &record)?;
-                }
-                state.delete(self.table, expiry);
-                state.delete(self.table, record);
-            }
-        }
-        self.find_next_expiry(state)
-    }
-
-    /// The keys of the first `most` expiries whose time has come, each with the key of what expires.
-    fn due(&self, state: &dyn State, kind: u8, most: usize) -> Result<Vec<(Bytes, Bytes)>, Error> {
-        let mut due = Vec::new();
-        state.range(self.table, &[kind], Some(&[kind + 1]), &mut |key, _| match split_expiry_key(key) {
-            Some((deadline, record)) if deadline <= self.meta.clock_ms && due.len() < most => {
-                due.push((Bytes::copy_from_slice(key), record));
-                ControlFlow::Continue(())
-            }
-            _ => ControlFlow::Break(()),
-        })?;
-        Ok(due)
-    }
-
-    fn forget_oldest_idempotency(&mut self, state: &mut dyn State) -> Result<(), Error> {
-        let mut oldest = None;
-        state.range(self.table, &[IDEMPOTENCY_EXPIRY], Some(&[IDEMPOTENCY_EXPIRY + 1]), &mut |key, _| {
-            oldest = split_expiry_key(key).map(|(_, record)| (Bytes::copy_from_slice(key), record));
-            ControlFlow::Break(())
-        })?;
-        if let Some((expiry, record)) = oldest {
-            state.delete(self.table, expiry);
-            state.delete(self.table, record);
-            self.meta.idempotency_records -= 1;
-        }
-        Ok(())
-    }
-
-    /// Bytes of the key and the value in a value record.
-    fn size_of(&self, state: &dyn State, record_key: &[u8]) -> Result<u64, Error> {
-        let record = state.get(self.table, record_key)?.map(Value::decode).transpose();
-        let record = record.map_err(|source| self.damaged(source))?;
-        Ok(record.map_or(0, |value| (record_key.len() - 1 + value.item.value.len()) as u64))
-    }
-
     fn count_bytes(&self, state: &dyn State) -> Result<u64, Error> {
         let (mut bytes, mut damaged) = (0, None);
         state.range(self.table, &[VALUE], Some(&[VALUE + 1]), &mut |key, record| match Value::decode(
@@ -310,26 +291,12 @@ impl Partition {
         damaged.map_or(Ok(bytes), |source| Err(self.damaged(source)))
     }
 
-    fn find_next_expiry(&mut self, state: &dyn State) -> Result<(), Error> {
-        self.next_expiry_ms = u64::MAX;
-        for kind in [VALUE_EXPIRY, IDEMPOTENCY_EXPIRY] {
-            let next = &mut self.next_expiry_ms;
-            state.range(self.table, &[kind], Some(&[kind + 1]), &mut |key, _| {
-                if let Some((deadline, _)) = split_expiry_key(key) {
-                    *next = (*next).min(deadline);
-                }
-                ControlFlow::Break(())
-            })?;
-        }
-        Ok(())
-    }
-
     fn value(&self, state: &dyn State, key: &Key) -> Result<Option<Value>, Error> {
         let record = state.get(self.table, &value_key(key.bytes()))?;
         record.map(Value::decode).transpose().map_err(|source| self.damaged(source))
     }
 
-    fn damaged(&self, source: codec::Error) -> Error {
+    pub(super) fn damaged(&self, source: codec::Error) -> Error {
         Error::Damaged { table: self.table, source }
     }
 }
@@ -337,6 +304,6 @@ impl Partition {
 /// What tells a write from every other: SHA-256 of its byte form without the name the client gave it.
 fn digest_of(write: &Write) -> [u8; 32] {
     let mut writer = codec::Writer::with_capacity(256);
-    write_write(&mut writer, &Write { idempotency_key: None, ..write.clone() });
+    write_write(&mut writer, &Write { idempotency_key: None, fence: None, ..write.clone() });
     Sha256::digest(writer.finish()).into()
 }

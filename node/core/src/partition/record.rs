@@ -1,11 +1,15 @@
 //! The records of a partition's table. The first byte of a record's key tells its kind.
 //!
 //! ```text
-//! 0x00                               meta         version:u8 clock_ms:u64 idempotency_records:u64 bytes:u64
+//! 0x00                               meta         see `Meta`
 //! 0x01 key                           value        version:u8 key_version:u64 deadline_ms:option<u64> value[..]
 //! 0x02 length:u32be key name         idempotency  version:u8 deadline_ms:u64 digest[32] outcome
 //! 0x03 deadline_ms:u64be record_key     expiry of a value        (empty)
 //! 0x04 deadline_ms:u64be record_key     expiry of an idempotency record  (empty)
+//! 0x05 name                          lock         see `lock::codec`
+//! 0x06 deadline_ms:u64be record_key     when a lock is looked at  (empty)
+//! 0x07 lock's name                   fence        version:u8 token:u64 deadline_ms:u64
+//! 0x08 deadline_ms:u64be record_key     expiry of a fence  (empty)
 //! ```
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -19,9 +23,16 @@ pub(super) const VALUE: u8 = 1;
 pub(super) const IDEMPOTENCY: u8 = 2;
 pub(super) const VALUE_EXPIRY: u8 = 3;
 pub(super) const IDEMPOTENCY_EXPIRY: u8 = 4;
+pub(super) const LOCK: u8 = 5;
+pub(super) const LOCK_EXPIRY: u8 = 6;
+pub(super) const FENCE: u8 = 7;
+pub(super) const FENCE_EXPIRY: u8 = 8;
+
+/// The kinds of records that say when something is over.
+pub(super) const EXPIRIES: [u8; 4] = [VALUE_EXPIRY, IDEMPOTENCY_EXPIRY, LOCK_EXPIRY, FENCE_EXPIRY];
 
 const VERSION: u8 = 1;
-const META_VERSION: u8 = 2;
+const META_VERSION: u8 = 3;
 
 /// What the machine remembers beside its records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -32,6 +43,14 @@ pub(super) struct Meta {
     pub(super) idempotency_records: u64,
     /// Bytes of all keys and values.
     pub(super) bytes: u64,
+    /// Since when every lease lasts at least one whole term, on the partition's clock.
+    pub(super) leases_from_ms: u64,
+    /// How many locks there are.
+    pub(super) locks: u64,
+    /// How many wait for one.
+    pub(super) waiting: u64,
+    /// How many fences there are.
+    pub(super) fences: u64,
 }
 
 /// A stored value.
@@ -52,10 +71,7 @@ pub(super) struct Idempotency {
 }
 
 pub(super) fn value_key(key: &[u8]) -> Bytes {
-    let mut bytes = BytesMut::with_capacity(1 + key.len());
-    bytes.put_u8(VALUE);
-    bytes.put_slice(key);
-    bytes.freeze()
+    kind_key(VALUE, key)
 }
 
 pub(super) fn idempotency_key(key: &[u8], name: &[u8]) -> Bytes {
@@ -63,6 +79,21 @@ pub(super) fn idempotency_key(key: &[u8], name: &[u8]) -> Bytes {
     bytes.put_u8(IDEMPOTENCY);
     bytes.put_u32(u32::try_from(key.len()).expect("keys are short"));
     bytes.put_slice(key);
+    bytes.put_slice(name);
+    bytes.freeze()
+}
+
+pub(super) fn lock_key(name: &[u8]) -> Bytes {
+    kind_key(LOCK, name)
+}
+
+pub(super) fn fence_key(lock: &[u8]) -> Bytes {
+    kind_key(FENCE, lock)
+}
+
+fn kind_key(kind: u8, name: &[u8]) -> Bytes {
+    let mut bytes = BytesMut::with_capacity(1 + name.len());
+    bytes.put_u8(kind);
     bytes.put_slice(name);
     bytes.freeze()
 }
@@ -83,11 +114,12 @@ pub(super) fn split_expiry_key(key: &[u8]) -> Option<(u64, Bytes)> {
 
 impl Meta {
     pub(super) fn encode(self) -> Bytes {
-        let mut writer = Writer::with_capacity(25);
+        let Self { clock_ms, idempotency_records, bytes, leases_from_ms, locks, waiting, fences } = self;
+        let mut writer = Writer::with_capacity(57);
         writer.u8(META_VERSION);
-        writer.u64(self.clock_ms);
-        writer.u64(self.idempotency_records);
-        writer.u64(self.bytes);
+        for number in [clock_ms, idempotency_records, bytes, leases_from_ms, locks, waiting, fences] {
+            writer.u64(number);
+        }
         writer.finish()
     }
 
@@ -95,9 +127,15 @@ impl Meta {
     pub(super) fn decode(bytes: Bytes) -> Result<(Self, bool)> {
         let mut reader = Reader::new(bytes, "partition meta");
         let version = reader.version(META_VERSION)?;
-        let mut meta = Self { clock_ms: reader.u64()?, idempotency_records: reader.u64()?, bytes: 0 };
+        let mut meta = Self { clock_ms: reader.u64()?, idempotency_records: reader.u64()?, ..Self::default() };
         if version > 1 {
             meta.bytes = reader.u64()?;
+        }
+        if version > 2 {
+            meta.leases_from_ms = reader.u64()?;
+            meta.locks = reader.u64()?;
+            meta.waiting = reader.u64()?;
+            meta.fences = reader.u64()?;
         }
         reader.end()?;
         Ok((meta, version > 1))
@@ -155,6 +193,31 @@ impl Idempotency {
     }
 }
 
+/// The highest token of a lock that a write to this partition has carried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct FenceRecord {
+    pub(super) token: u64,
+    /// When it is forgotten.
+    pub(super) deadline_ms: u64,
+}
+
+impl FenceRecord {
+    pub(super) fn encode(self) -> Bytes {
+        let mut writer = Writer::with_capacity(17);
+        writer.u8(VERSION);
+        writer.u64(self.token);
+        writer.u64(self.deadline_ms);
+        writer.finish()
+    }
+
+    pub(super) fn decode(bytes: Bytes) -> Result<Self> {
+        let mut reader = versioned(bytes, "fence")?;
+        let record = Self { token: reader.u64()?, deadline_ms: reader.u64()? };
+        reader.end()?;
+        Ok(record)
+    }
+}
+
 fn versioned(bytes: Bytes, what: &'static str) -> Result<Reader> {
     let mut reader = Reader::new(bytes, what);
     reader.version(VERSION)?;
@@ -180,14 +243,16 @@ mod tests {
     proptest! {
         #[test]
         fn records_are_read_back_as_they_were_written(
-            numbers: [u64; 4],
+            numbers: [u64; 8],
             deadline_ms: Option<u64>,
             value in vec(any::<u8>(), 0..40),
             digest: [u8; 32],
             outcome in outcome(),
         ) {
-            let [version, clock_ms, idempotency_records, bytes] = numbers;
-            let meta = Meta { clock_ms, idempotency_records, bytes };
+            let [version, clock_ms, idempotency_records, bytes, leases_from_ms, locks, waiting, fences] = numbers;
+            let meta = Meta { clock_ms, idempotency_records, bytes, leases_from_ms, locks, waiting, fences };
+            let fence = FenceRecord { token: version, deadline_ms: bytes };
+            prop_assert_eq!(FenceRecord::decode(fence.encode()), Ok(fence));
             prop_assert_eq!(Meta::decode(meta.encode()), Ok((meta, true)));
             let item = Item { version, value: value.into() };
             let bytes = Value::encode(version, deadline_ms, &item.value);
@@ -200,15 +265,23 @@ mod tests {
         #[test]
         fn what_is_remembered_in_version_1_is_read_without_a_count_of_bytes(clock_ms: u64, idempotency_records: u64) {
             let bytes = [&[1][..], &clock_ms.to_le_bytes(), &idempotency_records.to_le_bytes()].concat();
-            let meta = Meta { clock_ms, idempotency_records, bytes: 0 };
+            let meta = Meta { clock_ms, idempotency_records, ..Meta::default() };
             prop_assert_eq!(Meta::decode(bytes.into()), Ok((meta, false)));
+        }
+
+        /// As version 2 wrote it: `version:u8 clock_ms:u64 idempotency_records:u64 bytes:u64`.
+        #[test]
+        fn what_is_remembered_in_version_2_knows_of_no_locks(clock_ms: u64, idempotency_records: u64, count: u64) {
+            let numbers = [clock_ms, idempotency_records, count].map(u64::to_le_bytes).concat();
+            let meta = Meta { clock_ms, idempotency_records, bytes: count, ..Meta::default() };
+            prop_assert_eq!(Meta::decode([&[2][..], &numbers].concat().into()), Ok((meta, true)));
         }
 
         #[test]
         fn no_bytes_make_reading_a_record_panic(bytes in vec(prop_oneof![Just(1u8), any::<u8>()], 0..80)) {
             let bytes = Bytes::from(bytes);
             let _ = (Meta::decode(bytes.clone()), Value::decode(bytes.clone()), Idempotency::decode(bytes.clone()));
-            let _ = split_expiry_key(&bytes);
+            let _ = (split_expiry_key(&bytes), FenceRecord::decode(bytes.clone()));
         }
 
         #[test]

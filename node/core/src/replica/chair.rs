@@ -8,7 +8,10 @@
 //!
 //! All that it knows beside the map is gone with its leadership, and heard again by the next.
 
+use std::time::Duration;
+
 use super::machine::Machine;
+use super::pending::Proposal;
 use super::{Configure, Error, Replica, Round, Step};
 use crate::bugs::{Bug, planted};
 use crate::id::{MemberId, RequestId};
@@ -152,7 +155,10 @@ impl Replica {
         };
         self.chair.fence = next.fence;
         match self.propose_change(map, &next, reason) {
-            Some(Some(position)) => self.proposals.push(position, request, deadline, now),
+            Some(Some(position)) => {
+                let lock_wait = Duration::ZERO;
+                self.proposals.push(Proposal { position, request, deadline, lock_wait, since: now });
+            }
             Some(None) => round.replies.push((request, self.busy_or_not_leader())),
             None => round.replies.push((request, Reply::Changed(Ok(Changed::between(map, &next))))),
         }

@@ -38,7 +38,8 @@ impl Replica {
             self.propose_expiry(now);
             self.reconfigure(now);
             self.chair(now, round);
-            self.advance_reads(state, round)?;
+            self.advance_reads(now, state, round)?;
+            self.leave_places(now);
             if !self.node.has_ready() {
                 break;
             }
@@ -167,10 +168,10 @@ impl Replica {
                     round.map_changed |= changed.is_some();
                     self.map_has_changed();
                 }
-                Applied::Write(_) => round.pace.hear_write(),
-                Applied::Nothing => {}
+                Applied::Write(_) | Applied::Lock(_) => round.pace.hear_write(),
+                Applied::Nothing | Applied::Expired(_) => {}
             }
-            self.settle(now, position, applied, round);
+            self.settle(now, position, &applied, round);
         }
         self.node.advance_apply_to(last);
         self.unrecorded = true;

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use crate::id::GroupId;
 use crate::lane::Changed;
 use crate::map::{self, change};
-use crate::partition::{Applied as Done, Outcome, Partition};
+use crate::partition::{Applied as Done, Outcome, Partition, lock};
 use crate::replica::Configure;
 use crate::state::{State, TableId};
 
@@ -27,6 +27,10 @@ pub enum Applied {
     Nothing,
     /// A write was done, or found that it must not be.
     Write(Outcome),
+    /// A command to a lock was done, or found that it must not be.
+    Lock(lock::Applied),
+    /// What has expired is gone, and with it some who waited for locks.
+    Expired(Vec<lock::Settled>),
     /// The map was changed, and what is different; `None`: it was found to be another than was thought.
     Map(Option<Changed>),
     /// Who votes and who learns is to change.
@@ -55,6 +59,8 @@ impl Machine {
             Self::Partition(partition) => Ok(match partition.apply(state, index, entry)? {
                 Done::Nothing => Applied::Nothing,
                 Done::Write(outcome) => Applied::Write(outcome),
+                Done::Lock(applied) => Applied::Lock(applied),
+                Done::Expired(settled) => Applied::Expired(settled),
                 Done::Configure(configure) => Applied::Configure(configure),
             }),
         }
@@ -73,6 +79,14 @@ impl Machine {
         match self {
             Self::Map(_) => u64::MAX,
             Self::Partition(partition) => partition.next_expiry_ms(),
+        }
+    }
+
+    /// Whether there are leases.
+    pub fn has_leases(&self) -> bool {
+        match self {
+            Self::Map(_) => false,
+            Self::Partition(partition) => partition.locks() > 0,
         }
     }
 

@@ -24,6 +24,7 @@ mod recover;
 mod serve;
 mod snapshot;
 mod stream;
+mod waits;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -46,6 +47,7 @@ use log::Log;
 use machine::Machine;
 use pending::{Proposals, Reads};
 use stream::{Receiving, Sending};
+use waits::Waits;
 
 pub use configure::{Configuration, Configure, Step, Tombstone};
 pub use log::Gap;
@@ -180,6 +182,7 @@ pub struct Replica {
     election: election::Election,
     proposals: Proposals,
     reads: Reads,
+    waits: Waits,
     sending: BTreeMap<MemberId, Sending>,
     sent_streams: u32,
     receiving: Option<Receiving>,
@@ -191,8 +194,10 @@ pub struct Replica {
     led_term: u64,
     /// The partition's clock at a point on this member's clock; moves on with the latter while this replica leads.
     clock: (Instant, u64),
-    /// Index of the latest `Expire` entry that this leader has proposed.
+    /// Index of the latest `Expire` or `ExtendLeases` entry that this leader has proposed.
     expiring: u64,
+    /// The term in which this leader has seen to it that every lease lasts a whole term more; 0 after a long stop.
+    extended: u64,
     /// Whether the group's record in the state is older than what was applied since.
     unrecorded: bool,
     /// Whether earlier rounds of this group wrote something that is not durable yet: the latest such round.
@@ -260,6 +265,7 @@ impl Replica {
             election,
             proposals: Proposals::default(),
             reads: Reads::default(),
+            waits: Waits::default(),
             sending: BTreeMap::new(),
             sent_streams: 0,
             receiving: None,
@@ -268,6 +274,7 @@ impl Replica {
             led_term: 0,
             clock,
             expiring: 0,
+            extended: 0,
             unrecorded: true,
             undurable: None,
             reborn,
@@ -320,7 +327,7 @@ impl Replica {
 
     /// How many requests wait for an answer.
     pub fn waiting(&self) -> usize {
-        self.proposals.len() + self.reads.len() + self.commands_waiting()
+        self.proposals.len() + self.reads.len() + self.waits.len() + self.commands_waiting()
     }
 
     /// The last index of the log.
@@ -394,6 +401,10 @@ impl Replica {
 
     /// Time has passed: this many ticks, of which `first` is the number of the first in its lane's count.
     pub fn tick(&mut self, now: Instant, first: u64, ticks: u32, round: &mut Round) {
+        if ticks >= ELECTION_TICKS {
+            // Nobody listened here for so long: holders may have tried to renew their leases.
+            self.extended = 0;
+        }
         for number in first..first + u64::from(ticks) {
             if self.may_tick(now) {
                 self.node.tick();
@@ -422,7 +433,11 @@ impl Replica {
 
     /// Whether `drain` has something to do.
     pub fn has_ready(&self) -> bool {
-        self.node.has_ready() || !self.staged.is_empty() || self.reads.has_waiting() || self.commands_waiting() > 0
+        self.node.has_ready()
+            || !self.staged.is_empty()
+            || self.reads.has_waiting()
+            || self.commands_waiting() > 0
+            || self.waits.has_leaving()
     }
 
     /// Whether everything that this replica's log holds is durable, what the round is still to write included.
@@ -454,6 +469,7 @@ impl Replica {
         assert!(self.committed() <= self.last_index(), "only what is in the log is committed");
         log.check();
         assert!(self.sending.is_empty() || self.led_term != 0, "only a leader sends snapshots");
+        self.waits.check();
         self.machine.check(state)?;
         Ok(())
     }

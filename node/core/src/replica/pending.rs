@@ -1,6 +1,7 @@
 //! Requests that a replica has taken and not answered yet.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use crate::id::RequestId;
 use crate::lane::{LogPosition, Operation, Reply};
@@ -16,12 +17,19 @@ pub struct Proposals {
     queue: VecDeque<Proposal>,
 }
 
+/// A write that was proposed.
 #[derive(Debug)]
-struct Proposal {
-    position: LogPosition,
-    request: RequestId,
-    deadline: Instant,
-    since: Instant,
+pub struct Proposal {
+    /// Where its entry stands in the log.
+    pub position: LogPosition,
+    /// Its name.
+    pub request: RequestId,
+    /// When waiting for its entry ends.
+    pub deadline: Instant,
+    /// How much longer its client waits for a lock.
+    pub lock_wait: Duration,
+    /// When it was proposed.
+    pub since: Instant,
 }
 
 /// What became of a proposal.
@@ -41,10 +49,10 @@ impl Proposals {
         self.queue.len()
     }
 
-    /// A write was proposed, at `since`.
-    pub fn push(&mut self, position: LogPosition, request: RequestId, deadline: Instant, since: Instant) {
+    /// A write was proposed at this position.
+    pub fn push(&mut self, proposal: Proposal) {
         let order = |position: LogPosition| (position.index, position.term);
-        let proposal = Proposal { position, request, deadline, since };
+        let position = proposal.position;
         if self.queue.back().is_none_or(|back| order(back.position) < order(position)) {
             self.queue.push_back(proposal);
         } else {
@@ -54,7 +62,7 @@ impl Proposals {
     }
 
     /// The entry at this position is applied: what becomes of each proposal up to there.
-    pub fn applied(&mut self, position: LogPosition, mut settle: impl FnMut(RequestId, Fate, Instant)) {
+    pub fn applied(&mut self, position: LogPosition, mut settle: impl FnMut(&Proposal, Fate)) {
         while let Some(front) = self.queue.front().filter(|front| front.position.index <= position.index) {
             let fate = if front.position == position {
                 Fate::Committed
@@ -63,7 +71,7 @@ impl Proposals {
             } else {
                 Fate::Unknown
             };
-            settle(front.request, fate, front.since);
+            settle(front, fate);
             self.queue.pop_front();
         }
     }
@@ -192,9 +200,14 @@ mod tests {
         LogPosition { index, term }
     }
 
+    fn proposal(position: LogPosition, request: u64, deadline: Instant) -> Proposal {
+        let lock_wait = Duration::ZERO;
+        Proposal { position, request: RequestId(request), deadline, lock_wait, since: Instant(0) }
+    }
+
     fn settled(proposals: &mut Proposals, position: LogPosition) -> Vec<(u64, Fate)> {
         let mut settled = Vec::new();
-        proposals.applied(position, |request, fate, _| settled.push((request.0, fate)));
+        proposals.applied(position, |proposal, fate| settled.push((proposal.request.0, fate)));
         settled
     }
 
@@ -202,7 +215,7 @@ mod tests {
     fn proposed_twice() -> Proposals {
         let mut proposals = Proposals::default();
         for (index, term, request) in [(4, 2, 1), (5, 2, 2), (6, 2, 3), (5, 4, 4)] {
-            proposals.push(at(index, term), RequestId(request), Instant(100), Instant(0));
+            proposals.push(proposal(at(index, term), request, Instant(100)));
         }
         proposals
     }
@@ -235,7 +248,7 @@ mod tests {
     #[test]
     fn a_proposal_expires_once_and_only_when_its_time_has_come() {
         let mut proposals = proposed_twice();
-        proposals.push(at(9, 4), RequestId(9), Instant(101), Instant(0));
+        proposals.push(proposal(at(9, 4), 9, Instant(101)));
         assert_eq!(proposals.expired(Instant(99)), []);
         assert_eq!(proposals.expired(Instant(100)).len(), 4);
         assert_eq!(proposals.expired(Instant(100)), []);

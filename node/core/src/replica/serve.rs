@@ -5,12 +5,13 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::machine::Applied;
-use super::pending::{Fate, Read, reply_for};
+use super::pending::{Fate, Proposal, Read, reply_for};
+use super::waits::MAX_WAITS;
 use super::{Error, Replica, Round};
 use crate::bugs::{Bug, planted};
 use crate::id::RequestId;
 use crate::lane::{LogPosition, Operation, Refusal, Reply, Request};
-use crate::partition::{Command, Consistency, Entry, Outcome, Write};
+use crate::partition::{Command, Consistency, Entry, Outcome, lock};
 use crate::replica::machine::Machine;
 use crate::state::State;
 use crate::time::Instant;
@@ -39,7 +40,7 @@ impl Replica {
             return Ok(());
         }
         if consistency == Some(Consistency::Stale) {
-            let reply = self.read(&request.operation, state)?;
+            let reply = self.read(now, &request.operation, state)?;
             round.replies.push((id, reply));
             return Ok(());
         }
@@ -48,7 +49,8 @@ impl Replica {
             return Ok(());
         }
         let fits = match (&self.machine, &request.operation) {
-            (Machine::Partition(_), Operation::Write(_)) | (Machine::Map(_), Operation::ChangeMap(_)) => true,
+            (Machine::Partition(_), Operation::Write(_) | Operation::Lock(_))
+            | (Machine::Map(_), Operation::ChangeMap(_)) => true,
             _ => consistency.is_some(),
         };
         if !fits {
@@ -56,19 +58,29 @@ impl Replica {
             round.replies.push((id, Reply::Refused(Refusal::NoReplica)));
             return Ok(());
         }
-        if self.waiting() >= MAX_WAITING {
+        // Who waits for a lock costs little and may wait for long: that must not keep others from being served.
+        let full = match &request.operation {
+            Operation::Lock(_) => self.waits.len() >= MAX_WAITS,
+            _ => false,
+        };
+        if full || self.waiting() - self.waits.len() >= MAX_WAITING {
             round.replies.push((id, Reply::Refused(Refusal::Busy)));
             return Ok(());
         }
         match (request.operation, consistency) {
-            (Operation::Write(write), _) => self.propose_write(now, id, request.deadline, write, round),
+            (Operation::Write(write), _) => {
+                self.propose_command(now, id, request.deadline, Command::Write(write), round);
+            }
+            (Operation::Lock(command), _) => {
+                self.propose_command(now, id, request.deadline, Command::Lock(command), round);
+            }
             (Operation::ChangeMap(intent), _) => self.take_command(id, request.deadline, intent, round),
             (Operation::ReadPlan, _) => {
                 let refused = Reply::Refused(Refusal::NoReplica);
                 round.replies.push((id, self.plan(now).map_or(refused, Reply::Plan)));
             }
             (operation, Some(Consistency::Linearizable)) if self.may_read(now) => {
-                let reply = self.read(&operation, state)?;
+                let reply = self.read(now, &operation, state)?;
                 round.replies.push((id, reply));
             }
             (operation, _) => {
@@ -80,6 +92,9 @@ impl Replica {
 
     /// The partition's clock as this leader sees it: moves on with its own, never back, never ahead of real time.
     pub(super) fn clock_ms(&self, now: Instant) -> u64 {
+        if planted(Bug::LockExpiredByLocalClock) {
+            return (now.0 / 1000).max(self.machine.clock_ms());
+        }
         let (since, base) = self.clock;
         let passed = u64::try_from(now.since(since).as_millis()).unwrap_or(u64::MAX);
         base.saturating_add(passed).max(self.machine.clock_ms())
@@ -95,8 +110,13 @@ impl Replica {
         self.applied().term == self.term()
     }
 
-    fn propose_write(&mut self, now: Instant, id: RequestId, deadline: Instant, write: Write, round: &mut Round) {
-        let entry = Entry { clock_ms: self.clock_ms(now), command: Command::Write(write) };
+    fn propose_command(&mut self, now: Instant, id: RequestId, deadline: Instant, command: Command, round: &mut Round) {
+        let is_write = matches!(command, Command::Write(_));
+        let lock_wait = match &command {
+            Command::Lock(lock::Command::Acquire(wish)) => Duration::from_millis(wish.wait_ms),
+            _ => Duration::ZERO,
+        };
+        let entry = Entry { clock_ms: self.clock_ms(now), command };
         round.pace.hear_write();
         match self.propose(entry.encode()) {
             None => {
@@ -107,10 +127,14 @@ impl Replica {
                 };
                 round.replies.push((id, refused));
             }
-            Some(position) if planted(Bug::ReplyBeforeQuorum) => {
+            Some(position) if is_write && planted(Bug::ReplyBeforeQuorum) => {
                 round.replies.push((id, Reply::Write(Outcome::Written { version: position.index, created: true })));
             }
-            Some(position) => self.proposals.push(position, id, deadline, now),
+            Some(position) => {
+                // The entry is not waited for any longer than another would be.
+                let deadline = deadline - lock_wait;
+                self.proposals.push(Proposal { position, request: id, deadline, lock_wait, since: now });
+            }
         }
     }
 
@@ -121,43 +145,87 @@ impl Replica {
 
     /// Proposes that what has expired goes, and records the clock while something is still to expire. One such entry is
     /// under way at a time: what it leaves over is proposed when it is applied.
+    ///
+    /// A new leader, or one that was stopped, first has every lease last a whole term more: nobody could renew it meanwhile.
     pub(super) fn propose_expiry(&mut self, now: Instant) {
-        let next = self.machine.next_expiry_ms();
-        if next == u64::MAX || !self.leads() || !self.holds_own_term() || self.expiring > self.applied().index {
+        if !self.leads() || !self.holds_own_term() || self.expiring > self.applied().index {
             return;
+        }
+        let extends = self.extended != self.term() && self.machine.has_leases();
+        let next = self.machine.next_expiry_ms();
+        if !extends {
+            self.extended = self.term();
         }
         let clock_ms = self.clock_ms(now);
         let recorded = u128::from(clock_ms.saturating_sub(self.machine.clock_ms()));
-        if clock_ms >= next.saturating_add(EXPIRY_SLACK_MS) || recorded >= RECORD_CLOCK_EVERY.as_millis() {
-            // Refused while leadership is handed over; the next leader sees to it.
-            let proposed = self.propose(Entry { clock_ms, command: Command::Expire }.encode());
-            self.expiring = proposed.map_or(self.expiring, |position| position.index);
+        let is_due = clock_ms >= next.saturating_add(EXPIRY_SLACK_MS) || recorded >= RECORD_CLOCK_EVERY.as_millis();
+        if next == u64::MAX || !(extends || is_due) {
+            return;
+        }
+        let command = if extends { Command::ExtendLeases } else { Command::Expire };
+        // Refused while leadership is handed over; the next leader sees to it.
+        if let Some(position) = self.propose(Entry { clock_ms, command }.encode()) {
+            self.expiring = position.index;
+            self.extended = self.term();
+        }
+    }
+
+    /// Proposes that places which nobody waits at any more are given up.
+    pub(super) fn leave_places(&mut self, now: Instant) {
+        if !self.leads() {
+            return;
+        }
+        while let Some(command) = self.waits.next_leaving() {
+            let entry = Entry { clock_ms: self.clock_ms(now), command: Command::Lock(command.clone()) };
+            if self.propose(entry.encode()).is_none() {
+                self.waits.put_back(command);
+                return;
+            }
+        }
+    }
+
+    /// The client of a request is gone: if it waits for a lock, it waits no more.
+    pub fn cancel(&mut self, request: RequestId, round: &mut Round) {
+        if self.waits.cancel(request) {
+            round.replies.push((request, Reply::Refused(Refusal::TimedOut)));
         }
     }
 
     /// The entry at this position is applied: answers whoever proposed it.
-    pub(super) fn settle(&mut self, now: Instant, position: LogPosition, applied: Applied, round: &mut Round) {
+    pub(super) fn settle(&mut self, now: Instant, position: LogPosition, applied: &Applied, round: &mut Round) {
         let not_leader = self.not_leader();
-        let mut settled = Vec::new();
-        self.proposals.applied(position, |request, fate, since| {
-            round.pace.answered(now.since(since));
-            settled.push((request, fate));
+        let mut proposed = Vec::new();
+        self.proposals.applied(position, |proposal, fate| {
+            round.pace.answered(now.since(proposal.since));
+            proposed.push((proposal.request, proposal.deadline + proposal.lock_wait, fate));
         });
-        for (request, fate) in settled {
-            let reply = match (fate, &applied) {
+        for (request, until, fate) in proposed {
+            let reply = match (fate, applied) {
                 (Fate::Committed, Applied::Write(outcome)) => Reply::Write(*outcome),
+                (Fate::Committed, Applied::Lock(applied)) => {
+                    match self.waits.proposed(request, until, position, applied) {
+                        Some(reply) => reply,
+                        None => continue,
+                    }
+                }
                 (Fate::Committed, Applied::Map(Some(changed))) => Reply::Changed(Ok(changed.clone())),
                 (Fate::Committed, Applied::Map(None)) => not_leader.clone(),
                 _ => reply_for(fate, not_leader.clone()),
             };
+            self.waits.forget(request);
             round.replies.push((request, reply));
+        }
+        if let Applied::Lock(lock::Applied { settled, .. }) | Applied::Expired(settled) = applied {
+            let again = Reply::Refused(Refusal::NotLeader { leader: None });
+            self.waits.settle(settled, &again, |request, reply| round.replies.push((request, reply)));
         }
     }
 
     /// Asks Raft to confirm this leader for the reads that wait, or turns them away.
-    pub(super) fn advance_reads(&mut self, state: &dyn State, round: &mut Round) -> Result<(), Error> {
+    pub(super) fn advance_reads(&mut self, now: Instant, state: &dyn State, round: &mut Round) -> Result<(), Error> {
         if !self.leads() {
             let not_leader = self.not_leader();
+            round.replies.extend(self.waits.drain().into_iter().map(|request| (request, not_leader.clone())));
             round.replies.extend(self.reads.drain().into_iter().map(|read| (read.request, not_leader.clone())));
             return Ok(());
         }
@@ -167,7 +235,7 @@ impl Replica {
             self.node.read_index(number.to_be_bytes().to_vec());
         }
         for read in self.reads.answerable(self.applied().index) {
-            let reply = self.read(&read.operation, state)?;
+            let reply = self.read(now, &read.operation, state)?;
             round.replies.push((read.request, reply));
         }
         Ok(())
@@ -181,8 +249,12 @@ impl Replica {
     }
 
     pub(super) fn answer_expired(&mut self, now: Instant, round: &mut Round) {
-        let unknown = self.proposals.expired(now).into_iter().map(|request| (request, Reply::OutcomeUnknown));
-        round.replies.extend(unknown);
+        for request in self.proposals.expired(now) {
+            self.waits.forget(request);
+            round.replies.push((request, Reply::OutcomeUnknown));
+        }
+        let late = self.waits.expired(now).into_iter();
+        round.replies.extend(late.map(|request| (request, Reply::Refused(Refusal::TimedOut))));
         round.replies.extend(self.expired_command(now).map(|request| (request, Reply::Refused(Refusal::TimedOut))));
         let late = self.reads.expired(now).into_iter();
         round.replies.extend(late.map(|request| (request, Reply::Refused(Refusal::TimedOut))));
@@ -192,16 +264,27 @@ impl Replica {
     pub fn abandon(&mut self, round: &mut Round) {
         let proposals = self.proposals.drain().into_iter().map(|request| (request, Reply::OutcomeUnknown));
         round.replies.extend(proposals);
+        let waits = self.waits.drain().into_iter().map(|request| (request, Reply::Refused(Refusal::NoReplica)));
+        round.replies.extend(waits);
         let reads = self.reads.drain().into_iter().map(|read| (read.request, Reply::Refused(Refusal::NoReplica)));
         round.replies.extend(reads);
         let now = Instant(u64::MAX);
         round.replies.extend(self.expired_command(now).map(|request| (request, Reply::Refused(Refusal::NoReplica))));
     }
 
-    fn read(&self, operation: &Operation, state: &dyn State) -> Result<Reply, Error> {
+    fn read(&self, now: Instant, operation: &Operation, state: &dyn State) -> Result<Reply, Error> {
+        // What one replica that does not lead happens to have is as old as its clock.
+        let clock_ms = if self.leads() { self.clock_ms(now) } else { self.machine.clock_ms() };
         Ok(match (&self.machine, operation) {
             (Machine::Partition(partition), Operation::Get { key, .. }) => Reply::Get(partition.get(state, key)?),
             (Machine::Partition(partition), Operation::Scan { scan, .. }) => Reply::Scan(partition.scan(state, scan)?),
+            (Machine::Partition(partition), Operation::ReadLock { name, .. }) => {
+                Reply::LockView(partition.view_lock(state, name, clock_ms)?)
+            }
+            (Machine::Partition(partition), Operation::ListLocks { scan, .. }) => {
+                let (locks, more) = partition.list_locks(state, scan, clock_ms)?;
+                Reply::Locks { locks, more }
+            }
             (Machine::Map(machine), Operation::ReadMap { .. }) => match machine.map() {
                 Some(map) => Reply::Map(map.encode()),
                 None => Reply::Refused(Refusal::NoReplica),

@@ -236,7 +236,7 @@ impl Replica {
         self.node.advance_apply_to(position.index);
         self.unrecorded = true;
         // Some of them may be in the snapshot, but their outcomes are not.
-        self.proposals.applied(position, |request, _, _| round.replies.push((request, Reply::OutcomeUnknown)));
+        self.proposals.applied(position, |gone, _| round.replies.push((gone.request, Reply::OutcomeUnknown)));
         Ok(Installed { generation: self.generation, position, configuration })
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use annulus_core::id::MemberId;
-use annulus_core::partition::{Change, Condition, Key, Scan, Write};
+use annulus_core::partition::{Change, Condition, Fence, Key, Scan, Write, lock};
 use annulus_core::replica::{Configure, Step};
 use bytes::Bytes;
 
@@ -94,12 +94,47 @@ impl<'a> Arguments<'a> {
             Some(version) => Condition::Version(version.parse().map_err(|_| format!("`{version}` is no version"))?),
         };
         let idempotency_key = self.option("name").map(|name| Bytes::copy_from_slice(name.as_bytes()));
-        Ok(Write { key, condition, change, idempotency_key })
+        let fence = self.option("fence").map(fence).transpose()?;
+        Ok(Write { key, condition, change, idempotency_key, fence })
     }
 
     /// The next word as a key.
     pub fn key(&mut self) -> Result<Key> {
         Key::new(bytes(self.need("a key")?)?).map_err(|error| error.to_string())
+    }
+
+    /// `acquire LOCK OWNER [mode=shared] [ttl=D] [wait=D] [request=N] [for=TEXT] | renew LOCK TOKEN [ttl=D] |
+    /// release LOCK TOKEN | leave LOCK TOKEN ASKED`.
+    pub fn lock(&mut self) -> Result<lock::Command> {
+        let verb = self.need("what to do with the lock")?;
+        let name = lock_name(self.need("a lock")?)?;
+        let mut time = |name: &str, default: &str| {
+            let text = self.option(name).unwrap_or(default);
+            duration(text).map(|time| time.as_millis() as u64)
+        };
+        Ok(match verb {
+            "acquire" => {
+                let (ttl_ms, wait_ms) = (time("ttl", "10s")?, time("wait", "0s")?);
+                let owner = bytes(self.need("an owner")?)?;
+                let request = bytes(self.option("request").unwrap_or("first"))?;
+                let description = bytes(self.option("for").unwrap_or_default())?;
+                let mode = match self.option("mode") {
+                    None => lock::Mode::Exclusive,
+                    Some("shared") => lock::Mode::Shared,
+                    Some(other) => return Err(format!("`{other}` is no mode")),
+                };
+                lock::Command::Acquire(lock::Acquire { name, owner, request, description, mode, ttl_ms, wait_ms })
+            }
+            "renew" => lock::Command::Renew { name, ttl_ms: time("ttl", "10s")?, token: self.number("a token")? },
+            "release" => lock::Command::Release { name, token: self.number("a token")? },
+            "leave" => lock::Command::Leave { name, token: self.number("a token")?, asked: self.number("an index")? },
+            other => return Err(format!("nobody can `{other}` a lock")),
+        })
+    }
+
+    /// The next word as the name of a lock.
+    pub fn lock_name(&mut self) -> Result<lock::Name> {
+        lock_name(self.need("a lock")?)
     }
 
     /// `[PREFIX] [after=KEY] [limit=N] [values=no]`.
@@ -112,6 +147,17 @@ impl<'a> Arguments<'a> {
             values: self.option("values") != Some("no"),
         })
     }
+}
+
+/// `LOCK:TOKEN`.
+fn fence(text: &str) -> Result<Fence> {
+    let (lock, token) = text.split_once(':').ok_or_else(|| format!("`{text}` is no fence such as job:7"))?;
+    let token = token.parse().map_err(|_| format!("`{token}` is no token"))?;
+    Ok(Fence { lock: lock_name(lock)?, token })
+}
+
+fn lock_name(text: &str) -> Result<lock::Name> {
+    lock::Name::new(bytes(text)?).map_err(|error| error.to_string())
 }
 
 /// `1`, `2`, …

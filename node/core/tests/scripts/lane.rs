@@ -9,6 +9,8 @@
 //! bootstrap [N…]                     makes the replicas of the first map
 //! put N KEY VALUE [if=…] [ttl=D] [name=N] [within=D]     delete N KEY …       a request to member N
 //! get N KEY [linearizable|quorum|stale] [within=D]       scan N [PREFIX] …    read-map N [linearizable|…]
+//! lock N acquire LOCK OWNER [mode=shared] [ttl=D] [wait=D] [request=N] [within=D]     lock N renew|release LOCK TOKEN
+//! read-lock N LOCK [linearizable|…]      cancel N LOCK R      nobody waits for the answer to request R any more
 //! put-map N                          a write to the map group
 //! change N WHAT [fence=F] [epoch=E] [within=D]     a command to the map group, through member N. WHAT is one of:
 //!     members 1,2,4 [zones=0] [weight=3:50]     drain M     undrain M     remove M
@@ -43,10 +45,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use annulus_core::id::{ClusterId, GroupId, MemberId};
+use annulus_core::id::{ClusterId, GroupId, MemberId, RequestId};
 use annulus_core::lane::{Input, LogBudget, Operation, Pressure};
 use annulus_core::map::{Assignment, Command, Intent, Map};
-use annulus_core::partition::Consistency;
+use annulus_core::partition::{Consistency, lock};
 
 use crate::arguments::{Arguments, Result, duration};
 use crate::world::{Letter, World};
@@ -131,8 +133,16 @@ fn members(arguments: &mut Arguments) -> Result<World> {
 
 fn play(world: &mut World, command: &str, arguments: &mut Arguments) -> Result<()> {
     match command {
-        "put" | "delete" | "get" | "scan" | "read-map" | "put-map" | "change" | "plan" | "history" | "map-at" => {
+        "put" | "delete" | "get" | "scan" | "lock" | "read-lock" | "read-map" | "put-map" | "change" | "plan"
+        | "history" | "map-at" => {
             return request(world, command, arguments);
+        }
+        "cancel" => {
+            let number: u64 = arguments.number("a member")?;
+            let group = world.map.partition_of(arguments.lock_name()?.bytes()).group();
+            let request = RequestId(arguments.number("a request")?);
+            world.step(number, Input::Cancel { group, request }).ok_or("it is down")?;
+            world.end_round(number);
         }
         "deliver" | "drop" | "copy" | "cut" | "lose" | "heal" => return links(world, command, arguments),
         "tick" | "pause" | "wake" | "run" | "campaign" => return time(world, command, arguments),
@@ -215,6 +225,7 @@ fn member(world: &mut World, number: u64, command: &str, arguments: &mut Argumen
 fn request(world: &mut World, command: &str, arguments: &mut Arguments) -> Result<()> {
     let number: u64 = arguments.number("a member")?;
     let patience = arguments.option("within").map_or(Ok(Duration::from_secs(5)), duration)?;
+    let mut lock_wait = Duration::ZERO;
     let (group, operation) = match command {
         "put" | "delete" | "put-map" => {
             let write = if command == "delete" { arguments.delete()? } else { arguments.put()? };
@@ -226,6 +237,18 @@ fn request(world: &mut World, command: &str, arguments: &mut Arguments) -> Resul
             let group = world.map.partition_of(key.bytes()).group();
             (group, Operation::Get { key, consistency: consistency(arguments.word())? })
         }
+        "lock" => {
+            let command = arguments.lock()?;
+            if let lock::Command::Acquire(wish) = &command {
+                lock_wait = Duration::from_millis(wish.wait_ms);
+            }
+            (world.map.partition_of(command.name().bytes()).group(), Operation::Lock(command))
+        }
+        "read-lock" => {
+            let name = arguments.lock_name()?;
+            let group = world.map.partition_of(name.bytes()).group();
+            (group, Operation::ReadLock { name, consistency: consistency(arguments.word())? })
+        }
         "change" => (GroupId::MAP, Operation::ChangeMap(intent(arguments)?)),
         "plan" => (GroupId::MAP, Operation::ReadPlan),
         "history" => (GroupId::MAP, Operation::ReadHistory { epoch: None }),
@@ -233,7 +256,7 @@ fn request(world: &mut World, command: &str, arguments: &mut Arguments) -> Resul
         "scan" => (GroupId(1), Operation::Scan { scan: arguments.scan()?, consistency: Consistency::Linearizable }),
         _ => (GroupId::MAP, Operation::ReadMap { consistency: consistency(arguments.word())? }),
     };
-    world.request(number, group, operation, patience).ok_or_else(|| "it is down".to_owned())
+    world.request(number, group, operation, patience + lock_wait).ok_or_else(|| "it is down".to_owned())
 }
 
 /// `members 1,2,4 [zones=Z] [weight=N:W] | drain N | undrain N | remove N [fence=F] [epoch=E]`.

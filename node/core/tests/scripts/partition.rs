@@ -2,7 +2,10 @@
 //! applied at the next index.
 //!
 //! ```text
-//! put KEY VALUE [if=absent|exists|VERSION] [ttl=D] [name=N]      delete KEY [if=…] [name=N]      expire
+//! put KEY VALUE [if=absent|exists|VERSION] [ttl=D] [name=N] [fence=LOCK:TOKEN]      delete KEY [if=…] …      expire
+//! lock acquire LOCK OWNER [mode=shared] [ttl=D] [wait=D] [request=N]      lock renew LOCK TOKEN [ttl=D]
+//! lock release LOCK TOKEN      lock leave LOCK TOKEN ASKED      extend      locks [PREFIX] [after=LOCK] [limit=N]
+//! crowd LOCK N [mode=shared]   N owners ask for a lock, and wait
 //! clock D              the clock that the entries carry from here on (it may go back, as a new leader's does)
 //! get KEY              scan [PREFIX] [after=KEY] [limit=N] [values=no]
 //! configure EPOCH STEP…          an entry that changes who votes: nothing to the machine
@@ -15,12 +18,12 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use annulus_core::id::PartitionId;
-use annulus_core::partition::{Applied, Command, Entry, Partition, Write};
+use annulus_core::partition::{Applied, Command, Entry, Partition, Write, lock};
 use annulus_core::state::{MemoryState, State, TableId};
 
 use crate::arguments::{Arguments, Result, configure};
 use crate::script;
-use crate::trace::{outcome, page, show};
+use crate::trace::{lock_outcome, lock_view, outcome, page, settled, show};
 
 const TABLE: TableId = TableId { group: annulus_core::id::GroupId(1), generation: 1 };
 
@@ -52,8 +55,44 @@ impl Player {
         vec![format!("{}: {}", self.index, outcome(done))]
     }
 
+    fn lock(&mut self, command: lock::Command) -> Vec<String> {
+        let Applied::Lock(done) = self.apply(Command::Lock(command)) else { panic!("it has an outcome") };
+        let first = format!("{}: {}", self.index, lock_outcome(&done.outcome));
+        with_settled(first, &done.settled)
+    }
+
+    fn crowd(&mut self, arguments: &mut Arguments) -> Result<Vec<String>> {
+        let (name, count): (_, u32) = (arguments.need("a lock")?, arguments.number("a count")?);
+        let mode = arguments.option("mode").map_or(String::new(), |mode| format!(" mode={mode}"));
+        let mut last = Vec::new();
+        for number in 0..count {
+            let line = format!("lock acquire {name} crowd-{number}{mode} wait=30s");
+            last = self.lock(Arguments::new(&line).1.lock()?);
+        }
+        Ok(last)
+    }
+
+    fn locks(&self, arguments: &mut Arguments) -> Result<Vec<String>> {
+        let clock_ms = self.clock_ms.max(self.partition.clock_ms());
+        let (locks, more) =
+            self.partition.list_locks(&self.state, &arguments.scan()?, clock_ms).map_err(|error| error.to_string())?;
+        let mut lines = clipped(locks.iter().flat_map(lock_view).collect(), 3);
+        lines.extend(more.then(|| "more".to_owned()));
+        Ok(lines)
+    }
+
     fn records(&self) -> Vec<String> {
-        let names = ["meta", "values", "idempotency", "value expiries", "idempotency expiries"];
+        let names = [
+            "meta",
+            "values",
+            "idempotency",
+            "value expiries",
+            "idempotency expiries",
+            "locks",
+            "lock expiries",
+            "fences",
+            "fence expiries",
+        ];
         let mut counts = BTreeMap::<u8, usize>::new();
         let mut count = |key: &[u8], _: &[u8]| {
             *counts.entry(key[0]).or_default() += 1;
@@ -88,6 +127,21 @@ impl Player {
     }
 }
 
+/// What an entry did, and what became of those that waited.
+fn with_settled(first: String, gone: &[lock::Settled]) -> Vec<String> {
+    let lines: Vec<_> = std::iter::once(first).chain(gone.iter().map(settled)).collect();
+    clipped(lines, 4)
+}
+
+/// The first lines and the last two, if they are many.
+fn clipped(mut lines: Vec<String>, first: usize) -> Vec<String> {
+    if lines.len() > 2 * first {
+        let left_out = lines.len() - first - 2;
+        lines.splice(first..lines.len() - 2, [format!("… {left_out} more …")]);
+    }
+    lines
+}
+
 impl script::Player for Player {
     fn play(&mut self, line: &str) -> Result<Vec<String>> {
         let (command, mut arguments) = Arguments::new(line);
@@ -102,7 +156,18 @@ impl script::Player for Player {
             }
             "many" => self.many(&mut arguments)?,
             "expire" => {
-                assert_eq!(self.apply(Command::Expire), Applied::Nothing);
+                let Applied::Expired(gone) = self.apply(Command::Expire) else { panic!("it lets go") };
+                let first = format!("{}: clock {}ms", self.index, self.partition.clock_ms());
+                with_settled(first, &gone)
+            }
+            "lock" => {
+                let command = arguments.lock()?;
+                self.lock(command)
+            }
+            "crowd" => self.crowd(&mut arguments)?,
+            "locks" => self.locks(&mut arguments)?,
+            "extend" => {
+                assert_eq!(self.apply(Command::ExtendLeases), Applied::Nothing);
                 vec![format!("{}: clock {}ms", self.index, self.partition.clock_ms())]
             }
             "configure" => {

@@ -139,7 +139,13 @@ impl Run {
         let change = Change::Put { value: value.into(), ttl_ms: None };
         self.ask(
             member,
-            Operation::Write(Write { key: key(), condition: Condition::Always, change, idempotency_key: None }),
+            Operation::Write(Write {
+                key: key(),
+                condition: Condition::Always,
+                change,
+                idempotency_key: None,
+                fence: None,
+            }),
         );
     }
 

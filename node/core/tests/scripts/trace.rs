@@ -7,7 +7,7 @@ use annulus_core::map::change::{Change as MapChange, Entry as MapEntry};
 use annulus_core::map::history::Event;
 use annulus_core::map::plan::{Gate, Plan, Planned};
 use annulus_core::map::{Assignment, Map, MemberState, Move, Reason, Report};
-use annulus_core::partition::{Change, Command, Entry, Outcome, Page, Write};
+use annulus_core::partition::{Change, Command, Entry, Outcome, Page, Write, lock};
 use annulus_core::replica::{Configuration, Configure, Step};
 use raft::eraftpb::{ConfState, Entry as LogEntry, Message, MessageType};
 
@@ -25,7 +25,57 @@ pub fn outcome(outcome: Outcome) -> String {
         Outcome::ConditionFailed { current: None } => "condition failed, absent".to_owned(),
         Outcome::ConditionFailed { current: Some(version) } => format!("condition failed, version {version}"),
         Outcome::IdempotencyConflict => "idempotency conflict".to_owned(),
+        Outcome::StaleFence { newest } => format!("stale fence, token {newest} was here"),
+        Outcome::TooManyFences => "too many fences".to_owned(),
     }
+}
+
+pub fn lock_outcome(outcome: &lock::Outcome) -> String {
+    match outcome {
+        lock::Outcome::Granted { token, valid_ms } => format!("granted token {token}, valid {valid_ms}ms"),
+        lock::Outcome::Queued { token, .. } => format!("waits, token {token}"),
+        lock::Outcome::Held { by, waiting } => format!("held by {}, {waiting} wait", holder(by)),
+        lock::Outcome::Full => "full".to_owned(),
+        lock::Outcome::RequestConflict => "the request's name is taken".to_owned(),
+        lock::Outcome::Renewed { valid_ms } => format!("renewed, valid {valid_ms}ms"),
+        lock::Outcome::Released => "released".to_owned(),
+        lock::Outcome::NotHeld { by: None } => "not held, nor by anybody".to_owned(),
+        lock::Outcome::NotHeld { by: Some(by) } => format!("not held, but by {}", holder(by)),
+    }
+}
+
+pub fn lock_command(command: &lock::Command) -> String {
+    match command {
+        lock::Command::Acquire(wish) => format!("{} acquires {}", show(&wish.owner), show(wish.name.bytes())),
+        lock::Command::Renew { name, token, .. } => format!("renew {} {token}", show(name.bytes())),
+        lock::Command::Release { name, token } => format!("release {} {token}", show(name.bytes())),
+        lock::Command::Leave { name, token, asked } => format!("leave {} {token} asked {asked}", show(name.bytes())),
+    }
+}
+
+pub fn settled(settled: &lock::Settled) -> String {
+    match settled {
+        lock::Settled::Granted { token, deadline_ms } => format!("  token {token} is granted until {deadline_ms}ms"),
+        lock::Settled::Gone { token, held: None } => format!("  token {token} left the queue"),
+        lock::Settled::Gone { token, held: Some((by, waiting)) } => {
+            format!("  token {token} has waited long enough, held by {}, {waiting} wait", holder(by))
+        }
+    }
+}
+
+fn holder(holder: &lock::Holder) -> String {
+    format!("{} with token {}", show(&holder.owner), holder.token)
+}
+
+pub fn lock_view(view: &lock::View) -> Vec<String> {
+    let place = |place: &lock::PlaceView| {
+        let lock::PlaceView { token, owner, mode, since_ms, left_ms, .. } = place;
+        let mode = if *mode == lock::Mode::Shared { ", shared" } else { "" };
+        format!("{} token {token}{mode}, since {since_ms}ms, {left_ms}ms left", show(owner))
+    };
+    let holders = view.holders.iter().map(|holder| format!("{}: held by {}", show(view.name.bytes()), place(holder)));
+    let waiting = view.waiting.iter().map(|waiting| format!("  waits: {}", place(waiting)));
+    holders.chain(waiting).chain((view.waiting_count > 100).then(|| format!("  {} wait", view.waiting_count))).collect()
 }
 
 pub fn page(page: &Page) -> Vec<String> {
@@ -43,6 +93,12 @@ pub fn page(page: &Page) -> Vec<String> {
 pub fn reply(reply: &Reply) -> String {
     match reply {
         Reply::Write(done) => outcome(*done),
+        Reply::Lock(outcome) => lock_outcome(outcome),
+        Reply::LockView(view) => view.as_ref().map_or("nobody is at it".to_owned(), |view| lock_view(view).join("; ")),
+        Reply::Locks { locks, more } => {
+            let end = if *more { "more" } else { "end" }.to_owned();
+            locks.iter().flat_map(lock_view).chain([end]).collect::<Vec<_>>().join("; ")
+        }
         Reply::Get(None) => "absent".to_owned(),
         Reply::Get(Some(item)) => format!("{} version {}", show(&item.value), item.version),
         Reply::Scan(found) => page(found).join("; "),
@@ -134,6 +190,8 @@ fn log_entry(group: GroupId, entry: &LogEntry) -> String {
     match Entry::decode(entry.data.clone()) {
         Ok(Entry { command: Command::Configure(configure), .. }) => format!("{at} {}", step(configure)),
         Ok(Entry { command: Command::Expire, clock_ms }) => format!("{at} expire at {clock_ms}ms"),
+        Ok(Entry { command: Command::ExtendLeases, clock_ms }) => format!("{at} extend leases at {clock_ms}ms"),
+        Ok(Entry { command: Command::Lock(command), .. }) => format!("{at} {}", lock_command(&command)),
         Ok(Entry { command: Command::Write(Write { key, change, .. }), .. }) => match change {
             Change::Put { value, .. } => format!("{at} {}={}", show(key.bytes()), show(&value)),
             Change::Delete => format!("{at} delete {}", show(key.bytes())),

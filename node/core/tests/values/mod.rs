@@ -14,7 +14,8 @@ use annulus_core::map::{
     Report,
 };
 use annulus_core::partition::{
-    Change, Command, Condition, Consistency, Entry, Item, Key, MAX_SCAN_KEYS, MAX_TTL_MS, Outcome, Page, Scan, Write,
+    Change, Command, Condition, Consistency, Entry, Fence, Item, Key, MAX_SCAN_KEYS, MAX_TTL_MS, Outcome, Page, Scan,
+    Write, lock,
 };
 use annulus_core::replica::{Configuration, Configure, GroupRecord, Step, Tombstone};
 use bytes::Bytes;
@@ -45,16 +46,83 @@ pub fn write() -> impl Strategy<Value = Write> {
     let put = (bytes(40), option::of(1..=MAX_TTL_MS)).prop_map(|(value, ttl_ms)| Change::Put { value, ttl_ms });
     let change = prop_oneof![put, Just(Change::Delete)];
     let name = option::of(vec(any::<u8>(), 1..=255).prop_map(Bytes::from));
-    (key(), condition, change, name).prop_map(|(key, condition, change, idempotency_key)| Write {
+    let fence = option::of((lock_name(), any::<u64>()).prop_map(|(lock, token)| Fence { lock, token }));
+    (key(), condition, change, name, fence).prop_map(|(key, condition, change, idempotency_key, fence)| Write {
         key,
         condition,
         change,
         idempotency_key,
+        fence,
     })
 }
 
+pub fn lock_name() -> impl Strategy<Value = lock::Name> + Clone {
+    vec(any::<u8>(), 1..20).prop_map(|bytes| lock::Name::new(bytes.into()).expect("1 to 512 bytes"))
+}
+
+fn mode() -> impl Strategy<Value = lock::Mode> {
+    prop_oneof![Just(lock::Mode::Exclusive), Just(lock::Mode::Shared)]
+}
+
+pub fn lock_command() -> impl Strategy<Value = lock::Command> {
+    let text = || vec(any::<u8>(), 1..=lock::MAX_OWNER_BYTES).prop_map(Bytes::from);
+    let ttl_ms = || lock::MIN_TTL_MS..=lock::MAX_TTL_MS;
+    let wish =
+        (lock_name(), text(), text(), bytes(lock::MAX_DESCRIPTION_BYTES), mode(), ttl_ms(), 0..=lock::MAX_WAIT_MS);
+    prop_oneof![
+        wish.prop_map(|(name, owner, request, description, mode, ttl_ms, wait_ms)| {
+            lock::Command::Acquire(lock::Acquire { name, owner, request, description, mode, ttl_ms, wait_ms })
+        }),
+        (lock_name(), any::<u64>(), ttl_ms()).prop_map(|(name, token, ttl_ms)| lock::Command::Renew {
+            name,
+            token,
+            ttl_ms
+        }),
+        (lock_name(), any::<u64>()).prop_map(|(name, token)| lock::Command::Release { name, token }),
+        (lock_name(), any::<[u64; 2]>()).prop_map(|(name, [token, asked])| lock::Command::Leave { name, token, asked }),
+    ]
+}
+
+fn holder() -> impl Strategy<Value = lock::Holder> {
+    (any::<u64>(), bytes(9), bytes(9)).prop_map(|(token, owner, description)| lock::Holder {
+        token,
+        owner,
+        description,
+    })
+}
+
+fn lock_outcome() -> impl Strategy<Value = lock::Outcome> {
+    prop_oneof![
+        any::<[u64; 2]>().prop_map(|[token, valid_ms]| lock::Outcome::Granted { token, valid_ms }),
+        any::<[u64; 2]>().prop_map(|[token, clock_ms]| lock::Outcome::Queued { token, clock_ms }),
+        (holder(), any::<u32>()).prop_map(|(by, waiting)| lock::Outcome::Held { by, waiting }),
+        Just(lock::Outcome::Full),
+        Just(lock::Outcome::RequestConflict),
+        any::<u64>().prop_map(|valid_ms| lock::Outcome::Renewed { valid_ms }),
+        Just(lock::Outcome::Released),
+        option::of(holder()).prop_map(|by| lock::Outcome::NotHeld { by }),
+    ]
+}
+
+fn lock_view() -> impl Strategy<Value = lock::View> {
+    let place = || {
+        (any::<[u64; 4]>(), bytes(9), bytes(9), mode()).prop_map(|(numbers, owner, description, mode)| {
+            let [token, ttl_ms, since_ms, left_ms] = numbers;
+            lock::PlaceView { token, owner, description, mode, ttl_ms, since_ms, left_ms }
+        })
+    };
+    (lock_name(), vec(place(), 0..3), vec(place(), 0..3), any::<u32>())
+        .prop_map(|(name, holders, waiting, waiting_count)| lock::View { name, holders, waiting, waiting_count })
+}
+
 pub fn entry() -> impl Strategy<Value = Entry> {
-    let command = prop_oneof![4 => write().prop_map(Command::Write), 1 => Just(Command::Expire), 1 => configure().prop_map(Command::Configure)];
+    let command = prop_oneof![
+        4 => write().prop_map(Command::Write),
+        3 => lock_command().prop_map(Command::Lock),
+        1 => Just(Command::Expire),
+        1 => Just(Command::ExtendLeases),
+        1 => configure().prop_map(Command::Configure)
+    ];
     (any::<u64>(), command).prop_map(|(clock_ms, command)| Entry { clock_ms, command })
 }
 
@@ -63,12 +131,17 @@ fn consistency() -> impl Strategy<Value = Consistency> {
 }
 
 fn operation() -> impl Strategy<Value = Operation> {
-    let scan = (bytes(8), option::of(bytes(8)), 1..=MAX_SCAN_KEYS, any::<bool>())
-        .prop_map(|(prefix, after, limit, values)| Scan { prefix, after, limit, values });
+    let scan = || {
+        (bytes(8), option::of(bytes(8)), 1..=MAX_SCAN_KEYS, any::<bool>())
+            .prop_map(|(prefix, after, limit, values)| Scan { prefix, after, limit, values })
+    };
     prop_oneof![
         write().prop_map(Operation::Write),
         (key(), consistency()).prop_map(|(key, consistency)| Operation::Get { key, consistency }),
-        (scan, consistency()).prop_map(|(scan, consistency)| Operation::Scan { scan, consistency }),
+        (scan(), consistency()).prop_map(|(scan, consistency)| Operation::Scan { scan, consistency }),
+        lock_command().prop_map(Operation::Lock),
+        (lock_name(), consistency()).prop_map(|(name, consistency)| Operation::ReadLock { name, consistency }),
+        (scan(), consistency()).prop_map(|(scan, consistency)| Operation::ListLocks { scan, consistency }),
         consistency().prop_map(|consistency| Operation::ReadMap { consistency }),
         intent().prop_map(Operation::ChangeMap),
         Just(Operation::ReadPlan),
@@ -83,6 +156,8 @@ pub fn outcome() -> impl Strategy<Value = Outcome> {
         Just(Outcome::NotFound),
         any::<Option<u64>>().prop_map(|current| Outcome::ConditionFailed { current }),
         Just(Outcome::IdempotencyConflict),
+        any::<u64>().prop_map(|newest| Outcome::StaleFence { newest }),
+        Just(Outcome::TooManyFences),
     ]
 }
 
@@ -99,6 +174,9 @@ fn reply() -> impl Strategy<Value = Reply> {
     prop_oneof![
         outcome().prop_map(Reply::Write),
         option::of(item()).prop_map(Reply::Get),
+        lock_outcome().prop_map(Reply::Lock),
+        option::of(lock_view()).prop_map(Reply::LockView),
+        (vec(lock_view(), 0..3), any::<bool>()).prop_map(|(locks, more)| Reply::Locks { locks, more }),
         page.prop_map(Reply::Scan),
         bytes(20).prop_map(Reply::Map),
         refusal.prop_map(Reply::Refused),
@@ -207,6 +285,8 @@ pub fn item() -> impl Strategy<Value = FrameItem> {
         2 => forward.prop_map(FrameItem::Forward),
         2 => (ticket(), reply()).prop_map(|(ticket, reply)| FrameItem::Forwarded { ticket, reply }),
         1 => bytes(30).prop_map(FrameItem::Map),
+        1 => (ticket(), any::<u32>())
+            .prop_map(|(ticket, group)| FrameItem::Cancel { ticket, group: GroupId(group) }),
     ]
 }
 

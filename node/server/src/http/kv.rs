@@ -84,7 +84,7 @@ async fn put<R: Router>(
     let (value, _reservation) =
         body::read(body, declared_length(parts), edge.resources.limits.max_value_bytes, &edge.resources).await?;
     let idempotency_key = headers.idempotency_key.map(Bytes::copy_from_slice);
-    let write = Write { key, condition, change: Change::Put { value, ttl_ms }, idempotency_key };
+    let write = Write { key, condition, change: Change::Put { value, ttl_ms }, idempotency_key, fence: None };
     written(edge.router.submit(group, Operation::Write(write), timeout).await)
 }
 
@@ -99,7 +99,7 @@ async fn delete<R: Router>(
     let timeout = edge.timeout(timeout)?;
     let condition = condition::of_write(headers.if_match, headers.if_none_match)?;
     let idempotency_key = headers.idempotency_key.map(Bytes::copy_from_slice);
-    let write = Write { key, condition, change: Change::Delete, idempotency_key };
+    let write = Write { key, condition, change: Change::Delete, idempotency_key, fence: None };
     written(edge.router.submit(group, Operation::Write(write), timeout).await)
 }
 

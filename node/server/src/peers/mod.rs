@@ -69,6 +69,11 @@ impl Peers {
                         batch.push((number, reply));
                     }
                 }
+                Item::Cancel { ticket, group } => {
+                    let input = LaneInput::Cancel { group, reply_to: ReplyTo::Peer(from, ticket) };
+                    // No room: the place at the lock goes when its wait is over.
+                    let _ = self.lanes.send(self.shared.lane_of(group), input);
+                }
                 Item::Map(map) => self.offer_map(from, map),
                 Item::Hello(_) => tracing::warn!(%from, "a second hello on a link is passed over"),
             }

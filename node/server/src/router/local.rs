@@ -76,6 +76,7 @@ impl NodeRouter {
     /// Sends a request once, and waits for what comes of it.
     async fn attempt(&self, target: Target, group: GroupId, operation: Operation, deadline: Instant) -> Reply {
         let is_write = operation.is_write();
+        let waits_for_lock = operation.waits_for_lock();
         let until = deadline + GRACE;
         let left = deadline.saturating_duration_since(Instant::now());
         let (waiting, answer) = match target {
@@ -103,7 +104,10 @@ impl NodeRouter {
                 (waiting, answer)
             }
         };
+        let number = waiting.number();
+        let mut cancel = CancelOnDrop { router: self, target, group, number, is_armed: waits_for_lock };
         let reply = answer.await;
+        cancel.is_armed = false;
         drop(waiting);
         reply.expect("every request that waits is answered")
     }
@@ -126,7 +130,7 @@ impl NodeRouter {
     async fn route(self, group: GroupId, operation: Operation, timeout: Duration) -> Reply {
         let deadline = Instant::now() + timeout;
         let mut pause = FIRST_PAUSE;
-        let mut attempt = 0;
+        let (mut attempt, mut is_unknown) = (0, false);
         // Whoever was removed reaches nobody: no reason to try for as long as there is time.
         let is_out = |map: Arc<Map>| map.member(self.parts.shared.member).is_none();
         if self.map().is_none_or(is_out) {
@@ -139,6 +143,10 @@ impl NodeRouter {
             let known = match reply {
                 Reply::Refused(Refusal::NotLeader { leader }) => self.learn(group, target, leader),
                 Reply::Refused(Refusal::NoReplica) => self.learn(group, target, None),
+                Reply::OutcomeUnknown if operation.is_repeatable() => {
+                    is_unknown = true;
+                    self.learn(group, target, None)
+                }
                 Reply::Refused(_) | Reply::OutcomeUnknown => return reply,
                 reply => {
                     if let Target::Member(leader) = target
@@ -155,7 +163,8 @@ impl NodeRouter {
                 continue;
             }
             if Instant::now() + pause >= deadline {
-                return Reply::Refused(Refusal::NotLeader { leader: None });
+                let not_led = Reply::Refused(Refusal::NotLeader { leader: None });
+                return if is_unknown { Reply::OutcomeUnknown } else { not_led };
             }
             sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
@@ -200,6 +209,37 @@ impl Router for NodeRouter {
 
     fn end_eviction(&self) {
         self.parts.membership.end_eviction();
+    }
+}
+
+/// Tells whoever was asked that nobody waits for the answer any more, if the client goes away before it comes.
+struct CancelOnDrop<'a> {
+    router: &'a NodeRouter,
+    target: Target,
+    group: GroupId,
+    number: u64,
+    is_armed: bool,
+}
+
+impl Drop for CancelOnDrop<'_> {
+    fn drop(&mut self) {
+        if !self.is_armed {
+            return;
+        }
+        let NodeParts { shared, links, .. } = &self.router.parts;
+        // When there is no room the place at the lock goes when its wait is over.
+        match self.target {
+            Target::Here => {
+                let input = LaneInput::Cancel { group: self.group, reply_to: ReplyTo::Local(self.number) };
+                let _ = self.router.lanes.send(shared.lane_of(self.group), input);
+            }
+            Target::Member(member) => {
+                let ticket = Ticket { life: shared.life, number: self.number };
+                let mut frame = FrameWriter::default();
+                frame.push(&Item::Cancel { ticket, group: self.group });
+                links.send(member, frame.finish());
+            }
+        }
     }
 }
 

@@ -90,10 +90,14 @@ impl Inbox {
 /// wherever it is stepped.)
 fn weight(input: &LaneInput) -> usize {
     match input {
-        LaneInput::Request { operation: Operation::Get { .. }, .. } => REQUEST,
+        LaneInput::Request {
+            operation: Operation::Get { .. } | Operation::Lock(_) | Operation::ReadLock { .. },
+            ..
+        } => REQUEST,
+        LaneInput::Cancel { .. } => REQUEST,
         LaneInput::Request { operation: Operation::Write(write), .. } => REQUEST + write.size() / BYTES,
         LaneInput::Peer { messages, .. } => messages.iter().map(weight_of_message).sum(),
-        LaneInput::Request { operation: Operation::Scan { .. }, .. } => SCAN,
+        LaneInput::Request { operation: Operation::Scan { .. } | Operation::ListLocks { .. }, .. } => SCAN,
         LaneInput::Request { .. }
         | LaneInput::Unreachable(_)
         | LaneInput::Bootstrap(..)
@@ -129,7 +133,13 @@ mod tests {
     fn put(bytes: usize) -> LaneInput {
         let key = Key::new(Bytes::from_static(b"key")).unwrap();
         let change = Change::Put { value: Bytes::from(vec![0; bytes]), ttl_ms: None };
-        request(Operation::Write(Write { key, condition: Condition::Always, change, idempotency_key: None }))
+        request(Operation::Write(Write {
+            key,
+            condition: Condition::Always,
+            change,
+            idempotency_key: None,
+            fence: None,
+        }))
     }
 
     #[test]

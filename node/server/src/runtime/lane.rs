@@ -1,6 +1,6 @@
 //! What a lane is made of, what it is asked, and how its threads are started.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -47,6 +47,13 @@ pub enum LaneInput {
         /// The messages.
         messages: Vec<PeerMessage>,
     },
+    /// Nobody waits for the answer to this request any more.
+    Cancel {
+        /// The group that it was for.
+        group: GroupId,
+        /// Who waited.
+        reply_to: ReplyTo,
+    },
     /// The link to this member is down.
     Unreachable(MemberId),
     /// Make the replicas of the first map; answers when they are durable.
@@ -58,7 +65,7 @@ pub enum LaneInput {
 }
 
 /// Who waits for an answer.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ReplyTo {
     /// An I/O thread of this node, under this number (which names the thread).
     Local(u64),
@@ -129,6 +136,7 @@ pub fn spawn(setup: LaneSetup, on_failure: OnFailure) -> Result<LaneHandle, repl
         events,
         wal: wal.clone(),
         waiting: Slab::new(),
+        cancellable: HashMap::new(),
         written: 0,
         bootstraps: VecDeque::new(),
         next_tick: now + setup.settings.tick(),

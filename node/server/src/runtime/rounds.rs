@@ -9,7 +9,7 @@
 //! They run on whichever thread has the lane (`super::driver`). After a round on the lane's own thread come the pieces of
 //! snapshots that are due.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -47,6 +47,8 @@ pub(super) struct Rounds {
     pub(super) wal: Sender<WalCommand>,
     /// Who waits for which request.
     pub(super) waiting: Slab<ReplyTo>,
+    /// The requests among them that wait for locks: whoever waits may go away.
+    pub(super) cancellable: HashMap<ReplyTo, RequestId>,
     /// The last round that has written something.
     pub(super) written: u64,
     /// Bootstraps that wait for a round to be durable.
@@ -199,11 +201,20 @@ impl Rounds {
         match input {
             LaneInput::Request { group, operation, deadline, reply_to } => {
                 let id = RequestId(self.waiting.insert(reply_to) as u64);
+                if operation.waits_for_lock() {
+                    self.cancellable.insert(reply_to, id);
+                }
                 self.lane.step(now, Input::Request(Request { id, group, deadline, operation }))?;
             }
             LaneInput::Peer { from, messages } => {
                 for message in messages {
                     self.lane.step(now, Input::Peer { from, message })?;
+                }
+            }
+            LaneInput::Cancel { group, reply_to } => {
+                // Not there: it was answered meanwhile.
+                if let Some(&request) = self.cancellable.get(&reply_to) {
+                    self.lane.step(now, Input::Cancel { group, request })?;
                 }
             }
             LaneInput::Unreachable(member) => self.lane.step(now, Input::Unreachable(member))?,
@@ -270,7 +281,11 @@ impl Rounds {
         let mut batches: BTreeMap<usize, ReplyBatch> = BTreeMap::new();
         for (request, reply) in output.replies {
             let at = usize::try_from(request.0).expect("the lane names requests by their slot");
-            match self.waiting.remove(at) {
+            let reply_to = self.waiting.remove(at);
+            if !self.cancellable.is_empty() {
+                self.cancellable.remove(&reply_to);
+            }
+            match reply_to {
                 ReplyTo::Local(number) => batches.entry(thread_of(number)).or_default().push((number, reply)),
                 ReplyTo::Peer(member, ticket) => self.push(member, &Item::Forwarded { ticket, reply }),
             }
