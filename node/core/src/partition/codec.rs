@@ -43,12 +43,13 @@ pub fn write_write(writer: &mut Writer, write: &Write) {
 pub fn write_fenced(writer: &mut Writer, write: &Write, fence: &Fence) {
     write_name(writer, &fence.lock);
     writer.u64(fence.token);
+    writer.bool(fence.is_held);
     write_write(writer, write);
 }
 
 /// Reads a write and its fence.
 pub fn read_fenced(reader: &mut Reader) -> Result<Write> {
-    let fence = Fence { lock: read_name(reader)?, token: reader.u64()? };
+    let fence = Fence { lock: read_name(reader)?, token: reader.u64()?, is_held: reader.bool()? };
     Ok(Write { fence: Some(fence), ..read_write(reader)? })
 }
 
@@ -101,7 +102,7 @@ pub fn write_outcome(writer: &mut Writer, outcome: Outcome) {
         Outcome::IdempotencyConflict => writer.u8(5),
         Outcome::StaleFence { newest } => {
             writer.u8(6);
-            writer.u64(newest);
+            writer.option(newest, Writer::u64);
         }
         Outcome::TooManyFences => writer.u8(7),
     }
@@ -115,7 +116,7 @@ pub fn read_outcome(reader: &mut Reader) -> Result<Outcome> {
         3 => Outcome::NotFound,
         4 => Outcome::ConditionFailed { current: reader.option(Reader::u64)? },
         5 => Outcome::IdempotencyConflict,
-        6 => Outcome::StaleFence { newest: reader.u64()? },
+        6 => Outcome::StaleFence { newest: reader.option(Reader::u64)? },
         7 => Outcome::TooManyFences,
         id => return Err(reader.unknown(id)),
     })

@@ -122,10 +122,10 @@ pub enum Outcome {
     },
     /// The idempotency key was used for another write before. Nothing changed.
     IdempotencyConflict,
-    /// A write with a newer token of the lock was here. Nothing changed.
+    /// The token does not hold the lock any more, or a write with a newer one was here. Nothing changed.
     StaleFence {
-        /// The newest token seen.
-        newest: u64,
+        /// The newest token that was here.
+        newest: Option<u64>,
     },
     /// The partition can't remember one more fence. Nothing changed.
     TooManyFences,

@@ -27,6 +27,9 @@ pub struct Fence {
     pub lock: Name,
     /// The token.
     pub token: u64,
+    /// Whether the lock's own partition has said that this token holds it. If not, the write is not done: it was done
+    /// before, under its idempotency key, or never is.
+    pub is_held: bool,
 }
 
 /// What a fence says of a write.
@@ -34,8 +37,8 @@ pub struct Fence {
 pub(super) enum Passed {
     /// It may go on.
     Yes,
-    /// A newer token was seen.
-    Stale(u64),
+    /// It is not the newest: the token that is, as far as anybody knows here.
+    Stale(Option<u64>),
     /// There is no room to remember it.
     Full,
 }
@@ -47,9 +50,12 @@ impl Partition {
         let known = state.get(self.table, &key)?.map(FenceRecord::decode).transpose();
         let known = known.map_err(|source| self.damaged(source))?;
         let deadline_ms = self.meta.clock_ms.saturating_add(FENCE_KEPT_MS);
+        if !fence.is_held {
+            return Ok(Passed::Stale(known.map(|known| known.token)));
+        }
         match known {
             Some(known) if known.token > fence.token && !self.forgets(&known) => {
-                return Ok(Passed::Stale(known.token));
+                return Ok(Passed::Stale(Some(known.token)));
             }
             Some(known) => {
                 let is_fresh = known.deadline_ms.saturating_add(FENCE_RENEWED_AFTER_MS) >= deadline_ms;

@@ -149,11 +149,12 @@ impl<'a> Arguments<'a> {
     }
 }
 
-/// `LOCK:TOKEN`.
+/// `LOCK:TOKEN`, or `LOCK:TOKEN?` if its partition has not said that it is held.
 fn fence(text: &str) -> Result<Fence> {
     let (lock, token) = text.split_once(':').ok_or_else(|| format!("`{text}` is no fence such as job:7"))?;
+    let (token, is_held) = token.strip_suffix('?').map_or((token, true), |token| (token, false));
     let token = token.parse().map_err(|_| format!("`{token}` is no token"))?;
-    Ok(Fence { lock: lock_name(lock)?, token })
+    Ok(Fence { lock: lock_name(lock)?, token, is_held })
 }
 
 fn lock_name(text: &str) -> Result<lock::Name> {

@@ -25,7 +25,8 @@ pub fn outcome(outcome: Outcome) -> String {
         Outcome::ConditionFailed { current: None } => "condition failed, absent".to_owned(),
         Outcome::ConditionFailed { current: Some(version) } => format!("condition failed, version {version}"),
         Outcome::IdempotencyConflict => "idempotency conflict".to_owned(),
-        Outcome::StaleFence { newest } => format!("stale fence, token {newest} was here"),
+        Outcome::StaleFence { newest: Some(newest) } => format!("stale fence, token {newest} was here"),
+        Outcome::StaleFence { newest: None } => "stale fence, none was here".to_owned(),
         Outcome::TooManyFences => "too many fences".to_owned(),
     }
 }

@@ -46,7 +46,11 @@ pub fn write() -> impl Strategy<Value = Write> {
     let put = (bytes(40), option::of(1..=MAX_TTL_MS)).prop_map(|(value, ttl_ms)| Change::Put { value, ttl_ms });
     let change = prop_oneof![put, Just(Change::Delete)];
     let name = option::of(vec(any::<u8>(), 1..=255).prop_map(Bytes::from));
-    let fence = option::of((lock_name(), any::<u64>()).prop_map(|(lock, token)| Fence { lock, token }));
+    let fence = option::of((lock_name(), any::<(u64, bool)>()).prop_map(|(lock, (token, is_held))| Fence {
+        lock,
+        token,
+        is_held,
+    }));
     (key(), condition, change, name, fence).prop_map(|(key, condition, change, idempotency_key, fence)| Write {
         key,
         condition,
@@ -156,7 +160,7 @@ pub fn outcome() -> impl Strategy<Value = Outcome> {
         Just(Outcome::NotFound),
         any::<Option<u64>>().prop_map(|current| Outcome::ConditionFailed { current }),
         Just(Outcome::IdempotencyConflict),
-        any::<u64>().prop_map(|newest| Outcome::StaleFence { newest }),
+        any::<Option<u64>>().prop_map(|newest| Outcome::StaleFence { newest }),
         Just(Outcome::TooManyFences),
     ]
 }
