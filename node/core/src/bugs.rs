@@ -53,10 +53,22 @@ pub enum Bug {
     LockExpiredByLocalClock,
     /// A lock's tokens count from 1 again when nobody has held it for a moment.
     TokenCountedAnew,
+    /// A partition says that it has prepared before its entry is committed.
+    PrepareNotDurable,
+    /// A transaction is committed when all but one of its partitions have prepared.
+    CommittedWithoutAllPrepares,
+    /// Whoever finds an abandoned transaction that is prepared at its anchor aborts it, and asks nobody.
+    RecoveryAbortsCommitted,
+    /// A member forgets which transactions it has refused when it is started.
+    PreventedForgottenOnRestart,
+    /// A read passes over what an open transaction holds.
+    ReadPastIntent,
+    /// A partition that has heard what became of a transaction does it again when it hears so again.
+    ResolveAppliedTwice,
 }
 
 /// All of them with the names that they are planted by.
-pub const ALL: [(&str, Bug); 23] = [
+pub const ALL: [(&str, Bug); 29] = [
     ("acknowledge-before-sync", Bug::AcknowledgeBeforeSync),
     ("reply-before-quorum", Bug::ReplyBeforeQuorum),
     ("vote-not-persisted", Bug::VoteNotPersisted),
@@ -80,6 +92,12 @@ pub const ALL: [(&str, Bug); 23] = [
     ("fence-only-in-memory", Bug::FenceOnlyInMemory),
     ("lock-expired-by-local-clock", Bug::LockExpiredByLocalClock),
     ("token-counted-anew", Bug::TokenCountedAnew),
+    ("prepare-not-durable", Bug::PrepareNotDurable),
+    ("committed-without-all-prepares", Bug::CommittedWithoutAllPrepares),
+    ("recovery-aborts-committed", Bug::RecoveryAbortsCommitted),
+    ("prevented-forgotten-on-restart", Bug::PreventedForgottenOnRestart),
+    ("read-past-intent", Bug::ReadPastIntent),
+    ("resolve-applied-twice", Bug::ResolveAppliedTwice),
 ];
 
 /// Whether this bug is in force.

@@ -5,6 +5,7 @@
 //!               │
 //!  lane ─▶ replica ─▶ partition        what happens: events in, effects out
 //!               └───▶ state (a trait)  where records live
+//!  txn ──────▶ lane (asks, answers)    what coordinates transactions over partitions
 //!  codec: the bytes of all of them
 //! ```
 //!
@@ -22,3 +23,4 @@ pub mod replica;
 pub mod ring;
 pub mod state;
 pub mod time;
+pub mod txn;

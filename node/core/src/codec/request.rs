@@ -2,11 +2,12 @@
 //!
 //! ```text
 //! operation := … | 8 fence write (see `docs/storage.md`) | 9 lock_command | 10 name consistency (read a lock)
-//!            | 11 scan consistency (list locks) | 5 intent (change the map) | 6 (read the plan) | 7 epoch:option<u64> (read the history, or a map of it)
+//!            | 11 scan consistency (list locks) | 12 txn_command | 13 list<key> consistency (read some keys)
+//!            | 14 name consistency (read a transaction) | 15 consistency (list open transactions) | 5 intent (change the map) | 6 (read the plan) | 7 epoch:option<u64> (read the history, or a map of it)
 //! intent    := fence:u64 epoch:option<u64> command
 //! command   := 1 list<desired> | 2 drain:u64 | 3 undrain:u64 | 4 remove:u64
 //! desired   := id:u64 name:text zone:text client_address:text peer_address:text admin_address:text weight:u32
-//! reply     := … | 11 (lock) outcome | 12 option<view> | 13 list<view> more:bool | 7 changed | 8 plan | 9 list<event> | 10 map:option<bytes>
+//! reply     := … | 14 (txn) outcome | 15 list<option<item>> deletions:u64 | 16 list<known> | 17 list<view> | 11 (lock) outcome | 12 option<view> | 13 list<view> more:bool | 7 changed | 8 plan | 9 list<event> | 10 map:option<bytes>
 //! changed   := 0 epoch:u64 joined:list<u64> leaving:list<u64> updated:list<u64>
 //!            | 1 given:u64 highest:u64 (fence) | 2 given:u64 current:u64 (epoch) | 3 (another waits)
 //!            | 4 member:u64 (unknown) | 5 left:u64 factor:u64 (too few) | 6 member:u64 groups (holds replicas)
@@ -33,6 +34,7 @@ use crate::partition::codec::{
     write_consistency, write_fenced, write_item, write_outcome, write_page, write_scan, write_write,
 };
 use crate::partition::lock::codec as lock;
+use crate::partition::txn::{MAX_OPERATIONS, codec as txn};
 
 const OP_WRITE: u8 = 1;
 const OP_GET: u8 = 2;
@@ -45,6 +47,10 @@ const OP_FENCED_WRITE: u8 = 8;
 const OP_LOCK: u8 = 9;
 const OP_READ_LOCK: u8 = 10;
 const OP_LIST_LOCKS: u8 = 11;
+const OP_TXN: u8 = 12;
+const OP_GET_MANY: u8 = 13;
+const OP_READ_TXN: u8 = 14;
+const OP_LIST_TXNS: u8 = 15;
 
 /// Writes what is asked.
 pub fn write_operation(writer: &mut Writer, operation: &Operation) {
@@ -66,6 +72,24 @@ pub fn write_operation(writer: &mut Writer, operation: &Operation) {
         Operation::ReadLock { name, consistency } => {
             writer.u8(OP_READ_LOCK);
             lock::write_name(writer, name);
+            write_consistency(writer, *consistency);
+        }
+        Operation::Txn(command) => {
+            writer.u8(OP_TXN);
+            txn::write_command(writer, command);
+        }
+        Operation::GetMany { keys, consistency } => {
+            writer.u8(OP_GET_MANY);
+            writer.list(keys, |writer, key| writer.bytes(key.bytes()));
+            write_consistency(writer, *consistency);
+        }
+        Operation::ReadTxn { name, consistency } => {
+            writer.u8(OP_READ_TXN);
+            txn::write_name(writer, name);
+            write_consistency(writer, *consistency);
+        }
+        Operation::ListTxns { consistency } => {
+            writer.u8(OP_LIST_TXNS);
             write_consistency(writer, *consistency);
         }
         Operation::ListLocks { scan, consistency } => {
@@ -107,6 +131,16 @@ pub fn read_operation(reader: &mut Reader) -> Result<Operation> {
         OP_LOCK => Operation::Lock(lock::read_command(reader)?),
         OP_READ_LOCK => Operation::ReadLock { name: lock::read_name(reader)?, consistency: read_consistency(reader)? },
         OP_LIST_LOCKS => Operation::ListLocks { scan: read_scan(reader)?, consistency: read_consistency(reader)? },
+        OP_TXN => Operation::Txn(txn::read_command(reader)?),
+        OP_GET_MANY => {
+            let keys = reader.list(read_key)?;
+            if keys.len() > MAX_OPERATIONS {
+                return Err(reader.out_of_range());
+            }
+            Operation::GetMany { keys, consistency: read_consistency(reader)? }
+        }
+        OP_READ_TXN => Operation::ReadTxn { name: txn::read_name(reader)?, consistency: read_consistency(reader)? },
+        OP_LIST_TXNS => Operation::ListTxns { consistency: read_consistency(reader)? },
         OP_GET => Operation::Get { key: read_key(reader)?, consistency: read_consistency(reader)? },
         OP_SCAN => Operation::Scan { scan: read_scan(reader)?, consistency: read_consistency(reader)? },
         OP_READ_MAP => Operation::ReadMap { consistency: read_consistency(reader)? },
@@ -130,6 +164,10 @@ const REPLY_PAST_MAP: u8 = 10;
 const REPLY_LOCK: u8 = 11;
 const REPLY_LOCK_VIEW: u8 = 12;
 const REPLY_LOCKS: u8 = 13;
+const REPLY_TXN: u8 = 14;
+const REPLY_MANY: u8 = 15;
+const REPLY_KNOWN_TXN: u8 = 16;
+const REPLY_TXNS: u8 = 17;
 
 /// Writes an answer.
 pub fn write_reply(writer: &mut Writer, reply: &Reply) {
@@ -141,6 +179,23 @@ pub fn write_reply(writer: &mut Writer, reply: &Reply) {
         Reply::Lock(outcome) => {
             writer.u8(REPLY_LOCK);
             lock::write_outcome(writer, outcome);
+        }
+        Reply::Txn(outcome) => {
+            writer.u8(REPLY_TXN);
+            txn::write_outcome(writer, outcome);
+        }
+        Reply::Many { items, deletions } => {
+            writer.u8(REPLY_MANY);
+            writer.list(items, |writer, item| writer.option(item.as_ref(), write_item));
+            writer.u64(*deletions);
+        }
+        Reply::KnownTxn(known) => {
+            writer.u8(REPLY_KNOWN_TXN);
+            writer.list(known, txn::write_known);
+        }
+        Reply::Txns(views) => {
+            writer.u8(REPLY_TXNS);
+            writer.list(views, txn::write_view);
         }
         Reply::LockView(view) => {
             writer.u8(REPLY_LOCK_VIEW);
@@ -194,6 +249,10 @@ pub fn read_reply(reader: &mut Reader) -> Result<Reply> {
         REPLY_LOCK => Reply::Lock(lock::read_outcome(reader)?),
         REPLY_LOCK_VIEW => Reply::LockView(reader.option(lock::read_view)?),
         REPLY_LOCKS => Reply::Locks { locks: reader.list(lock::read_view)?, more: reader.bool()? },
+        REPLY_TXN => Reply::Txn(txn::read_outcome(reader)?),
+        REPLY_MANY => Reply::Many { items: reader.list(|reader| reader.option(read_item))?, deletions: reader.u64()? },
+        REPLY_KNOWN_TXN => Reply::KnownTxn(reader.list(txn::read_known)?),
+        REPLY_TXNS => Reply::Txns(reader.list(txn::read_view)?),
         REPLY_GET => Reply::Get(reader.option(read_item)?),
         REPLY_SCAN => Reply::Scan(read_page(reader)?),
         REPLY_MAP => Reply::Map(reader.bytes()?),

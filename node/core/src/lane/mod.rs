@@ -25,7 +25,7 @@ use crate::codec::message::{Body, PeerMessage};
 use crate::id::{GroupId, MemberId, RequestId};
 use crate::map::report::REPORT_EVERY;
 use crate::map::{self, Map, Report};
-use crate::partition::lock;
+use crate::partition::{lock, txn};
 use crate::replica::{Configuration, Error, GroupRecord, Life, Recovering, Replica, Round, Settings};
 use crate::state::{State, TableId};
 use crate::time::Instant;
@@ -35,7 +35,7 @@ use held::Held;
 pub use log_budget::LogBudget;
 pub use output::{Durable, GroupWrite, Installed, LeaderChange, LogPosition, Output, Staged, Writes};
 pub use pace::{HIGHEST_RATE, Pace, UNPACED};
-pub use request::{Changed, Operation, Refusal, Reply, Request};
+pub use request::{Changed, MAX_TXNS_LISTED, Operation, Refusal, Reply, Request};
 
 /// A shell that was away for longer than this many ticks does not make up for all of them.
 const MOST_TICKS_AT_ONCE: u32 = 20;
@@ -326,11 +326,17 @@ impl<S: State> Lane<S> {
 
     fn request(&mut self, now: Instant, request: Request) -> Result<(), Error> {
         let refused = match request.operation {
-            Operation::Write(_) | Operation::Lock(_) if self.disk_full => Some(Refusal::DiskFull),
+            Operation::Write(_) | Operation::Lock(_) | Operation::Txn(_) if self.disk_full => Some(Refusal::DiskFull),
             Operation::Lock(lock::Command::Acquire(_)) if self.pressure >= Pressure::RefuseWrites => {
                 Some(Refusal::Busy)
             }
             Operation::Write(_) if self.pressure >= Pressure::RefuseWrites => Some(Refusal::Busy),
+            // Those that end something are let through: they make room.
+            Operation::Txn(txn::Command::Alone(_) | txn::Command::Prepare(_))
+                if self.pressure >= Pressure::RefuseWrites =>
+            {
+                Some(Refusal::Busy)
+            }
             _ => None,
         };
         let group = request.group;
@@ -444,8 +450,19 @@ impl<S: State> Lane<S> {
             }
             self.report(now, Some(&moved))?;
         }
-        let Round { mut sends, gated, replies, writes, readies, leaders, moved: _, map_changed, pace, snapshots } =
-            std::mem::take(&mut self.round);
+        let Round {
+            mut sends,
+            gated,
+            replies,
+            writes,
+            readies,
+            leaders,
+            moved: _,
+            abandoned,
+            map_changed,
+            pace,
+            snapshots,
+        } = std::mem::take(&mut self.round);
         self.round.pace = pace;
         self.has_pieces |= snapshots;
         let map = self.replica(GroupId::MAP).filter(|_| map_changed).and_then(Replica::map).cloned();
@@ -462,7 +479,7 @@ impl<S: State> Lane<S> {
         };
         let mut outdated = std::mem::take(&mut self.outdated);
         outdated.retain(|member| *member != self.settings.member);
-        Ok(Output { sends, replies, writes, leaders, map, outdated })
+        Ok(Output { sends, replies, writes, leaders, map, outdated, abandoned })
     }
 
     /// Brings the state up to date for a checkpoint, and returns what the WAL segment that begins with it must hold

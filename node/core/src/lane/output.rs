@@ -22,6 +22,7 @@ use crate::codec::message::PeerMessage;
 use crate::id::{GroupId, MemberId, RequestId};
 use crate::lane::Reply;
 use crate::map::Map;
+use crate::partition::txn::Pointer;
 use crate::replica::{Configuration, Tombstone};
 
 /// What one round of a lane wants done. The parts may be done in any order or at once.
@@ -40,6 +41,9 @@ pub struct Output {
     pub map: Option<Arc<Map>>,
     /// Members that have an older map than this lane: they should be sent it.
     pub outdated: Vec<MemberId>,
+    /// Transactions that nobody seems to end, each with the group that it was found in: somebody should
+    /// ([`crate::txn::Recovery`]). They are told of again at each tick for as long as they are open.
+    pub abandoned: Vec<(GroupId, Pointer)>,
 }
 
 /// A group's leader as this member now sees it.

@@ -6,8 +6,11 @@ use crate::id::{GroupId, MemberId, RequestId};
 use crate::map::history::Event;
 use crate::map::plan::Plan;
 use crate::map::{self, Intent, Map};
-use crate::partition::{Consistency, Item, Key, Outcome, Page, Scan, Write, lock};
+use crate::partition::{Consistency, Item, Key, Outcome, Page, Scan, Write, lock, txn};
 use crate::time::Instant;
+
+/// Most open transactions that one partition lists.
+pub const MAX_TXNS_LISTED: usize = 256;
 
 /// One client request for one group. The lane answers each exactly once, at the latest when its deadline has passed.
 #[derive(Clone, PartialEq, Debug)]
@@ -29,6 +32,27 @@ pub enum Operation {
     Write(Write),
     /// Acquire, renew or release a lock of a partition.
     Lock(lock::Command),
+    /// Do a transaction or a part of it, or hear what becomes of some.
+    Txn(txn::Command),
+    /// Read some keys of a partition at one moment.
+    GetMany {
+        /// The keys.
+        keys: Vec<Key>,
+        /// Who may answer.
+        consistency: Consistency,
+    },
+    /// Read what a partition knows of a transaction.
+    ReadTxn {
+        /// Its name.
+        name: txn::Name,
+        /// Who may answer.
+        consistency: Consistency,
+    },
+    /// Read which transactions are open in a partition, the oldest first, up to [`MAX_TXNS_LISTED`].
+    ListTxns {
+        /// Who may answer.
+        consistency: Consistency,
+    },
     /// Read one key of a partition.
     Get {
         /// The key.
@@ -77,10 +101,13 @@ impl Operation {
     /// Who may answer, if this only reads.
     pub fn consistency(&self) -> Option<Consistency> {
         match self {
-            Self::Write(_) | Self::Lock(_) | Self::ChangeMap(_) => None,
+            Self::Write(_) | Self::Lock(_) | Self::Txn(_) | Self::ChangeMap(_) => None,
             Self::Get { consistency, .. }
             | Self::Scan { consistency, .. }
             | Self::ReadLock { consistency, .. }
+            | Self::GetMany { consistency, .. }
+            | Self::ReadTxn { consistency, .. }
+            | Self::ListTxns { consistency }
             | Self::ListLocks { consistency, .. }
             | Self::ReadMap { consistency } => Some(*consistency),
             Self::ReadPlan | Self::ReadHistory { .. } => Some(Consistency::Linearizable),
@@ -99,7 +126,12 @@ impl Operation {
 
     /// Whether it may be asked again when it is not known what came of it: it has its effect once.
     pub fn is_repeatable(&self) -> bool {
-        !self.is_write() || matches!(self, Self::Lock(lock::Command::Acquire(_) | lock::Command::Renew { .. }))
+        match self {
+            Self::Lock(command) => matches!(command, lock::Command::Acquire(_) | lock::Command::Renew { .. }),
+            // Whoever asks again is told what came of it; a coordinator gives its own number.
+            Self::Txn(_) => true,
+            _ => !self.is_write(),
+        }
     }
 }
 
@@ -119,6 +151,19 @@ pub enum Reply {
         /// Whether there are more after the last one here.
         more: bool,
     },
+    /// The command to a transaction was applied.
+    Txn(txn::Outcome),
+    /// Some keys at one moment.
+    Many {
+        /// Their values, as far as they are there, in the order in which they were asked for.
+        items: Vec<Option<Item>>,
+        /// How many values have ever gone away in the partition.
+        deletions: u64,
+    },
+    /// What the partition knows of a transaction, all its attempts.
+    KnownTxn(Vec<txn::Known>),
+    /// The open transactions.
+    Txns(Vec<txn::View>),
     /// The key's value, if it is there.
     Get(Option<Item>),
     /// A page of keys.

@@ -39,17 +39,27 @@ pub fn write_write(writer: &mut Writer, write: &Write) {
     }
 }
 
-/// Writes a write and its fence.
-pub fn write_fenced(writer: &mut Writer, write: &Write, fence: &Fence) {
+/// Writes a fence.
+pub fn write_fence(writer: &mut Writer, fence: &Fence) {
     write_name(writer, &fence.lock);
     writer.u64(fence.token);
     writer.bool(fence.is_held);
+}
+
+/// Reads a fence.
+pub fn read_fence(reader: &mut Reader) -> Result<Fence> {
+    Ok(Fence { lock: read_name(reader)?, token: reader.u64()?, is_held: reader.bool()? })
+}
+
+/// Writes a write and its fence.
+pub fn write_fenced(writer: &mut Writer, write: &Write, fence: &Fence) {
+    write_fence(writer, fence);
     write_write(writer, write);
 }
 
 /// Reads a write and its fence.
 pub fn read_fenced(reader: &mut Reader) -> Result<Write> {
-    let fence = Fence { lock: read_name(reader)?, token: reader.u64()?, is_held: reader.bool()? };
+    let fence = read_fence(reader)?;
     Ok(Write { fence: Some(fence), ..read_write(reader)? })
 }
 
@@ -105,6 +115,7 @@ pub fn write_outcome(writer: &mut Writer, outcome: Outcome) {
             writer.option(newest, Writer::u64);
         }
         Outcome::TooManyFences => writer.u8(7),
+        Outcome::Blocked => writer.u8(8),
     }
 }
 
@@ -118,6 +129,7 @@ pub fn read_outcome(reader: &mut Reader) -> Result<Outcome> {
         5 => Outcome::IdempotencyConflict,
         6 => Outcome::StaleFence { newest: reader.option(Reader::u64)? },
         7 => Outcome::TooManyFences,
+        8 => Outcome::Blocked,
         id => return Err(reader.unknown(id)),
     })
 }

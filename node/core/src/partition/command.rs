@@ -129,6 +129,8 @@ pub enum Outcome {
     },
     /// The partition can't remember one more fence. Nothing changed.
     TooManyFences,
+    /// An open transaction holds the key. Nothing changed: try again.
+    Blocked,
 }
 
 /// A key's value as read.

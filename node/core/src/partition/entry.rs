@@ -6,6 +6,7 @@ use super::codec::{read_fenced, read_write, write_fenced, write_write};
 use super::command::{Change, Write};
 use super::lock;
 use super::lock::codec::{read_command, write_command};
+use super::txn;
 use crate::codec::{Reader, Result, Writer};
 use crate::replica::Configure;
 
@@ -27,6 +28,8 @@ pub enum Command {
     Expire,
     /// Acquire, renew or release a lock.
     Lock(lock::Command),
+    /// Do a transaction, or a part of it, or hear what becomes of some.
+    Txn(txn::Command),
     /// From this entry's clock on every lease lasts at least one whole term.
     ExtendLeases,
     /// Change who votes and who learns: nothing to the machine, all to the replica.
@@ -40,6 +43,7 @@ const CONFIGURE: u8 = 3;
 const FENCED_WRITE: u8 = 4;
 const LOCK: u8 = 5;
 const EXTEND_LEASES: u8 = 6;
+const TXN: u8 = 7;
 
 impl Entry {
     /// The byte form.
@@ -47,7 +51,7 @@ impl Entry {
         let size = match &self.command {
             Command::Write(Write { key, change: Change::Put { value, .. }, .. }) => key.bytes().len() + value.len(),
             Command::Write(write) => write.key.bytes().len(),
-            Command::Lock(_) | Command::Expire | Command::ExtendLeases | Command::Configure(_) => 0,
+            Command::Txn(_) | Command::Lock(_) | Command::Expire | Command::ExtendLeases | Command::Configure(_) => 0,
         };
         let mut writer = Writer::with_capacity(64 + size);
         writer.u8(VERSION);
@@ -66,6 +70,10 @@ impl Entry {
             Command::Lock(command) => {
                 writer.u8(LOCK);
                 write_command(&mut writer, command);
+            }
+            Command::Txn(command) => {
+                writer.u8(TXN);
+                txn::codec::write_command(&mut writer, command);
             }
             Command::ExtendLeases => writer.u8(EXTEND_LEASES),
             Command::Expire => writer.u8(EXPIRE),
@@ -86,6 +94,7 @@ impl Entry {
             WRITE => Command::Write(read_write(&mut reader)?),
             FENCED_WRITE => Command::Write(read_fenced(&mut reader)?),
             LOCK => Command::Lock(read_command(&mut reader)?),
+            TXN => Command::Txn(txn::codec::read_command(&mut reader)?),
             EXTEND_LEASES => Command::ExtendLeases,
             EXPIRE => Command::Expire,
             CONFIGURE => Command::Configure(Configure::read(&mut reader)?),

@@ -14,6 +14,7 @@ use super::record::{
     EXPIRIES, IDEMPOTENCY_EXPIRY, Idempotency, META, Meta, VALUE, VALUE_EXPIRY, Value, expiry_key, idempotency_key,
     split_expiry_key, value_key,
 };
+use super::txn;
 use crate::codec;
 use crate::replica::Configure;
 use crate::state::{self, State, TableId};
@@ -53,6 +54,8 @@ pub enum Applied {
     Write(Outcome),
     /// A command to a lock was done, or found that it must not be; and what became of others that wait for it.
     Lock(lock::Applied),
+    /// A transaction, or a part of it, was done, or found that it must not be.
+    Txn(txn::Applied),
     /// What has expired is gone; and what became of those that wait for locks.
     Expired(Vec<lock::Settled>),
     /// The replica is to do this.
@@ -68,6 +71,10 @@ pub struct Partition {
     pub(super) next_expiry_ms: u64,
     /// The clock as it was when the machine was made from its records.
     pub(super) loaded_ms: u64,
+    /// What open transactions hold.
+    pub(super) holds: txn::Holds,
+    /// The expiry of the finished transaction that was forgotten last to make room; empty: none was.
+    pub(super) oldest_finished: Bytes,
 }
 
 impl Partition {
@@ -77,7 +84,15 @@ impl Partition {
             None => (Meta::default(), false),
             Some(bytes) => Meta::decode(bytes).map_err(|source| Error::Damaged { table, source })?,
         };
-        let mut partition = Self { table, meta, next_expiry_ms: u64::MAX, loaded_ms: meta.clock_ms };
+        let mut partition = Self {
+            table,
+            meta,
+            next_expiry_ms: u64::MAX,
+            loaded_ms: meta.clock_ms,
+            holds: txn::Holds::default(),
+            oldest_finished: Bytes::new(),
+        };
+        partition.holds = partition.load_holds(state)?;
         if !is_counted {
             partition.meta.bytes = partition.count_bytes(state)?;
         }
@@ -118,6 +133,7 @@ impl Partition {
         let outcome = match entry.command {
             Command::Write(write) => Applied::Write(self.write(state, index, &write)?),
             Command::Lock(command) => Applied::Lock(self.lock(state, index, &command)?),
+            Command::Txn(command) => Applied::Txn(self.txn(state, index, command)?),
             Command::Expire => Applied::Expired(self.expire(state)?),
             Command::ExtendLeases => {
                 self.meta.leases_from_ms = self.meta.clock_ms;
@@ -134,6 +150,13 @@ impl Partition {
     /// The value of a key, as of everything applied.
     pub fn get(&self, state: &dyn State, key: &Key) -> Result<Option<Item>, Error> {
         Ok(self.value(state, key)?.map(|value| value.item))
+    }
+
+    /// The values of some keys, as of everything applied, and how many values have ever gone away here: a key that is absent
+    /// twice was absent all the time in between if that has not changed.
+    pub fn get_many(&self, state: &dyn State, keys: &[Key]) -> Result<(Vec<Option<Item>>, u64), Error> {
+        let items = keys.iter().map(|key| self.get(state, key)).collect::<Result<_, _>>()?;
+        Ok((items, self.meta.deletions))
     }
 
     /// One page of keys in order, as of everything applied.
@@ -198,6 +221,7 @@ impl Partition {
         assert_eq!(idempotency_records, self.meta.idempotency_records, "idempotency records are counted");
         assert_eq!(fences, self.meta.fences, "fences are counted");
         self.check_locks(state)?;
+        self.check_txns(state)?;
         assert_eq!(self.count_bytes(state)?, self.meta.bytes, "bytes are counted");
         assert!(self.next_expiry_ms <= first_expiry, "no expiry comes before the next one");
         Ok(())
@@ -214,7 +238,7 @@ impl Partition {
             return Ok(if known.digest == digest { known.outcome } else { Outcome::IdempotencyConflict });
         }
         let outcome = self.write_fenced(state, index, write)?;
-        if matches!(outcome, Outcome::StaleFence { .. } | Outcome::TooManyFences) {
+        if matches!(outcome, Outcome::StaleFence { .. } | Outcome::TooManyFences | Outcome::Blocked) {
             return Ok(outcome);
         }
         if self.meta.idempotency_records >= MAX_IDEMPOTENCY_RECORDS {
@@ -229,6 +253,9 @@ impl Partition {
     }
 
     fn write_fenced(&mut self, state: &mut dyn State, index: u64, write: &Write) -> Result<Outcome, Error> {
+        if self.holds_key(&write.key).is_some() {
+            return Ok(Outcome::Blocked);
+        }
         let passed = write.fence.as_ref().map_or(Ok(Passed::Yes), |fence| self.pass_fence(state, fence))?;
         match passed {
             Passed::Yes => self.write_once(state, index, write),
@@ -249,13 +276,36 @@ impl Partition {
         if !holds {
             return Ok(Outcome::ConditionFailed { current: version });
         }
-        let record_key = value_key(write.key.bytes());
-        let size = |value: &Bytes| (write.key.bytes().len() + value.len()) as u64;
+        Ok(self.change_from(state, index, current, &write.key, &write.change))
+    }
+
+    /// Changes a key, which gets this index as its version.
+    pub(super) fn change(
+        &mut self,
+        state: &mut dyn State,
+        index: u64,
+        key: &Key,
+        change: &Change,
+    ) -> Result<Outcome, Error> {
+        let current = self.value(state, key)?;
+        Ok(self.change_from(state, index, current, key, change))
+    }
+
+    fn change_from(
+        &mut self,
+        state: &mut dyn State,
+        index: u64,
+        current: Option<Value>,
+        key: &Key,
+        change: &Change,
+    ) -> Outcome {
+        let record_key = value_key(key.bytes());
+        let size = |value: &Bytes| (key.bytes().len() + value.len()) as u64;
         self.meta.bytes -= current.as_ref().map_or(0, |value| size(&value.item.value));
         if let Some(deadline) = current.as_ref().and_then(|value| value.deadline_ms) {
             state.delete(self.table, expiry_key(VALUE_EXPIRY, deadline, &record_key));
         }
-        match &write.change {
+        match change {
             Change::Put { value, ttl_ms } => {
                 let deadline_ms = ttl_ms.map(|ttl| self.meta.clock_ms.saturating_add(ttl));
                 if let Some(deadline) = deadline_ms {
@@ -264,12 +314,13 @@ impl Partition {
                 }
                 self.meta.bytes += size(value);
                 state.put(self.table, record_key, Value::encode(index, deadline_ms, value));
-                Ok(Outcome::Written { version: index, created: current.is_none() })
+                Outcome::Written { version: index, created: current.is_none() }
             }
-            Change::Delete if current.is_none() => Ok(Outcome::NotFound),
+            Change::Delete if current.is_none() => Outcome::NotFound,
             Change::Delete => {
+                self.meta.deletions += 1;
                 state.delete(self.table, record_key);
-                Ok(Outcome::Deleted)
+                Outcome::Deleted
             }
         }
     }

@@ -10,12 +10,16 @@
 //! 0x06 deadline_ms:u64be record_key     when a lock is looked at  (empty)
 //! 0x07 lock's name                   fence        version:u8 token:u64 deadline_ms:u64
 //! 0x08 deadline_ms:u64be record_key     expiry of a fence  (empty)
+//! 0x09 length:u8 name coordinator:u64be attempt:u32be  open transaction      see `txn::record`
+//! 0x0a length:u8 name coordinator:u64be attempt:u32be  finished transaction  see `txn::record`
+//! 0x0b deadline_ms:u64be record_key     expiry of a finished transaction  (empty)
 //! ```
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use super::codec::{read_outcome, write_outcome};
 use super::command::{Item, Outcome};
+use super::txn;
 use crate::codec::{Reader, Result, Writer};
 
 pub(super) const META: u8 = 0;
@@ -27,9 +31,12 @@ pub(super) const LOCK: u8 = 5;
 pub(super) const LOCK_EXPIRY: u8 = 6;
 pub(super) const FENCE: u8 = 7;
 pub(super) const FENCE_EXPIRY: u8 = 8;
+pub(super) const OPEN_TXN: u8 = 9;
+pub(super) const FINISHED_TXN: u8 = 10;
+pub(super) const FINISHED_TXN_EXPIRY: u8 = 11;
 
 /// The kinds of records that say when something is over.
-pub(super) const EXPIRIES: [u8; 4] = [VALUE_EXPIRY, IDEMPOTENCY_EXPIRY, LOCK_EXPIRY, FENCE_EXPIRY];
+pub(super) const EXPIRIES: [u8; 5] = [VALUE_EXPIRY, IDEMPOTENCY_EXPIRY, LOCK_EXPIRY, FENCE_EXPIRY, FINISHED_TXN_EXPIRY];
 
 const VERSION: u8 = 1;
 const META_VERSION: u8 = 3;
@@ -51,6 +58,10 @@ pub(super) struct Meta {
     pub(super) waiting: u64,
     /// How many fences there are.
     pub(super) fences: u64,
+    /// How many finished transactions there are.
+    pub(super) finished: u64,
+    /// How many values have gone away, by whatever means: an absent key was absent all the time if this has not changed.
+    pub(super) deletions: u64,
 }
 
 /// A stored value.
@@ -91,6 +102,35 @@ pub(super) fn fence_key(lock: &[u8]) -> Bytes {
     kind_key(FENCE, lock)
 }
 
+/// What the keys of all attempts at a transaction begin with.
+pub(super) fn txn_prefix(kind: u8, name: &txn::Name) -> BytesMut {
+    let name = name.bytes();
+    let mut bytes = BytesMut::with_capacity(14 + name.len());
+    bytes.put_u8(kind);
+    bytes.put_u8(u8::try_from(name.len()).expect("names are short"));
+    bytes.put_slice(name);
+    bytes
+}
+
+pub(super) fn txn_key(kind: u8, id: &txn::Id) -> Bytes {
+    let mut bytes = txn_prefix(kind, &id.name);
+    bytes.put_u64(id.coordinator);
+    bytes.put_u32(id.attempt);
+    bytes.freeze()
+}
+
+/// The attempt that the key of a record names.
+pub(super) fn split_txn_key(key: &[u8]) -> Result<txn::Id> {
+    let mut reader = Reader::new(Bytes::copy_from_slice(key), "key of a transaction");
+    reader.u8()?;
+    let length = usize::from(reader.u8()?);
+    let name = reader.raw(length)?;
+    let name = txn::Name::new(name).map_err(|_| reader.out_of_range())?;
+    let (mut coordinator, mut attempt) = (reader.raw(8)?, reader.raw(4)?);
+    reader.end()?;
+    Ok(txn::Id { name, coordinator: coordinator.get_u64(), attempt: attempt.get_u32() })
+}
+
 fn kind_key(kind: u8, name: &[u8]) -> Bytes {
     let mut bytes = BytesMut::with_capacity(1 + name.len());
     bytes.put_u8(kind);
@@ -114,10 +154,12 @@ pub(super) fn split_expiry_key(key: &[u8]) -> Option<(u64, Bytes)> {
 
 impl Meta {
     pub(super) fn encode(self) -> Bytes {
-        let Self { clock_ms, idempotency_records, bytes, leases_from_ms, locks, waiting, fences } = self;
-        let mut writer = Writer::with_capacity(57);
+        let Self { clock_ms, idempotency_records, bytes, leases_from_ms, locks, waiting, fences, finished, deletions } =
+            self;
+        let mut writer = Writer::with_capacity(73);
         writer.u8(META_VERSION);
-        for number in [clock_ms, idempotency_records, bytes, leases_from_ms, locks, waiting, fences] {
+        let counts = [locks, waiting, fences, finished, deletions];
+        for number in [clock_ms, idempotency_records, bytes, leases_from_ms].into_iter().chain(counts) {
             writer.u64(number);
         }
         writer.finish()
@@ -136,6 +178,8 @@ impl Meta {
             meta.locks = reader.u64()?;
             meta.waiting = reader.u64()?;
             meta.fences = reader.u64()?;
+            meta.finished = reader.u64()?;
+            meta.deletions = reader.u64()?;
         }
         reader.end()?;
         Ok((meta, version > 1))
@@ -243,14 +287,17 @@ mod tests {
     proptest! {
         #[test]
         fn records_are_read_back_as_they_were_written(
-            numbers: [u64; 8],
+            numbers: [u64; 10],
             deadline_ms: Option<u64>,
             value in vec(any::<u8>(), 0..40),
             digest: [u8; 32],
             outcome in outcome(),
         ) {
-            let [version, clock_ms, idempotency_records, bytes, leases_from_ms, locks, waiting, fences] = numbers;
-            let meta = Meta { clock_ms, idempotency_records, bytes, leases_from_ms, locks, waiting, fences };
+            let [version, clock_ms, idempotency_records, bytes, leases_from_ms, locks, waiting, fences, finished, deletions] =
+                numbers;
+            let meta = Meta {
+                clock_ms, idempotency_records, bytes, leases_from_ms, locks, waiting, fences, finished, deletions,
+            };
             let fence = FenceRecord { token: version, deadline_ms: bytes };
             prop_assert_eq!(FenceRecord::decode(fence.encode()), Ok(fence));
             prop_assert_eq!(Meta::decode(meta.encode()), Ok((meta, true)));

@@ -40,6 +40,7 @@ impl Replica {
             self.chair(now, round);
             self.advance_reads(now, state, round)?;
             self.leave_places(now);
+            self.retry_parked(now, state, round)?;
             if !self.node.has_ready() {
                 break;
             }
@@ -168,7 +169,7 @@ impl Replica {
                     round.map_changed |= changed.is_some();
                     self.map_has_changed();
                 }
-                Applied::Write(_) | Applied::Lock(_) => round.pace.hear_write(),
+                Applied::Write(_) | Applied::Lock(_) | Applied::Txn(_) => round.pace.hear_write(),
                 Applied::Nothing | Applied::Expired(_) => {}
             }
             self.settle(now, position, &applied, round);

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use crate::id::GroupId;
 use crate::lane::Changed;
 use crate::map::{self, change};
-use crate::partition::{Applied as Done, Outcome, Partition, lock};
+use crate::partition::{Applied as Done, Outcome, Partition, lock, txn};
 use crate::replica::Configure;
 use crate::state::{State, TableId};
 
@@ -29,6 +29,8 @@ pub enum Applied {
     Write(Outcome),
     /// A command to a lock was done, or found that it must not be.
     Lock(lock::Applied),
+    /// A transaction, or a part of it, was done, or found that it must not be.
+    Txn(txn::Applied),
     /// What has expired is gone, and with it some who waited for locks.
     Expired(Vec<lock::Settled>),
     /// The map was changed, and what is different; `None`: it was found to be another than was thought.
@@ -60,6 +62,7 @@ impl Machine {
                 Done::Nothing => Applied::Nothing,
                 Done::Write(outcome) => Applied::Write(outcome),
                 Done::Lock(applied) => Applied::Lock(applied),
+                Done::Txn(applied) => Applied::Txn(applied),
                 Done::Expired(settled) => Applied::Expired(settled),
                 Done::Configure(configure) => Applied::Configure(configure),
             }),

@@ -19,6 +19,7 @@ mod election;
 mod lease;
 mod log;
 mod machine;
+mod parked;
 mod pending;
 mod recover;
 mod serve;
@@ -38,13 +39,14 @@ use crate::codec::message::{Body, PeerMessage};
 use crate::id::{GroupId, MemberId, RequestId};
 use crate::lane::{GroupWrite, LeaderChange, LogBudget, LogPosition, Pace, Reply, Staged};
 use crate::map::{self, Wanted};
-use crate::partition;
+use crate::partition::{self, txn};
 use crate::state::{self, State, TableId};
 use crate::time::Instant;
 
 use lease::Lease;
 use log::Log;
 use machine::Machine;
+use parked::Parked;
 use pending::{Proposals, Reads};
 use stream::{Receiving, Sending};
 use waits::Waits;
@@ -153,6 +155,8 @@ pub struct Round {
     pub(crate) leaders: Vec<LeaderChange>,
     /// Groups whose configuration has changed: the map group's leader should hear of it soon.
     pub(crate) moved: Vec<GroupId>,
+    /// Transactions that nobody seems to end, each with the group that it was found in.
+    pub(crate) abandoned: Vec<(GroupId, txn::Pointer)>,
     /// Whether the map group has applied a change.
     pub(crate) map_changed: bool,
     /// How fast snapshots may be sent; goes on from round to round.
@@ -183,6 +187,7 @@ pub struct Replica {
     proposals: Proposals,
     reads: Reads,
     waits: Waits,
+    parked: Parked,
     sending: BTreeMap<MemberId, Sending>,
     sent_streams: u32,
     receiving: Option<Receiving>,
@@ -266,6 +271,7 @@ impl Replica {
             proposals: Proposals::default(),
             reads: Reads::default(),
             waits: Waits::default(),
+            parked: Parked::default(),
             sending: BTreeMap::new(),
             sent_streams: 0,
             receiving: None,
@@ -327,7 +333,7 @@ impl Replica {
 
     /// How many requests wait for an answer.
     pub fn waiting(&self) -> usize {
-        self.proposals.len() + self.reads.len() + self.waits.len() + self.commands_waiting()
+        self.proposals.len() + self.reads.len() + self.parked.len() + self.waits.len() + self.commands_waiting()
     }
 
     /// The last index of the log.
@@ -414,6 +420,7 @@ impl Replica {
             }
         }
         self.propose_expiry(now);
+        self.find_abandoned(now, round);
         self.rebalance(now);
         self.reconfigure(now);
         if self.waiting() > 0 {

@@ -5,13 +5,14 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::machine::Applied;
+use super::parked::{Way, way_of};
 use super::pending::{Fate, Proposal, Read, reply_for};
 use super::waits::MAX_WAITS;
 use super::{Error, Replica, Round};
 use crate::bugs::{Bug, planted};
 use crate::id::RequestId;
-use crate::lane::{LogPosition, Operation, Refusal, Reply, Request};
-use crate::partition::{Command, Consistency, Entry, Outcome, lock};
+use crate::lane::{LogPosition, MAX_TXNS_LISTED, Operation, Refusal, Reply, Request};
+use crate::partition::{Command, Consistency, Entry, Outcome, lock, txn};
 use crate::replica::machine::Machine;
 use crate::state::State;
 use crate::time::Instant;
@@ -21,6 +22,11 @@ pub const MAX_WAITING: usize = 4096;
 /// While something is to expire, the partition's clock is recorded at least this often, so that a new leader does not
 /// start it from too far back.
 const RECORD_CLOCK_EVERY: Duration = Duration::from_secs(30);
+/// A transaction that is open for so long is taken for abandoned. Whoever began it may be slow only: then it learns from the
+/// anchor what has become of it.
+const ABANDONED_AFTER_MS: u64 = 1000;
+/// So many abandoned transactions are told of at once.
+const MOST_ABANDONED: usize = 64;
 /// Longest time that an `Expire` entry may come late.
 const EXPIRY_SLACK_MS: u64 = 50;
 
@@ -49,7 +55,7 @@ impl Replica {
             return Ok(());
         }
         let fits = match (&self.machine, &request.operation) {
-            (Machine::Partition(_), Operation::Write(_) | Operation::Lock(_))
+            (Machine::Partition(_), Operation::Write(_) | Operation::Lock(_) | Operation::Txn(_))
             | (Machine::Map(_), Operation::ChangeMap(_)) => true,
             _ => consistency.is_some(),
         };
@@ -67,7 +73,23 @@ impl Replica {
             round.replies.push((id, Reply::Refused(Refusal::Busy)));
             return Ok(());
         }
+        if let Machine::Partition(partition) = &self.machine {
+            match way_of(partition, &request.operation) {
+                Way::Free => {}
+                Way::Waits => {
+                    self.parked.push(request);
+                    return Ok(());
+                }
+                Way::GivesWay(outcome) => {
+                    round.replies.push((id, Reply::Txn(outcome)));
+                    return Ok(());
+                }
+            }
+        }
         match (request.operation, consistency) {
+            (Operation::Txn(command), _) => {
+                self.propose_command(now, id, request.deadline, Command::Txn(command), round);
+            }
             (Operation::Write(write), _) => {
                 self.propose_command(now, id, request.deadline, Command::Write(write), round);
             }
@@ -116,6 +138,10 @@ impl Replica {
             Command::Lock(lock::Command::Acquire(wish)) => Duration::from_millis(wish.wait_ms),
             _ => Duration::ZERO,
         };
+        let early = match &command {
+            Command::Txn(txn::Command::Prepare(prepare)) if planted(Bug::PrepareNotDurable) => Some(prepare.clone()),
+            _ => None,
+        };
         let entry = Entry { clock_ms: self.clock_ms(now), command };
         round.pace.hear_write();
         match self.propose(entry.encode()) {
@@ -126,6 +152,10 @@ impl Replica {
                     self.not_leader()
                 };
                 round.replies.push((id, refused));
+            }
+            Some(position) if planted(Bug::PrepareNotDurable) && early.is_some() => {
+                let outcome = early.map(|part| prepared_too_early(&part, position.index)).expect("just seen");
+                round.replies.push((id, Reply::Txn(outcome)));
             }
             Some(position) if is_write && planted(Bug::ReplyBeforeQuorum) => {
                 round.replies.push((id, Reply::Write(Outcome::Written { version: position.index, created: true })));
@@ -184,6 +214,21 @@ impl Replica {
         }
     }
 
+    /// Takes those requests again that a transaction was in the way of, and is not any more.
+    pub(super) fn retry_parked(&mut self, now: Instant, state: &dyn State, round: &mut Round) -> Result<(), Error> {
+        self.parked.due().into_iter().try_for_each(|request| self.request(now, request, state, round))
+    }
+
+    /// Tells of transactions that have been open for so long that whoever began them must be gone.
+    pub(super) fn find_abandoned(&self, now: Instant, round: &mut Round) {
+        let Machine::Partition(partition) = &self.machine else { return };
+        if partition.open_count() == 0 || !self.leads() || !self.holds_own_term() {
+            return;
+        }
+        let found = partition.abandoned_txns(self.clock_ms(now), ABANDONED_AFTER_MS).take(MOST_ABANDONED);
+        round.abandoned.extend(found.map(|pointer| (self.group, pointer)));
+    }
+
     /// The client of a request is gone: if it waits for a lock, it waits no more.
     pub fn cancel(&mut self, request: RequestId, round: &mut Round) {
         if self.waits.cancel(request) {
@@ -208,12 +253,16 @@ impl Replica {
                         None => continue,
                     }
                 }
+                (Fate::Committed, Applied::Txn(applied)) => Reply::Txn(applied.outcome.clone()),
                 (Fate::Committed, Applied::Map(Some(changed))) => Reply::Changed(Ok(changed.clone())),
                 (Fate::Committed, Applied::Map(None)) => not_leader.clone(),
                 _ => reply_for(fate, not_leader.clone()),
             };
             self.waits.forget(request);
             round.replies.push((request, reply));
+        }
+        if let Applied::Txn(txn::Applied { released: true, .. }) = applied {
+            self.parked.released();
         }
         if let Applied::Lock(lock::Applied { settled, .. }) | Applied::Expired(settled) = applied {
             let again = Reply::Refused(Refusal::NotLeader { leader: None });
@@ -226,6 +275,7 @@ impl Replica {
         if !self.leads() {
             let not_leader = self.not_leader();
             round.replies.extend(self.waits.drain().into_iter().map(|request| (request, not_leader.clone())));
+            round.replies.extend(self.parked.drain().into_iter().map(|request| (request.id, not_leader.clone())));
             round.replies.extend(self.reads.drain().into_iter().map(|read| (read.request, not_leader.clone())));
             return Ok(());
         }
@@ -235,6 +285,13 @@ impl Replica {
             self.node.read_index(number.to_be_bytes().to_vec());
         }
         for read in self.reads.answerable(self.applied().index) {
+            if let Machine::Partition(partition) = &self.machine
+                && way_of(partition, &read.operation) != Way::Free
+            {
+                let Read { request: id, deadline, operation } = read;
+                self.parked.push(Request { id, group: self.group, deadline, operation });
+                continue;
+            }
             let reply = self.read(now, &read.operation, state)?;
             round.replies.push((read.request, reply));
         }
@@ -253,6 +310,8 @@ impl Replica {
             self.waits.forget(request);
             round.replies.push((request, Reply::OutcomeUnknown));
         }
+        let late = self.parked.expired(now).into_iter();
+        round.replies.extend(late.map(|request| (request, Reply::Refused(Refusal::TimedOut))));
         let late = self.waits.expired(now).into_iter();
         round.replies.extend(late.map(|request| (request, Reply::Refused(Refusal::TimedOut))));
         round.replies.extend(self.expired_command(now).map(|request| (request, Reply::Refused(Refusal::TimedOut))));
@@ -266,6 +325,8 @@ impl Replica {
         round.replies.extend(proposals);
         let waits = self.waits.drain().into_iter().map(|request| (request, Reply::Refused(Refusal::NoReplica)));
         round.replies.extend(waits);
+        let parked = self.parked.drain().into_iter().map(|request| (request.id, Reply::Refused(Refusal::NoReplica)));
+        round.replies.extend(parked);
         let reads = self.reads.drain().into_iter().map(|read| (read.request, Reply::Refused(Refusal::NoReplica)));
         round.replies.extend(reads);
         let now = Instant(u64::MAX);
@@ -278,6 +339,16 @@ impl Replica {
         Ok(match (&self.machine, operation) {
             (Machine::Partition(partition), Operation::Get { key, .. }) => Reply::Get(partition.get(state, key)?),
             (Machine::Partition(partition), Operation::Scan { scan, .. }) => Reply::Scan(partition.scan(state, scan)?),
+            (Machine::Partition(partition), Operation::GetMany { keys, .. }) => {
+                let (items, deletions) = partition.get_many(state, keys)?;
+                Reply::Many { items, deletions }
+            }
+            (Machine::Partition(partition), Operation::ReadTxn { name, .. }) => {
+                Reply::KnownTxn(partition.known_of(state, name, clock_ms)?)
+            }
+            (Machine::Partition(partition), Operation::ListTxns { .. }) => {
+                Reply::Txns(partition.open_txns(state, clock_ms, 0, MAX_TXNS_LISTED)?)
+            }
             (Machine::Partition(partition), Operation::ReadLock { name, .. }) => {
                 Reply::LockView(partition.view_lock(state, name, clock_ms)?)
             }
@@ -294,4 +365,19 @@ impl Replica {
             _ => Reply::Refused(Refusal::NoReplica),
         })
     }
+}
+
+/// What a partition would say if it prepared this, and its conditions held: the bug of one that says so before it has.
+fn prepared_too_early(prepare: &txn::Prepare, index: u64) -> txn::Outcome {
+    let done = |action: &txn::Action| match action {
+        txn::Action::Put { .. } => txn::Done::Put(index),
+        txn::Action::Delete { .. } => txn::Done::Deleted(true),
+        txn::Action::Get { .. } => txn::Done::Got(None),
+    };
+    txn::Outcome::Prepared(txn::Prepared {
+        holds: true,
+        then: prepare.part.then.iter().map(done).collect(),
+        otherwise: prepare.part.otherwise.iter().map(done).collect(),
+        participants: prepare.participants.clone(),
+    })
 }

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use annulus_core::id::MemberId;
-use annulus_core::partition::{Change, Condition, Fence, Key, Scan, Write, lock};
+use annulus_core::id::{MemberId, PartitionId};
+use annulus_core::partition::{Change, Condition, Fence, Key, Scan, Write, lock, txn};
 use annulus_core::replica::{Configure, Step};
 use bytes::Bytes;
 
@@ -132,6 +132,96 @@ impl<'a> Arguments<'a> {
         })
     }
 
+    /// What is asked of a partition for a transaction: see `partition`.
+    pub fn txn(&mut self) -> Result<txn::Command> {
+        let verb = self.need("what to do")?;
+        let id = txn_id(self.need("an attempt")?)?;
+        let digest = [7; 32];
+        Ok(match verb {
+            "alone" => txn::Command::Alone(txn::Alone { id, digest, part: self.part()? }),
+            "prepare" => {
+                let anchor = PartitionId(self.option_number("anchor")?.unwrap_or(0));
+                let participants = self
+                    .option("of")
+                    .map_or(Ok(Vec::new()), |text| text.split(',').map(|word| word.parse().map(PartitionId)).collect());
+                txn::Command::Prepare(txn::Prepare {
+                    id,
+                    priority: self.option_number("priority")?.unwrap_or(5),
+                    digest,
+                    anchor,
+                    participants: participants.map_err(|_| "`of` names partitions".to_owned())?,
+                    fails_fast: self.option("fast").is_some(),
+                    part: self.part()?,
+                })
+            }
+            "probe" => txn::Command::Probe(id),
+            "decide" | "resolve" | "forget" => {
+                let step = match verb {
+                    "forget" => txn::Settle::Forget { id },
+                    _ => {
+                        let decision = match self.need("a decision")? {
+                            "then" => txn::Decision::Then,
+                            "else" => txn::Decision::Otherwise,
+                            "abort" => txn::Decision::Abort,
+                            other => return Err(format!("`{other}` is no decision")),
+                        };
+                        match verb {
+                            "decide" => txn::Settle::Decide { id, decision, results: None },
+                            _ => txn::Settle::Resolve { id, decision },
+                        }
+                    }
+                };
+                txn::Command::Settle(vec![step])
+            }
+            other => return Err(format!("nobody can `{other}` a transaction")),
+        })
+    }
+
+    fn part(&mut self) -> Result<txn::Part> {
+        let mut part = txn::Part::default();
+        let key = |text: &str| Key::new(bytes(text)?).map_err(|error| error.to_string());
+        while let Some(word) = self.word() {
+            let words: Vec<_> = word.split(':').collect();
+            let (words, branch) = match words.split_first() {
+                Some((&"else", rest)) => (rest.to_vec(), &mut part.otherwise),
+                _ => (words, &mut part.then),
+            };
+            match words[..] {
+                ["if", of, "absent"] => {
+                    part.conditions.push(txn::Condition { key: key(of)?, check: txn::Check::Exists(false) });
+                }
+                ["if", of, "is", value] => {
+                    part.conditions.push(txn::Condition { key: key(of)?, check: txn::Check::Value(bytes(value)?) });
+                }
+                ["if", of, version] => {
+                    let version = version.parse().map_err(|_| format!("`{version}` is no version"))?;
+                    part.conditions.push(txn::Condition { key: key(of)?, check: txn::Check::Version(version) });
+                }
+                ["lock", name, token] => {
+                    let token = token.parse().map_err(|_| format!("`{token}` is no token"))?;
+                    part.locks.push(txn::LockHeld { lock: lock_name(name)?, token });
+                }
+                ["put", of, value] => {
+                    branch.push(txn::Action::Put { key: key(of)?, value: bytes(value)?, ttl_ms: None });
+                }
+                ["delete", of] => branch.push(txn::Action::Delete { key: key(of)? }),
+                ["get", of] => branch.push(txn::Action::Get { key: key(of)? }),
+                ["fence", name, token] => part.fence = Some(fence(&format!("{name}:{token}"))?),
+                _ => return Err(format!("`{word}` is no part of a transaction")),
+            }
+        }
+        Ok(part)
+    }
+
+    /// All words that are left, as keys.
+    pub fn keys(&mut self) -> Result<Vec<Key>> {
+        let mut keys = Vec::new();
+        while let Some(word) = self.word() {
+            keys.push(Key::new(bytes(word)?).map_err(|error| error.to_string())?);
+        }
+        Ok(keys)
+    }
+
     /// The next word as the name of a lock.
     pub fn lock_name(&mut self) -> Result<lock::Name> {
         lock_name(self.need("a lock")?)
@@ -155,6 +245,16 @@ fn fence(text: &str) -> Result<Fence> {
     let (token, is_held) = token.strip_suffix('?').map_or((token, true), |token| (token, false));
     let token = token.parse().map_err(|_| format!("`{token}` is no token"))?;
     Ok(Fence { lock: lock_name(lock)?, token, is_held })
+}
+
+/// `NAME/COORDINATOR.ATTEMPT`.
+fn txn_id(text: &str) -> Result<txn::Id> {
+    let wrong = || format!("`{text}` is no attempt such as t1/1.0");
+    let (name, rest) = text.split_once('/').ok_or_else(wrong)?;
+    let (coordinator, attempt) = rest.split_once('.').ok_or_else(wrong)?;
+    let name = txn::Name::new(Bytes::copy_from_slice(name.as_bytes())).map_err(|error| error.to_string())?;
+    let (coordinator, attempt) = (coordinator.parse().map_err(|_| wrong())?, attempt.parse().map_err(|_| wrong())?);
+    Ok(txn::Id { name, coordinator, attempt })
 }
 
 fn lock_name(text: &str) -> Result<lock::Name> {

@@ -11,6 +11,7 @@
 //! get N KEY [linearizable|quorum|stale] [within=D]       scan N [PREFIX] …    read-map N [linearizable|…]
 //! lock N acquire LOCK OWNER [mode=shared] [ttl=D] [wait=D] [request=N] [within=D]     lock N renew|release LOCK TOKEN
 //! read-lock N LOCK [linearizable|…]      cancel N LOCK R      nobody waits for the answer to request R any more
+//! txn N P prepare|decide|… ID …       to the leader of pP: see `partition`      get-many N P KEY…      txns N P
 //! put-map N                          a write to the map group
 //! change N WHAT [fence=F] [epoch=E] [within=D]     a command to the map group, through member N. WHAT is one of:
 //!     members 1,2,4 [zones=0] [weight=3:50]     drain M     undrain M     remove M
@@ -45,7 +46,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use annulus_core::id::{ClusterId, GroupId, MemberId, RequestId};
+use annulus_core::id::{ClusterId, GroupId, MemberId, PartitionId, RequestId};
 use annulus_core::lane::{Input, LogBudget, Operation, Pressure};
 use annulus_core::map::{Assignment, Command, Intent, Map};
 use annulus_core::partition::{Consistency, lock};
@@ -133,7 +134,7 @@ fn members(arguments: &mut Arguments) -> Result<World> {
 
 fn play(world: &mut World, command: &str, arguments: &mut Arguments) -> Result<()> {
     match command {
-        "put" | "delete" | "get" | "scan" | "lock" | "read-lock" | "read-map" | "put-map" | "change" | "plan"
+        "put" | "delete" | "get" | "scan" | "lock" | "read-lock" | "txn" | "txns" | "get-many" | "read-map" | "put-map" | "change" | "plan"
         | "history" | "map-at" => {
             return request(world, command, arguments);
         }
@@ -248,6 +249,16 @@ fn request(world: &mut World, command: &str, arguments: &mut Arguments) -> Resul
             let name = arguments.lock_name()?;
             let group = world.map.partition_of(name.bytes()).group();
             (group, Operation::ReadLock { name, consistency: consistency(arguments.word())? })
+        }
+        "txn" | "txns" | "get-many" => {
+            let group = PartitionId(arguments.number("a partition")?).group();
+            let consistency = Consistency::Linearizable;
+            let operation = match command {
+                "txn" => Operation::Txn(arguments.txn()?),
+                "txns" => Operation::ListTxns { consistency },
+                _ => Operation::GetMany { keys: arguments.keys()?, consistency },
+            };
+            (group, operation)
         }
         "change" => (GroupId::MAP, Operation::ChangeMap(intent(arguments)?)),
         "plan" => (GroupId::MAP, Operation::ReadPlan),

@@ -5,6 +5,10 @@
 //! put KEY VALUE [if=absent|exists|VERSION] [ttl=D] [name=N] [fence=LOCK:TOKEN]      delete KEY [if=…] …      expire
 //! lock acquire LOCK OWNER [mode=shared] [ttl=D] [wait=D] [request=N]      lock renew LOCK TOKEN [ttl=D]
 //! lock release LOCK TOKEN      lock leave LOCK TOKEN ASKED      extend      locks [PREFIX] [after=LOCK] [limit=N]
+//! txn alone ID …      txn prepare ID [priority=N] [anchor=P] [of=P,P] [fast=yes] WHAT…      txn probe ID
+//! txn decide|resolve ID then|else|abort …      txn forget ID      hidden KEY      txns [NAME]
+//!     ID is NAME/COORDINATOR.ATTEMPT; WHAT are if:KEY:VERSION, if:KEY:absent, if:KEY:is:VALUE, lock:LOCK:TOKEN, put:KEY:VALUE,
+//!     delete:KEY, get:KEY, else:put:KEY:VALUE, else:get:KEY …, fence:LOCK:TOKEN
 //! crowd LOCK N [mode=shared]   N owners ask for a lock, and wait
 //! clock D              the clock that the entries carry from here on (it may go back, as a new leader's does)
 //! get KEY              scan [PREFIX] [after=KEY] [limit=N] [values=no]
@@ -18,12 +22,13 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use annulus_core::id::PartitionId;
-use annulus_core::partition::{Applied, Command, Entry, Partition, Write, lock};
+use annulus_core::lane::Reply;
+use annulus_core::partition::{Applied, Command, Entry, Partition, Write, lock, txn};
 use annulus_core::state::{MemoryState, State, TableId};
 
 use crate::arguments::{Arguments, Result, configure};
 use crate::script;
-use crate::trace::{lock_outcome, lock_view, outcome, page, settled, show};
+use crate::trace::{lock_outcome, lock_view, outcome, page, reply, settled, show, txn_outcome, txn_view};
 
 const TABLE: TableId = TableId { group: annulus_core::id::GroupId(1), generation: 1 };
 
@@ -61,6 +66,28 @@ impl Player {
         with_settled(first, &done.settled)
     }
 
+    fn txn(&mut self, command: txn::Command) -> Vec<String> {
+        let Applied::Txn(done) = self.apply(Command::Txn(command)) else { panic!("it has an outcome") };
+        let released = if done.released { ", lets go" } else { "" };
+        vec![format!("{}: {}{released}", self.index, txn_outcome(&done.outcome))]
+    }
+
+    fn txns(&self, name: Option<&str>) -> Result<Vec<String>> {
+        let clock_ms = self.partition.clock_ms();
+        let text = |error: annulus_core::partition::Error| error.to_string();
+        match name {
+            None => {
+                let open = self.partition.open_txns(&self.state, clock_ms, 0, 100).map_err(text)?;
+                Ok(open.iter().map(txn_view).collect())
+            }
+            Some(name) => {
+                let name = txn::Name::new(name.to_owned().into()).map_err(|error| error.to_string())?;
+                let known = self.partition.known_of(&self.state, &name, clock_ms).map_err(text)?;
+                Ok(vec![reply(&Reply::KnownTxn(known))])
+            }
+        }
+    }
+
     fn crowd(&mut self, arguments: &mut Arguments) -> Result<Vec<String>> {
         let (name, count): (_, u32) = (arguments.need("a lock")?, arguments.number("a count")?);
         let mode = arguments.option("mode").map_or(String::new(), |mode| format!(" mode={mode}"));
@@ -92,6 +119,9 @@ impl Player {
             "lock expiries",
             "fences",
             "fence expiries",
+            "open txns",
+            "finished txns",
+            "txn expiries",
         ];
         let mut counts = BTreeMap::<u8, usize>::new();
         let mut count = |key: &[u8], _: &[u8]| {
@@ -164,6 +194,15 @@ impl script::Player for Player {
                 let command = arguments.lock()?;
                 self.lock(command)
             }
+            "txn" => {
+                let command = arguments.txn()?;
+                self.txn(command)
+            }
+            "txns" => self.txns(arguments.word())?,
+            "hidden" => match self.partition.hides(&arguments.key()?) {
+                None => vec!["no".to_owned()],
+                Some(by) => vec![format!("by {}", crate::trace::id(&by.id))],
+            },
             "crowd" => self.crowd(&mut arguments)?,
             "locks" => self.locks(&mut arguments)?,
             "extend" => {

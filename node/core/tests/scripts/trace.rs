@@ -7,7 +7,7 @@ use annulus_core::map::change::{Change as MapChange, Entry as MapEntry};
 use annulus_core::map::history::Event;
 use annulus_core::map::plan::{Gate, Plan, Planned};
 use annulus_core::map::{Assignment, Map, MemberState, Move, Reason, Report};
-use annulus_core::partition::{Change, Command, Entry, Outcome, Page, Write, lock};
+use annulus_core::partition::{Change, Command, Entry, Outcome, Page, Write, lock, txn};
 use annulus_core::replica::{Configuration, Configure, Step};
 use raft::eraftpb::{ConfState, Entry as LogEntry, Message, MessageType};
 
@@ -28,6 +28,7 @@ pub fn outcome(outcome: Outcome) -> String {
         Outcome::StaleFence { newest: Some(newest) } => format!("stale fence, token {newest} was here"),
         Outcome::StaleFence { newest: None } => "stale fence, none was here".to_owned(),
         Outcome::TooManyFences => "too many fences".to_owned(),
+        Outcome::Blocked => "blocked by a transaction".to_owned(),
     }
 }
 
@@ -40,9 +41,74 @@ pub fn lock_outcome(outcome: &lock::Outcome) -> String {
         lock::Outcome::RequestConflict => "the request's name is taken".to_owned(),
         lock::Outcome::Renewed { valid_ms } => format!("renewed, valid {valid_ms}ms"),
         lock::Outcome::Released => "released".to_owned(),
+        lock::Outcome::Pinned => "pinned by a transaction".to_owned(),
         lock::Outcome::NotHeld { by: None } => "not held, nor by anybody".to_owned(),
         lock::Outcome::NotHeld { by: Some(by) } => format!("not held, but by {}", holder(by)),
     }
+}
+
+pub fn txn_outcome(outcome: &txn::Outcome) -> String {
+    match outcome {
+        txn::Outcome::Done { decision, results } => format!("done, {decision:?}: {}", dones(results)),
+        txn::Outcome::Prepared(prepared) => {
+            let txn::Prepared { holds, then, otherwise, .. } = prepared;
+            let holds = if *holds { "holds" } else { "does not hold" };
+            format!("prepared, {holds}; then {}; else {}", dones(then), dones(otherwise))
+        }
+        txn::Outcome::ConditionFailed => "a condition does not hold".to_owned(),
+        txn::Outcome::Blocked { by, waits } => {
+            format!("blocked by {}, {}", id(&by.id), if *waits { "waits" } else { "gives way" })
+        }
+        txn::Outcome::Finished(finished) => {
+            format!("{} is finished: {:?}, decided at {:?}", id(&finished.id), finished.decision, finished.participants)
+        }
+        txn::Outcome::UnderWay(pointer) => format!("{} is under way", id(&pointer.id)),
+        txn::Outcome::Settled(settled) => {
+            let each = settled.iter().map(|settled| match settled {
+                txn::Settled::Other { id: other, decision } => format!("aborted, but not {}: {decision:?}", id(other)),
+                settled => format!("{settled:?}"),
+            });
+            each.collect::<Vec<_>>().join(", ")
+        }
+        other => format!("{other:?}"),
+    }
+}
+
+fn dones(dones: &[txn::Done]) -> String {
+    let each = dones.iter().map(|done| match done {
+        txn::Done::Put(version) => format!("put {version}"),
+        txn::Done::Deleted(was_there) => format!("deleted {was_there}"),
+        txn::Done::Got(None) => "absent".to_owned(),
+        txn::Done::Got(Some(item)) => format!("{} version {}", show(&item.value), item.version),
+    });
+    if dones.is_empty() { "nothing".to_owned() } else { each.collect::<Vec<_>>().join(", ") }
+}
+
+/// `NAME/COORDINATOR.ATTEMPT`.
+pub fn id(id: &txn::Id) -> String {
+    format!("{}/{}.{}", show(id.name.bytes()), id.coordinator, id.attempt)
+}
+
+pub fn txn_command(command: &txn::Command) -> String {
+    match command {
+        txn::Command::Alone(alone) => format!("{} alone", id(&alone.id)),
+        txn::Command::Prepare(prepare) => format!("prepare {}", id(&prepare.id)),
+        txn::Command::Probe(probed) => format!("probe {}", id(probed)),
+        txn::Command::Settle(steps) => {
+            let each = steps.iter().map(|step| match step {
+                txn::Settle::Decide { id: of, decision, .. } => format!("decide {} {decision:?}", id(of)),
+                txn::Settle::Resolve { id: of, decision } => format!("resolve {} {decision:?}", id(of)),
+                txn::Settle::Forget { id: of } => format!("forget {}", id(of)),
+            });
+            each.collect::<Vec<_>>().join(", ")
+        }
+    }
+}
+
+pub fn txn_view(view: &txn::View) -> String {
+    let txn::View { pointer, participants, decision, age_ms, keys } = view;
+    let state = decision.map_or("prepared".to_owned(), |decision| format!("decided {decision:?}"));
+    format!("{} {state} {age_ms}ms ago, holds {keys}, of {participants:?}", id(&pointer.id))
 }
 
 pub fn lock_command(command: &lock::Command) -> String {
@@ -95,6 +161,22 @@ pub fn reply(reply: &Reply) -> String {
     match reply {
         Reply::Write(done) => outcome(*done),
         Reply::Lock(outcome) => lock_outcome(outcome),
+        Reply::Txn(outcome) => txn_outcome(outcome),
+        Reply::Many { items, deletions } => {
+            let each = items.iter().map(|item| match item {
+                None => "absent".to_owned(),
+                Some(item) => format!("{} version {}", show(&item.value), item.version),
+            });
+            format!("{}; {deletions} went away", each.collect::<Vec<_>>().join(", "))
+        }
+        Reply::KnownTxn(known) => {
+            let each = known.iter().map(|known| match known {
+                txn::Known::Open(view) => txn_view(view),
+                txn::Known::Finished(finished) => format!("{} {:?}", id(&finished.id), finished.decision),
+            });
+            format!("known: {}", each.collect::<Vec<_>>().join(", "))
+        }
+        Reply::Txns(views) => views.iter().map(txn_view).collect::<Vec<_>>().join("; "),
         Reply::LockView(view) => view.as_ref().map_or("nobody is at it".to_owned(), |view| lock_view(view).join("; ")),
         Reply::Locks { locks, more } => {
             let end = if *more { "more" } else { "end" }.to_owned();
@@ -191,6 +273,7 @@ fn log_entry(group: GroupId, entry: &LogEntry) -> String {
     match Entry::decode(entry.data.clone()) {
         Ok(Entry { command: Command::Configure(configure), .. }) => format!("{at} {}", step(configure)),
         Ok(Entry { command: Command::Expire, clock_ms }) => format!("{at} expire at {clock_ms}ms"),
+        Ok(Entry { command: Command::Txn(command), .. }) => format!("{at} {}", txn_command(&command)),
         Ok(Entry { command: Command::ExtendLeases, clock_ms }) => format!("{at} extend leases at {clock_ms}ms"),
         Ok(Entry { command: Command::Lock(command), .. }) => format!("{at} {}", lock_command(&command)),
         Ok(Entry { command: Command::Write(Write { key, change, .. }), .. }) => match change {

@@ -135,7 +135,7 @@ impl World {
     }
 
     fn take(&mut self, number: u64, output: Output) {
-        let Output { sends, replies, writes, leaders, map, outdated: _ } = output;
+        let Output { sends, replies, writes, leaders, map, outdated: _, abandoned } = output;
         for change in leaders {
             let leader = change.leader.map_or("nobody".to_owned(), |leader| leader.get().to_string());
             self.tell(false, || format!("{number}: {} is led by {leader} in t{}", change.group, change.term));
@@ -155,6 +155,9 @@ impl World {
             if !is_cut {
                 self.links.entry((number, to.get())).or_default().push_back(reread(Letter::Peer(message)));
             }
+        }
+        for (group, pointer) in abandoned {
+            self.tell(false, || format!("{number} finds {} abandoned in {group}", trace::id(&pointer.id)));
         }
         for (request, reply) in replies {
             self.tell(false, || format!("{number} answers {}: {}", request.0, trace::reply(&reply)));

@@ -15,7 +15,7 @@ use annulus_core::map::{
 };
 use annulus_core::partition::{
     Change, Command, Condition, Consistency, Entry, Fence, Item, Key, MAX_SCAN_KEYS, MAX_TTL_MS, Outcome, Page, Scan,
-    Write, lock,
+    Write, lock, txn,
 };
 use annulus_core::replica::{Configuration, Configure, GroupRecord, Step, Tombstone};
 use bytes::Bytes;
@@ -105,6 +105,7 @@ fn lock_outcome() -> impl Strategy<Value = lock::Outcome> {
         any::<u64>().prop_map(|valid_ms| lock::Outcome::Renewed { valid_ms }),
         Just(lock::Outcome::Released),
         option::of(holder()).prop_map(|by| lock::Outcome::NotHeld { by }),
+        Just(lock::Outcome::Pinned),
     ]
 }
 
@@ -119,10 +120,139 @@ fn lock_view() -> impl Strategy<Value = lock::View> {
         .prop_map(|(name, holders, waiting, waiting_count)| lock::View { name, holders, waiting, waiting_count })
 }
 
+pub fn txn_name() -> impl Strategy<Value = txn::Name> + Clone {
+    "[a-zA-Z0-9._~-]{1,20}".prop_map(|name| txn::Name::new(name.into()).expect("1 to 64 plain characters"))
+}
+
+fn txn_id() -> impl Strategy<Value = txn::Id> + Clone {
+    (txn_name(), any::<(u64, u32)>()).prop_map(|(name, (coordinator, attempt))| txn::Id { name, coordinator, attempt })
+}
+
+fn pointer() -> impl Strategy<Value = txn::Pointer> {
+    (txn_id(), any::<u32>()).prop_map(|(id, anchor)| txn::Pointer { id, anchor: PartitionId(anchor) })
+}
+
+fn participants() -> impl Strategy<Value = Vec<PartitionId>> {
+    prop::collection::btree_set(any::<u32>(), 0..4).prop_map(|ids| ids.into_iter().map(PartitionId).collect())
+}
+
+fn decision() -> impl Strategy<Value = txn::Decision> {
+    prop_oneof![Just(txn::Decision::Then), Just(txn::Decision::Otherwise), Just(txn::Decision::Abort)]
+}
+
+fn part() -> impl Strategy<Value = txn::Part> {
+    let check = prop_oneof![
+        any::<u64>().prop_map(txn::Check::Version),
+        any::<bool>().prop_map(txn::Check::Exists),
+        bytes(9).prop_map(txn::Check::Value),
+    ];
+    let condition = (key(), check).prop_map(|(key, check)| txn::Condition { key, check });
+    let held = (lock_name(), any::<u64>()).prop_map(|(lock, token)| txn::LockHeld { lock, token });
+    let action = || {
+        prop_oneof![
+            (key(), bytes(20), option::of(1..=MAX_TTL_MS)).prop_map(|(key, value, ttl_ms)| txn::Action::Put {
+                key,
+                value,
+                ttl_ms
+            }),
+            key().prop_map(|key| txn::Action::Delete { key }),
+            key().prop_map(|key| txn::Action::Get { key }),
+        ]
+    };
+    let fence = option::of((lock_name(), any::<(u64, bool)>()).prop_map(|(lock, (token, is_held))| Fence {
+        lock,
+        token,
+        is_held,
+    }));
+    (vec(condition, 0..3), vec(held, 0..3), vec(action(), 0..3), vec(action(), 0..3), fence)
+        .prop_map(|(conditions, locks, then, otherwise, fence)| txn::Part { conditions, locks, then, otherwise, fence })
+}
+
+pub fn txn_command() -> impl Strategy<Value = txn::Command> {
+    let settle = || {
+        prop_oneof![
+            (txn_id(), decision(), option::of(bytes(9))).prop_map(|(id, decision, results)| txn::Settle::Decide {
+                id,
+                decision,
+                results
+            }),
+            (txn_id(), decision()).prop_map(|(id, decision)| txn::Settle::Resolve { id, decision }),
+            txn_id().prop_map(|id| txn::Settle::Forget { id }),
+        ]
+    };
+    let prepare = (txn_id(), any::<(u64, [u8; 32], u32, bool)>(), participants(), part()).prop_map(
+        |(id, (priority, digest, anchor, fails_fast), participants, part)| {
+            let anchor = PartitionId(anchor);
+            txn::Prepare { id, priority, digest, anchor, participants, fails_fast, part }
+        },
+    );
+    prop_oneof![
+        (txn_id(), any::<[u8; 32]>(), part()).prop_map(|(id, digest, part)| txn::Command::Alone(txn::Alone {
+            id,
+            digest,
+            part
+        })),
+        prepare.prop_map(txn::Command::Prepare),
+        txn_id().prop_map(txn::Command::Probe),
+        vec(settle(), 0..3).prop_map(txn::Command::Settle),
+    ]
+}
+
+fn dones() -> impl Strategy<Value = Vec<txn::Done>> {
+    let item = (any::<u64>(), bytes(9)).prop_map(|(version, value)| Item { version, value });
+    let done = prop_oneof![
+        any::<u64>().prop_map(txn::Done::Put),
+        any::<bool>().prop_map(txn::Done::Deleted),
+        option::of(item).prop_map(txn::Done::Got),
+    ];
+    vec(done, 0..4)
+}
+
+fn finished() -> impl Strategy<Value = txn::Finished> {
+    (txn_id(), decision(), option::of(bytes(9)), participants())
+        .prop_map(|(id, decision, results, participants)| txn::Finished { id, decision, results, participants })
+}
+
+fn txn_outcome() -> impl Strategy<Value = txn::Outcome> {
+    let settled = prop_oneof![
+        decision().prop_map(txn::Settled::Decided),
+        (txn_id(), option::of(decision())).prop_map(|(id, decision)| txn::Settled::Other { id, decision }),
+        Just(txn::Settled::Done),
+        Just(txn::Settled::Unknown),
+    ];
+    let prepared = (any::<bool>(), dones(), dones(), participants())
+        .prop_map(|(holds, then, otherwise, participants)| txn::Prepared { holds, then, otherwise, participants });
+    prop_oneof![
+        (decision(), dones()).prop_map(|(decision, results)| txn::Outcome::Done { decision, results }),
+        prepared.prop_map(txn::Outcome::Prepared),
+        Just(txn::Outcome::ConditionFailed),
+        (pointer(), any::<bool>()).prop_map(|(by, waits)| txn::Outcome::Blocked { by, waits }),
+        finished().prop_map(txn::Outcome::Finished),
+        pointer().prop_map(txn::Outcome::UnderWay),
+        Just(txn::Outcome::NameConflict),
+        any::<Option<u64>>().prop_map(|newest| txn::Outcome::StaleFence { newest }),
+        Just(txn::Outcome::TooManyFences),
+        Just(txn::Outcome::TooManyOpen),
+        Just(txn::Outcome::ReadsTooMuch),
+        vec(settled, 0..3).prop_map(txn::Outcome::Settled),
+    ]
+}
+
+fn txn_view() -> impl Strategy<Value = txn::View> {
+    (pointer(), participants(), option::of(decision()), any::<(u64, u32)>()).prop_map(
+        |(pointer, participants, decision, (age_ms, keys))| txn::View { pointer, participants, decision, age_ms, keys },
+    )
+}
+
+fn txn_known() -> impl Strategy<Value = txn::Known> {
+    prop_oneof![txn_view().prop_map(txn::Known::Open), finished().prop_map(txn::Known::Finished)]
+}
+
 pub fn entry() -> impl Strategy<Value = Entry> {
     let command = prop_oneof![
         4 => write().prop_map(Command::Write),
         3 => lock_command().prop_map(Command::Lock),
+        4 => txn_command().prop_map(Command::Txn),
         1 => Just(Command::Expire),
         1 => Just(Command::ExtendLeases),
         1 => configure().prop_map(Command::Configure)
@@ -144,6 +274,10 @@ fn operation() -> impl Strategy<Value = Operation> {
         (key(), consistency()).prop_map(|(key, consistency)| Operation::Get { key, consistency }),
         (scan(), consistency()).prop_map(|(scan, consistency)| Operation::Scan { scan, consistency }),
         lock_command().prop_map(Operation::Lock),
+        txn_command().prop_map(Operation::Txn),
+        (vec(key(), 0..4), consistency()).prop_map(|(keys, consistency)| Operation::GetMany { keys, consistency }),
+        (txn_name(), consistency()).prop_map(|(name, consistency)| Operation::ReadTxn { name, consistency }),
+        consistency().prop_map(|consistency| Operation::ListTxns { consistency }),
         (lock_name(), consistency()).prop_map(|(name, consistency)| Operation::ReadLock { name, consistency }),
         (scan(), consistency()).prop_map(|(scan, consistency)| Operation::ListLocks { scan, consistency }),
         consistency().prop_map(|consistency| Operation::ReadMap { consistency }),
@@ -162,6 +296,7 @@ pub fn outcome() -> impl Strategy<Value = Outcome> {
         Just(Outcome::IdempotencyConflict),
         any::<Option<u64>>().prop_map(|newest| Outcome::StaleFence { newest }),
         Just(Outcome::TooManyFences),
+        Just(Outcome::Blocked),
     ]
 }
 
@@ -179,6 +314,10 @@ fn reply() -> impl Strategy<Value = Reply> {
         outcome().prop_map(Reply::Write),
         option::of(item()).prop_map(Reply::Get),
         lock_outcome().prop_map(Reply::Lock),
+        txn_outcome().prop_map(Reply::Txn),
+        (vec(option::of(item()), 0..3), any::<u64>()).prop_map(|(items, deletions)| Reply::Many { items, deletions }),
+        vec(txn_known(), 0..3).prop_map(Reply::KnownTxn),
+        vec(txn_view(), 0..3).prop_map(Reply::Txns),
         option::of(lock_view()).prop_map(Reply::LockView),
         (vec(lock_view(), 0..3), any::<bool>()).prop_map(|(locks, more)| Reply::Locks { locks, more }),
         page.prop_map(Reply::Scan),

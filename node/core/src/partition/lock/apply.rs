@@ -28,6 +28,13 @@ impl Partition {
     ) -> Result<Applied, Error> {
         let key = lock_key(command.name().bytes());
         let found = self.read_lock(state, &key)?;
+        if let Command::Release { token, .. } | Command::Leave { token, .. } = command
+            && found.as_ref().is_some_and(|lock| lock.is_held_by(*token))
+            && self.pins_lock(command.name().bytes()).is_some()
+        {
+            let (name, settled) = (command.name().clone(), Vec::new());
+            return Ok(Applied { name, outcome: Outcome::Pinned, settled });
+        }
         let before = found.as_ref().map(Lock::waiting);
         let mut lock = found.unwrap_or_default();
         let mut settled = Vec::new();
@@ -40,7 +47,7 @@ impl Partition {
         };
         let changed = !matches!(
             outcome,
-            Outcome::Held { .. } | Outcome::Full | Outcome::RequestConflict | Outcome::NotHeld { .. }
+            Outcome::Held { .. } | Outcome::Full | Outcome::RequestConflict | Outcome::NotHeld { .. } | Outcome::Pinned
         );
         if changed {
             self.put_lock(state, key, lock, before);
@@ -48,17 +55,22 @@ impl Partition {
         Ok(Applied { name: command.name().clone(), outcome, settled })
     }
 
-    /// Ends what is over at the lock with this record, whose expiry record has just been taken away.
+    /// Ends what is over at the lock with this record, whose expiry record has just been taken away. `later_ms`: nothing is
+    /// over before then, whatever the clock says.
     pub(in crate::partition) fn expire_lock(
         &mut self,
         state: &mut dyn State,
         key: Bytes,
+        later_ms: Option<u64>,
         settled: &mut Vec<Settled>,
     ) -> Result<(), Error> {
         let Some(mut lock) = self.read_lock(state, &key)? else { return Ok(()) };
         let before = Some(lock.waiting());
         lock.looks_at_ms = None;
-        lock.expire(self.meta.clock_ms, self.meta.leases_from_ms, settled);
+        match later_ms {
+            None => lock.expire(self.meta.clock_ms, self.meta.leases_from_ms, settled),
+            Some(later_ms) => lock.put_off_until(later_ms),
+        }
         self.put_lock(state, key, lock, before);
         Ok(())
     }

@@ -174,6 +174,7 @@ pub fn write_outcome(writer: &mut Writer, outcome: &Outcome) {
             writer.u8(8);
             writer.option(by.as_ref(), write_holder);
         }
+        Outcome::Pinned => writer.u8(9),
     }
 }
 
@@ -188,6 +189,7 @@ pub fn read_outcome(reader: &mut Reader) -> Result<Outcome> {
         6 => Outcome::Renewed { valid_ms: reader.u64()? },
         7 => Outcome::Released,
         8 => Outcome::NotHeld { by: reader.option(read_holder)? },
+        9 => Outcome::Pinned,
         id => return Err(reader.unknown(id)),
     })
 }

@@ -201,6 +201,8 @@ pub enum Outcome {
         /// Who holds it, if anybody does.
         by: Option<Holder>,
     },
+    /// A transaction relies on its being held, and is not over yet. Nothing was changed: try again.
+    Pinned,
 }
 
 /// What an entry did to one that waited.

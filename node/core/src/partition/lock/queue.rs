@@ -159,6 +159,13 @@ impl Lock {
         settled.extend(over.into_iter().map(|token| Settled::Gone { token, held: self.shown_holder() }));
     }
 
+    /// Whoever's time would be over before then has a little more.
+    pub fn put_off_until(&mut self, later_ms: u64) {
+        for place in self.holders.iter_mut().chain(&mut self.waiting) {
+            place.deadline_ms = place.deadline_ms.max(later_ms);
+        }
+    }
+
     /// When something is over next.
     pub fn next_deadline_ms(&self, leases_from_ms: u64) -> Option<u64> {
         let leases = self.holders.iter().map(|holder| holder.lease_ends_ms(leases_from_ms));

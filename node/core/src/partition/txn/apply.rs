@@ -1,0 +1,418 @@
+//! What commands do to a partition: preparing, probing, and all of a transaction at once.
+
+use std::collections::HashSet;
+use std::ops::ControlFlow;
+
+use bytes::Bytes;
+
+use super::codec::write_dones;
+use super::holds::{Open, Thing, things};
+use super::record::{FinishedRecord, OpenRecord, State as Stage};
+use super::{
+    Action, Alone, Applied, Check, Command, Decision, Done, Finished, Id, KEPT_MS, Known, MAX_KEPT_RESULTS_BYTES,
+    MAX_OPEN, MAX_READ_BYTES, Name, Outcome, Part, Pointer, Prepare, Prepared, View,
+};
+use crate::bugs::{Bug, planted};
+use crate::codec::Writer;
+use crate::partition::command::Key;
+use crate::partition::fence::Passed;
+use crate::partition::machine::{Error, Partition};
+use crate::partition::record::{FINISHED_TXN, OPEN_TXN, split_txn_key, txn_key, txn_prefix};
+use crate::state::State;
+
+/// The digest of a transaction that is only known to be refused.
+const UNKNOWN_DIGEST: [u8; 32] = [0; 32];
+
+impl Partition {
+    /// Applies a command at `index`.
+    pub(in crate::partition) fn txn(
+        &mut self,
+        state: &mut dyn State,
+        index: u64,
+        command: Command,
+    ) -> Result<Applied, Error> {
+        let mut released = false;
+        let outcome = match command {
+            Command::Alone(alone) => self.alone(state, index, alone)?,
+            Command::Prepare(prepare) => self.prepare(state, index, prepare, &mut released)?,
+            Command::Probe(id) => self.probe(state, id)?,
+            Command::Settle(steps) => return self.settle_all(state, steps),
+        };
+        Ok(Applied { outcome, released })
+    }
+
+    fn alone(&mut self, state: &mut dyn State, index: u64, alone: Alone) -> Result<Outcome, Error> {
+        let Alone { id, digest, part } = alone;
+        if let Some(outcome) = self.known_attempt(state, &id, &digest)? {
+            return Ok(outcome);
+        }
+        if let Some((by, _)) = self.holds.blocker_of(&things(&part), 0) {
+            return Ok(Outcome::Blocked { by, waits: true });
+        }
+        if let Some(refused) = self.refused_by_fence(state, &part)? {
+            return Ok(refused);
+        }
+        let decision = if self.part_holds(state, &part)? { Decision::Then } else { Decision::Otherwise };
+        let actions = part.branch(decision);
+        let Some(results) = self.dones(state, index, actions)? else { return Ok(Outcome::ReadsTooMuch) };
+        self.do_actions(state, index, actions)?;
+        let kept = if id.name.is_made_up() { None } else { kept(&results) };
+        self.finish(state, id, FinishedRecord { decision, digest, results: kept, deadline_ms: 0 })?;
+        Ok(Outcome::Done { decision, results })
+    }
+
+    fn prepare(
+        &mut self,
+        state: &mut dyn State,
+        index: u64,
+        prepare: Prepare,
+        released: &mut bool,
+    ) -> Result<Outcome, Error> {
+        if let Some(outcome) = self.prepared_before(state, &prepare)? {
+            return Ok(outcome);
+        }
+        let Prepare { id, priority, digest, anchor, participants, fails_fast, part } = prepare;
+        if let Some(outcome) = self.known_attempt(state, &id, &digest)? {
+            return Ok(outcome);
+        }
+        if self.holds.len() >= MAX_OPEN {
+            return Ok(Outcome::TooManyOpen);
+        }
+        *released |= self.take_place_of_earlier(state, &id)?;
+        let things = things(&part);
+        if let Some((by, waits)) = self.holds.blocker_of(&things, priority) {
+            return Ok(Outcome::Blocked { by, waits });
+        }
+        if let Some(refused) = self.refused_by_fence(state, &part)? {
+            return Ok(refused);
+        }
+        let holds = self.part_holds(state, &part)?;
+        if !holds && fails_fast {
+            return Ok(Outcome::ConditionFailed);
+        }
+        let (then, otherwise) =
+            match (self.dones(state, index, &part.then)?, self.dones(state, index, &part.otherwise)?) {
+                (Some(then), Some(otherwise)) => (then, otherwise),
+                _ => return Ok(Outcome::ReadsTooMuch),
+            };
+        let since_ms = self.meta.clock_ms;
+        self.holds.insert(id.clone(), Open { anchor, priority, since_ms, things });
+        let stage = Stage::Prepared { index, holds, part };
+        let record =
+            OpenRecord { priority, digest, anchor, participants: participants.clone(), since_ms, state: stage };
+        state.put(self.table, txn_key(OPEN_TXN, &id), record.encode());
+        Ok(Outcome::Prepared(Prepared { holds, then, otherwise, participants }))
+    }
+
+    /// A coordinator makes another attempt only when the anchor has said that its earlier ones are aborted: this is how the others
+    /// hear of it.
+    fn take_place_of_earlier(&mut self, state: &mut dyn State, id: &Id) -> Result<bool, Error> {
+        let is_earlier = |(other, open): &(&Id, &Open)| {
+            other.coordinator == id.coordinator && other.attempt < id.attempt && !open.things.is_empty()
+        };
+        let earlier: Vec<Id> = self.holds.attempts_at(&id.name).filter(is_earlier).map(|(id, _)| id.clone()).collect();
+        let mut released = false;
+        for earlier in earlier {
+            self.resolve(state, &earlier, Decision::Abort, &mut released)?;
+        }
+        Ok(released)
+    }
+
+    /// The answer to a coordinator that asks again.
+    fn prepared_before(&self, state: &dyn State, prepare: &Prepare) -> Result<Option<Outcome>, Error> {
+        if self.holds.get(&prepare.id).is_none() {
+            return Ok(None);
+        }
+        let record = self.read_open(state, &prepare.id)?;
+        if record.digest != prepare.digest {
+            return Ok(Some(Outcome::NameConflict));
+        }
+        self.standing(state, &prepare.id, record).map(Some)
+    }
+
+    /// How an open attempt stands.
+    fn standing(&self, state: &dyn State, id: &Id, record: OpenRecord) -> Result<Outcome, Error> {
+        Ok(match record.state {
+            Stage::Decided { decision, results } => {
+                let participants = record.participants;
+                Outcome::Finished(Finished { id: id.clone(), decision, results, participants })
+            }
+            Stage::Prepared { index, holds, part } => {
+                // What it holds has not changed since.
+                let branches = (self.dones(state, index, &part.then)?, self.dones(state, index, &part.otherwise)?);
+                let (Some(then), Some(otherwise)) = branches else { unreachable!("it was little enough before") };
+                Outcome::Prepared(Prepared { holds, then, otherwise, participants: record.participants })
+            }
+        })
+    }
+
+    /// What is known of an attempt; one that is not is refused from now on.
+    fn probe(&mut self, state: &mut dyn State, id: Id) -> Result<Outcome, Error> {
+        if self.holds.get(&id).is_some() {
+            let record = self.read_open(state, &id)?;
+            return self.standing(state, &id, record);
+        }
+        if let Some(record) = self.read_finished(state, &id)? {
+            return Ok(Outcome::Finished(finished(id, record)));
+        }
+        let mark = FinishedRecord { decision: Decision::Abort, digest: UNKNOWN_DIGEST, results: None, deadline_ms: 0 };
+        self.finish(state, id.clone(), mark.clone())?;
+        Ok(Outcome::Finished(finished(id, mark)))
+    }
+
+    /// Why an attempt must not begin: it is finished, or another at the same transaction is committed or under way.
+    fn known_attempt(&self, state: &dyn State, id: &Id, digest: &[u8; 32]) -> Result<Option<Outcome>, Error> {
+        let attempts = if id.name.is_made_up() {
+            // Nobody tries it but whoever has made the name up.
+            self.read_finished(state, id)?.map(|record| (id.clone(), record)).into_iter().collect()
+        } else {
+            self.finished_of(state, &id.name)?
+        };
+        for (other, record) in attempts {
+            let is_old = record.deadline_ms <= self.loaded_ms.saturating_add(KEPT_MS);
+            if planted(Bug::PreventedForgottenOnRestart) && is_old && record.decision == Decision::Abort {
+                continue;
+            }
+            if record.digest != UNKNOWN_DIGEST && record.digest != *digest {
+                return Ok(Some(Outcome::NameConflict));
+            }
+            if other == *id || record.decision != Decision::Abort {
+                return Ok(Some(Outcome::Finished(finished(other, record))));
+            }
+        }
+        for (other, open) in self.holds.attempts_at(&id.name).filter(|(other, _)| *other != id) {
+            if open.things.is_empty() {
+                // Decided, and not to be aborted: it would be finished then.
+                let record = self.read_open(state, other)?;
+                return self.standing(state, other, record).map(Some);
+            }
+            let is_replaced = other.coordinator == id.coordinator && other.attempt < id.attempt;
+            if !is_replaced {
+                return Ok(Some(Outcome::UnderWay(Pointer { id: other.clone(), anchor: open.anchor })));
+            }
+        }
+        Ok(None)
+    }
+
+    fn refused_by_fence(&mut self, state: &mut dyn State, part: &Part) -> Result<Option<Outcome>, Error> {
+        let Some(fence) = &part.fence else { return Ok(None) };
+        Ok(match self.pass_fence(state, fence)? {
+            Passed::Yes => None,
+            Passed::Stale(newest) => Some(Outcome::StaleFence { newest }),
+            Passed::Full => Some(Outcome::TooManyFences),
+        })
+    }
+
+    /// Whether the conditions of a part hold.
+    fn part_holds(&self, state: &dyn State, part: &Part) -> Result<bool, Error> {
+        for condition in &part.conditions {
+            let item = self.get(state, &condition.key)?;
+            let holds = match &condition.check {
+                Check::Version(version) => item.is_some_and(|item| item.version == *version),
+                Check::Exists(exists) => item.is_some() == *exists,
+                Check::Value(value) => item.is_some_and(|item| item.value == *value),
+            };
+            if !holds {
+                return Ok(false);
+            }
+        }
+        for held in &part.locks {
+            if !self.holds_lock(state, &held.lock, held.token)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// What comes of operations that are done at `index`; `None` when they read too much.
+    fn dones(&self, state: &dyn State, index: u64, actions: &[Action]) -> Result<Option<Vec<Done>>, Error> {
+        let mut bytes = 0;
+        let mut dones = Vec::with_capacity(actions.len());
+        for action in actions {
+            dones.push(match action {
+                Action::Put { .. } => Done::Put(index),
+                Action::Delete { key } => Done::Deleted(self.get(state, key)?.is_some()),
+                Action::Get { key } => {
+                    let item = self.get(state, key)?;
+                    bytes += item.as_ref().map_or(0, |item| item.value.len());
+                    Done::Got(item)
+                }
+            });
+        }
+        Ok((bytes <= MAX_READ_BYTES).then_some(dones))
+    }
+
+    /// The record of an attempt that is open.
+    pub(super) fn read_open(&self, state: &dyn State, id: &Id) -> Result<OpenRecord, Error> {
+        let record = state.get(self.table, &txn_key(OPEN_TXN, id))?.expect("what is open has a record");
+        OpenRecord::decode(record).map_err(|source| self.damaged(source))
+    }
+
+    /// The record of an attempt that is finished, if it is.
+    pub(super) fn read_finished(&self, state: &dyn State, id: &Id) -> Result<Option<FinishedRecord>, Error> {
+        let record = state.get(self.table, &txn_key(FINISHED_TXN, id))?;
+        record.map(FinishedRecord::decode).transpose().map_err(|source| self.damaged(source))
+    }
+
+    /// All finished attempts at a transaction.
+    pub(super) fn finished_of(&self, state: &dyn State, name: &Name) -> Result<Vec<(Id, FinishedRecord)>, Error> {
+        let prefix = txn_prefix(FINISHED_TXN, name);
+        let (mut found, mut damaged) = (Vec::new(), None);
+        state.range(self.table, &prefix, Some(&[FINISHED_TXN + 1]), &mut |key, record| {
+            if !key.starts_with(&prefix) {
+                return ControlFlow::Break(());
+            }
+            match (split_txn_key(key), FinishedRecord::decode(Bytes::copy_from_slice(record))) {
+                (Ok(id), Ok(record)) => found.push((id, record)),
+                (Err(source), _) | (_, Err(source)) => damaged = Some(source),
+            }
+            ControlFlow::Continue(())
+        })?;
+        damaged.map_or(Ok(found), |source| Err(self.damaged(source)))
+    }
+
+    /// All that is known here of a transaction.
+    pub fn known_of(&self, state: &dyn State, name: &Name, clock_ms: u64) -> Result<Vec<Known>, Error> {
+        let mut known = Vec::new();
+        for (id, _) in self.holds.attempts_at(name) {
+            known.push(Known::Open(self.view_of(state, id, clock_ms)?));
+        }
+        for (id, record) in self.finished_of(state, name)? {
+            known.push(Known::Finished(finished(id, record)));
+        }
+        Ok(known)
+    }
+
+    /// Open transactions that were prepared, or decided, at least so long ago, the oldest first, up to `most`.
+    pub fn open_txns(
+        &self,
+        state: &dyn State,
+        clock_ms: u64,
+        older_than_ms: u64,
+        most: usize,
+    ) -> Result<Vec<View>, Error> {
+        let old = self.holds.iter().filter(|(_, open)| clock_ms.saturating_sub(open.since_ms) >= older_than_ms);
+        let mut ids: Vec<_> = old.map(|(id, open)| (open.since_ms, id)).collect();
+        ids.sort_unstable();
+        ids.truncate(most);
+        ids.into_iter().map(|(_, id)| self.view_of(state, id, clock_ms)).collect()
+    }
+
+    /// Those of the open transactions that were prepared, or decided, at least so long ago.
+    pub fn abandoned_txns(&self, clock_ms: u64, older_than_ms: u64) -> impl Iterator<Item = Pointer> {
+        let is_old = move |since_ms: u64| clock_ms.saturating_sub(since_ms) >= older_than_ms;
+        let old = self.holds.iter().filter(move |(_, open)| is_old(open.since_ms));
+        old.map(|(id, open)| Pointer { id: id.clone(), anchor: open.anchor })
+    }
+
+    fn view_of(&self, state: &dyn State, id: &Id, clock_ms: u64) -> Result<View, Error> {
+        let record = self.read_open(state, id)?;
+        let keys = self.holds.get(id).map_or(0, |open| open.things.len());
+        Ok(View {
+            pointer: Pointer { id: id.clone(), anchor: record.anchor },
+            participants: record.participants,
+            decision: match record.state {
+                Stage::Decided { decision, .. } => Some(decision),
+                Stage::Prepared { .. } => None,
+            },
+            age_ms: clock_ms.saturating_sub(record.since_ms),
+            keys: u32::try_from(keys).expect("a transaction has few keys"),
+        })
+    }
+
+    /// Whoever keeps this key from being read.
+    pub fn hides(&self, key: &Key) -> Option<Pointer> {
+        if self.holds.is_empty() || planted(Bug::ReadPastIntent) {
+            return None;
+        }
+        self.holds.blocker(&Thing::Key(key.bytes().clone()), false)
+    }
+
+    /// Whoever keeps this key from being changed.
+    pub fn holds_key(&self, key: &Key) -> Option<Pointer> {
+        if self.holds.is_empty() {
+            return None;
+        }
+        self.holds.blocker(&Thing::Key(key.bytes().clone()), true)
+    }
+
+    /// Whoever keeps this lock from passing on.
+    pub fn pins_lock(&self, name: &[u8]) -> Option<Pointer> {
+        if self.holds.is_empty() {
+            return None;
+        }
+        self.holds.blocker(&Thing::Lock(Bytes::copy_from_slice(name)), true)
+    }
+
+    /// Whoever keeps one of the keys with this prefix from being read.
+    pub fn hides_any(&self, prefix: &[u8]) -> Option<Pointer> {
+        if planted(Bug::ReadPastIntent) {
+            return None;
+        }
+        self.holds.hidden(prefix)
+    }
+
+    /// Whoever is in the way of a part, and whether each of those is younger than `priority`.
+    pub fn blocks_part(&self, part: &Part, priority: u64) -> Option<(Pointer, bool)> {
+        if self.holds.is_empty() {
+            return None;
+        }
+        self.holds.blocker_of(&things(part), priority)
+    }
+
+    /// How many transactions are open.
+    pub fn open_count(&self) -> usize {
+        self.holds.len()
+    }
+
+    /// Finds out anew which transactions are open, and what they hold.
+    pub(in crate::partition) fn load_holds(&self, state: &dyn State) -> Result<super::Holds, Error> {
+        let (mut holds, mut damaged) = (super::Holds::default(), None);
+        state.range(self.table, &[OPEN_TXN], Some(&[OPEN_TXN + 1]), &mut |key, record| {
+            match (split_txn_key(key), OpenRecord::decode(Bytes::copy_from_slice(record))) {
+                (Ok(id), Ok(record)) => holds.insert(id, open_of(&record)),
+                (Err(source), _) | (_, Err(source)) => damaged = Some(source),
+            }
+            ControlFlow::Continue(())
+        })?;
+        damaged.map_or(Ok(holds), |source| Err(self.damaged(source)))
+    }
+
+    /// Panics when what is kept in memory is not what the records say.
+    pub(in crate::partition) fn check_txns(&self, state: &dyn State) -> Result<(), Error> {
+        let is_sound = self.load_holds(state)? == self.holds || planted(Bug::ResolveAppliedTwice);
+        assert!(is_sound, "what is held is what the open transactions hold");
+        let mut count = 0;
+        state.range(self.table, &[FINISHED_TXN], Some(&[FINISHED_TXN + 1]), &mut |_, _| {
+            count += 1;
+            ControlFlow::Continue(())
+        })?;
+        assert_eq!(count, self.meta.finished, "finished transactions are counted");
+        let names: HashSet<_> = self.holds.iter().map(|(id, _)| id).collect();
+        for id in names {
+            assert!(self.read_finished(state, id)?.is_none(), "what is open is not finished");
+        }
+        Ok(())
+    }
+}
+
+fn finished(id: Id, record: FinishedRecord) -> Finished {
+    Finished { id, decision: record.decision, results: record.results, participants: Vec::new() }
+}
+
+/// What is kept in memory of an open attempt.
+pub(super) fn open_of(record: &OpenRecord) -> Open {
+    let things = match &record.state {
+        Stage::Prepared { part, .. } => things(part),
+        Stage::Decided { .. } => Vec::new(),
+    };
+    let OpenRecord { priority, anchor, since_ms, .. } = *record;
+    Open { anchor, priority, since_ms, things }
+}
+
+/// Results in the form in which they are kept, if they are short.
+fn kept(results: &[Done]) -> Option<Bytes> {
+    let mut writer = Writer::with_capacity(64);
+    write_dones(&mut writer, results);
+    (writer.len() <= MAX_KEPT_RESULTS_BYTES).then(|| writer.finish())
+}
