@@ -7,6 +7,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use annulus_core::map::Map;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, Version};
@@ -165,6 +167,11 @@ pub(super) fn content(content_type: &'static str, body: Bytes) -> Response {
     let mut response = Response::new(Full::new(body));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     response
+}
+
+/// In JSON, bytes that are UTF-8 stand as they are; any others in base64, under another name.
+pub(super) fn text_or_base64(bytes: &[u8]) -> (Option<&str>, Option<String>) {
+    std::str::from_utf8(bytes).map_or_else(|_| (None, Some(STANDARD.encode(bytes))), |text| (Some(text), None))
 }
 
 /// `HEAD` gets the headers that `GET` would, the length of the body included.

@@ -22,6 +22,7 @@ mod headers;
 mod history;
 mod kv;
 mod limits;
+mod listing;
 mod map_group;
 mod members;
 mod openapi;
