@@ -44,7 +44,7 @@ pub async fn serve<R: Router + 'static>(
     resources: Arc<Resources>,
     shutdown: watch::Receiver<bool>,
 ) {
-    let edge = Rc::new(Edge::new(port, router, Arc::clone(&resources)));
+    let edge = Rc::new(Edge::new(port, router, Arc::clone(&resources), shutdown.clone()));
     let mut stop = shutdown.clone();
     let mut connections = JoinSet::new();
     loop {
