@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  clients ─▶ http ─▶ router ─▶ runtime (lanes) ─▶ storage
-//!                        └────▶ peers ◀────┘
+//!        └▶ transactions ┘└────▶ peers ◀────┘
 //!  node: puts them together, starts and stops them
 //! ```
 //!
@@ -17,4 +17,5 @@ pub mod peers;
 pub mod router;
 pub mod runtime;
 pub mod storage;
+pub mod transactions;
 pub mod units;

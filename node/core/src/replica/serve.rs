@@ -65,10 +65,7 @@ impl Replica {
             return Ok(());
         }
         // Who waits for a lock costs little and may wait for long: that must not keep others from being served.
-        let full = match &request.operation {
-            Operation::Lock(_) => self.waits.len() >= MAX_WAITS,
-            _ => false,
-        };
+        let full = request.operation.waits_for_lock() && self.waits.len() >= MAX_WAITS;
         if full || self.waiting() - self.waits.len() >= MAX_WAITING {
             round.replies.push((id, Reply::Refused(Refusal::Busy)));
             return Ok(());

@@ -28,6 +28,7 @@ use crate::peers::{self, Peers};
 use crate::router::{NodeParts, NodeRouter};
 use crate::runtime::{self, Clock, IoLanes, LaneFailure, LaneHandle, LaneSetup, Links, ReplyQueue, Shared, Waiters};
 use crate::storage::{self, Directory, Disk, Identity, IdentityFile};
+use crate::transactions::{Found, Transactions, recover_abandoned};
 
 /// Most bytes of proposals of one group that are not committed yet; beyond it writes are turned away.
 const MAX_UNCOMMITTED_BYTES: u64 = 16 * 1024 * 1024;
@@ -37,6 +38,8 @@ const STOPPING_LASTS: Duration = Duration::from_secs(3600);
 const OWN_FILES: usize = 512;
 /// Most maps from peers that wait to be looked at.
 const MAPS: usize = 16;
+/// Most batches of abandoned transactions that wait to be looked at.
+const ABANDONED: usize = 16;
 
 /// Why a member does not start.
 #[derive(Debug, thiserror::Error)]
@@ -258,7 +261,9 @@ async fn serve(
     }
     let (links, clock) = (Links::default(), Clock::default());
     let (map_sender, maps) = mpsc::channel(MAPS);
-    let lanes = spawn_lanes(&config, &volume, &shared, &links, clock, (&replies, &map_sender))?;
+    let (abandoned_sender, abandoned) = mpsc::channel(ABANDONED);
+    let ways = (&replies[..], &map_sender, &abandoned_sender);
+    let lanes = spawn_lanes(&config, &volume, &shared, &links, clock, ways)?;
     let membership = Membership::new(
         volume.disk,
         volume.identity,
@@ -276,6 +281,7 @@ async fn serve(
     tokio::task::spawn_local(peers::serve(listener(listeners.peer)?, peers.clone()));
     tokio::task::spawn_local(parts.membership.clone().take_maps(maps));
     tokio::task::spawn_local(link_up(parts.membership.clone(), peers));
+    tokio::task::spawn_local(recover_abandoned(Transactions::new(Rc::clone(&router)), abandoned));
     let mut threads = Vec::new();
     for thread in io {
         let listener = listeners.client.try_clone().map_err(Error::Thread)?;
@@ -366,7 +372,7 @@ fn spawn_lanes(
     shared: &Arc<Shared>,
     links: &Links,
     clock: Clock,
-    (replies, maps): (&[ReplyQueue], &mpsc::Sender<Arc<Map>>),
+    (replies, maps, abandoned): (&[ReplyQueue], &mpsc::Sender<Arc<Map>>, &mpsc::Sender<Vec<Found>>),
 ) -> Result<Vec<LaneHandle>, Error> {
     let identity = volume.identity.get();
     let options = storage::Options { cache_bytes: config.cache_bytes.as_usize(), ..storage::Options::default() };
@@ -393,6 +399,7 @@ fn spawn_lanes(
                 links: links.clone(),
                 replies: replies.to_vec(),
                 maps: maps.clone(),
+                abandoned: abandoned.clone(),
                 map_lane: lanes.first().cloned(),
                 move_bytes_per_second: config.max_move_rate.as_usize() as u64,
                 overlay_max_bytes: config.overlay.max_bytes.as_usize(),

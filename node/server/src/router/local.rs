@@ -8,7 +8,7 @@ use annulus_core::codec::frame::{Forward, FrameWriter, Item};
 use annulus_core::id::{GroupId, MemberId, Ticket};
 use annulus_core::lane::{Operation, Refusal, Reply};
 use annulus_core::map::Map;
-use annulus_core::partition::Consistency;
+use annulus_core::partition::{Consistency, Outcome, lock};
 use tokio::time::{Instant, sleep};
 
 use super::{BootstrapError, Identified, NodeStatus, Router, identify};
@@ -148,6 +148,13 @@ impl NodeRouter {
                     self.learn(group, target, None)
                 }
                 Reply::Refused(_) | Reply::OutcomeUnknown => return reply,
+                // A transaction came in between: it is over soon.
+                Reply::Write(Outcome::Blocked) | Reply::Lock(lock::Outcome::Pinned) => {
+                    if Instant::now() + pause >= deadline {
+                        return Reply::Refused(Refusal::TimedOut);
+                    }
+                    true
+                }
                 reply => {
                     if let Target::Member(leader) = target
                         && !is_stale_read(&operation)

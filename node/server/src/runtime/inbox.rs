@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use annulus_core::codec::message::{Body, PeerMessage};
 use annulus_core::lane::Operation;
+use annulus_core::partition::txn::{Action, Command, Part};
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::lane::LaneInput;
@@ -94,6 +95,8 @@ fn weight(input: &LaneInput) -> usize {
             operation: Operation::Get { .. } | Operation::Lock(_) | Operation::ReadLock { .. },
             ..
         } => REQUEST,
+        LaneInput::Request { operation: Operation::Txn(command), .. } => weight_of_txn(command),
+        LaneInput::Request { operation: Operation::GetMany { keys, .. }, .. } => REQUEST * keys.len().max(1),
         LaneInput::Cancel { .. } => REQUEST,
         LaneInput::Request { operation: Operation::Write(write), .. } => REQUEST + write.size() / BYTES,
         LaneInput::Peer { messages, .. } => messages.iter().map(weight_of_message).sum(),
@@ -103,6 +106,23 @@ fn weight(input: &LaneInput) -> usize {
         | LaneInput::Bootstrap(..)
         | LaneInput::Adopt(_)
         | LaneInput::Evict(_) => HEAVY,
+    }
+}
+
+fn weight_of_txn(command: &Command) -> usize {
+    let of_part = |part: &Part| {
+        let operations = part.conditions.len() + part.locks.len() + part.then.len() + part.otherwise.len();
+        let values = part.then.iter().chain(&part.otherwise).map(|action| match action {
+            Action::Put { value, .. } => value.len() / BYTES,
+            _ => 0,
+        });
+        REQUEST / 2 * (operations + 1) + values.sum::<usize>()
+    };
+    match command {
+        Command::Alone(alone) => of_part(&alone.part),
+        Command::Prepare(prepare) => of_part(&prepare.part),
+        Command::Probe(_) => REQUEST,
+        Command::Settle(steps) => REQUEST / 2 * (steps.len() + 1),
     }
 }
 

@@ -22,6 +22,7 @@ use super::rounds::Rounds;
 use super::wal::WalThread;
 use super::{Clock, Links, ReplyQueue, Shared};
 use crate::storage::{Checkpointed, Error as StorageError, IdentityFile, OpenedLane};
+use crate::transactions::Found;
 
 /// With so many rounds whose writes are not durable yet no inputs are taken. (Ticks may still write a little.)
 pub(super) const ROUNDS_IN_FLIGHT: usize = 64;
@@ -104,6 +105,8 @@ pub struct LaneSetup {
     pub replies: Vec<ReplyQueue>,
     /// Where new maps are looked at.
     pub maps: mpsc::Sender<Arc<Map>>,
+    /// Where abandoned transactions are brought to their end.
+    pub abandoned: mpsc::Sender<Vec<Found>>,
     /// The lane that the map group is in; `None` for that lane itself.
     pub map_lane: Option<LaneHandle>,
     /// Most bytes of snapshots that it sends in a second.
@@ -153,6 +156,7 @@ pub fn spawn(setup: LaneSetup, on_failure: OnFailure) -> Result<LaneHandle, repl
         links: setup.links,
         replies: setup.replies,
         maps: setup.maps,
+        abandoned: setup.abandoned,
         map_lane: setup.map_lane,
         frames: BTreeMap::new(),
         spent: None,

@@ -32,6 +32,7 @@ use super::replies::thread_of;
 use super::wal::WalCommand;
 use super::{Clock, LaneGauges, Links, ReplyBatch, ReplyQueue, Shared};
 use crate::storage::{Frozen, Haste, LaneState};
+use crate::transactions::Found;
 
 /// While snapshots are sent the lane's own thread looks by itself whether more may be, but not more often than this.
 const STREAM_PAUSE: Duration = Duration::from_millis(2);
@@ -70,6 +71,7 @@ pub(super) struct Rounds {
     pub(super) links: Links,
     pub(super) replies: Vec<ReplyQueue>,
     pub(super) maps: mpsc::Sender<Arc<Map>>,
+    pub(super) abandoned: mpsc::Sender<Vec<Found>>,
     pub(super) map_lane: Option<LaneHandle>,
     /// The frames of the round that is being sent off.
     pub(super) frames: BTreeMap<MemberId, FrameWriter>,
@@ -274,6 +276,10 @@ impl Rounds {
             for member in output.outdated {
                 self.push(member, &Item::Map(encoded.clone()));
             }
+        }
+        if !output.abandoned.is_empty() {
+            // If there is no room they are told of again at the next tick.
+            let _ = self.abandoned.try_send(output.abandoned);
         }
         for change in output.leaders {
             self.shared.note_leader(change);

@@ -11,7 +11,7 @@ use super::codec::{read_lock, write_lock};
 use super::{Acquire, Applied, Command, Lock, MAX_DESCRIPTION_BYTES, Name, Outcome, Settled, View};
 use crate::codec::{Reader, Writer};
 use crate::partition::command::Scan;
-use crate::partition::machine::{Error, Partition};
+use crate::partition::machine::{Error, MAX_PAGE_BYTES, Partition};
 use crate::partition::record::{LOCK, LOCK_EXPIRY, expiry_key, lock_key};
 use crate::state::State;
 
@@ -126,7 +126,7 @@ impl Partition {
         let from = scan.after.as_ref().filter(|after| after[..] > scan.prefix[..]);
         let from = lock_key(from.unwrap_or(&scan.prefix));
         let most = MAX_PAGE_LOCKS.min(scan.limit as usize);
-        let (mut views, mut more, mut damaged) = (Vec::new(), false, None);
+        let (mut views, mut bytes, mut more, mut damaged) = (Vec::new(), 0, false, None);
         state.range(self.table, &from, Some(&[LOCK + 1]), &mut |key, record| {
             let name = &key[1..];
             if !name.starts_with(&scan.prefix) {
@@ -135,10 +135,11 @@ impl Partition {
             if scan.after.as_ref().is_some_and(|after| name <= &after[..]) {
                 return ControlFlow::Continue(());
             }
-            if views.len() >= most {
+            if views.len() >= most || bytes >= MAX_PAGE_BYTES {
                 more = true;
                 return ControlFlow::Break(());
             }
+            bytes += record.len();
             let mut reader = Reader::new(Bytes::copy_from_slice(record), "lock");
             match (read_lock(&mut reader), Name::new(Bytes::copy_from_slice(name))) {
                 (Ok(lock), Ok(name)) => {
