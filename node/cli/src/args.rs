@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use annulus_client::lock::Fence;
 use annulus_client::{Client, Condition, Consistency, Version};
 use clap::builder::NonEmptyStringValueParser;
 use clap::error::{ContextKind, ContextValue};
@@ -125,6 +126,9 @@ pub(crate) struct Put {
     /// A name for this write: repeated under the same name it happens once
     #[arg(long, value_name = "NAME")]
     pub(crate) idempotency_key: Option<String>,
+    /// The lock under which it is done, as $ANNULUS_FENCE names it: nothing happens unless the token holds the lock
+    #[arg(long, value_name = "NAME=TOKEN")]
+    pub(crate) fence: Option<Fence>,
     /// Refuse to send a larger value
     #[arg(long, default_value = "1MiB", value_parser = input::size, value_name = "SIZE")]
     pub(crate) max_value: u64,
@@ -215,6 +219,9 @@ pub(crate) struct Delete {
     /// A name for this write: repeated under the same name it happens once
     #[arg(long, value_name = "NAME")]
     pub(crate) idempotency_key: Option<String>,
+    /// The lock under which it is done, as $ANNULUS_FENCE names it: nothing happens unless the token holds the lock
+    #[arg(long, value_name = "NAME=TOKEN")]
+    pub(crate) fence: Option<Fence>,
     #[command(flatten)]
     pub(crate) connect: Connect,
     #[command(flatten)]

@@ -72,6 +72,10 @@ impl From<Error> for Failure {
                 Self::Usage(error.to_string())
             }
             Error::ConditionFailed { .. } | Error::Conflict(_) | Error::Refused(_) => Self::Refused(error.to_string()),
+            Error::LockHeld(_) | Error::LockNotHeld(_) => Self::Refused(error.to_string()),
+            Error::StaleToken(_) => Self::Refused(format!(
+                "{error}\n  Nothing was changed: the lock is not held with this token any more, or a newer holder was here."
+            )),
             Error::OutcomeUnknown { .. } => Self::OutcomeUnknown(format!(
                 "{error}\n  The write may have happened. Read the key to find out; a write with --idempotency-key can be \
                  repeated safely under the same one."
