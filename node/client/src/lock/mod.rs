@@ -155,7 +155,7 @@ impl Lock {
 impl Drop for Lock {
     fn drop(&mut self) {
         self.renewing.abort();
-        if self.is_released {
+        if self.is_released || matches!(self.loss(), Some(Loss::Refused(_))) {
             return;
         }
         if let Ok(runtime) = Handle::try_current() {
