@@ -55,7 +55,7 @@ impl Default for Metrics {
 }
 
 /// How many routes are told apart in the metrics.
-pub const ROUTES: usize = 16;
+pub const ROUTES: usize = 19;
 /// The methods that are told apart in the metrics.
 const METHODS: [&str; 6] = ["GET", "PUT", "DELETE", "HEAD", "POST", "other"];
 /// The classes of statuses.
@@ -86,6 +86,8 @@ pub struct HttpMetrics {
     pub client_connections: Gauge<i64, AtomicI64>,
     /// Connections open on the admin port.
     pub admin_connections: Gauge<i64, AtomicI64>,
+    /// Requests that wait for a lock now.
+    pub lock_waits: Gauge<i64, AtomicI64>,
     /// Connections turned away because too many were open.
     pub connections_refused: Counter,
 }
@@ -100,6 +102,7 @@ impl HttpMetrics {
             bytes_in_flight: Gauge::default(),
             client_connections: Gauge::default(),
             admin_connections: Gauge::default(),
+            lock_waits: Gauge::default(),
             connections_refused: Counter::default(),
         };
         let http = registry.sub_registry_with_prefix("http");
@@ -113,6 +116,7 @@ impl HttpMetrics {
         http.register("bytes_in_flight", "Bytes of bodies held now", metrics.bytes_in_flight.clone());
         http.register("client_connections", "Open connections to the client port", metrics.client_connections.clone());
         http.register("admin_connections", "Open connections to the admin port", metrics.admin_connections.clone());
+        http.register("lock_waits", "Requests that wait for a lock now", metrics.lock_waits.clone());
         http.register("connections_refused", "Connections turned away", metrics.connections_refused.clone());
         metrics
     }

@@ -82,6 +82,14 @@ impl Machine {
         }
     }
 
+    /// How many locks are held, and how many wait for one.
+    pub fn locks(&self) -> (u64, u64) {
+        match self {
+            Self::Map(_) => (0, 0),
+            Self::Partition(partition) => (partition.locks(), partition.waiting()),
+        }
+    }
+
     /// Whether there are leases.
     pub fn has_leases(&self) -> bool {
         match self {

@@ -330,6 +330,11 @@ impl Replica {
         self.proposals.len() + self.reads.len() + self.waits.len() + self.commands_waiting()
     }
 
+    /// How many locks are held, and how many wait for one.
+    pub fn locks(&self) -> (u64, u64) {
+        self.machine.locks()
+    }
+
     /// The last index of the log.
     pub fn last_index(&self) -> u64 {
         self.node.raft.raft_log.last_index()

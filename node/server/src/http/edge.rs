@@ -6,19 +6,27 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use annulus_core::id::GroupId;
 use annulus_core::map::Map;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, Version};
 use http_body_util::Full;
 use hyper::body::{Body, Incoming};
+use tokio::sync::watch;
 
+use super::fence::Believed;
 use super::guard::Connection;
 use super::headers::Headers;
 use super::limits::Resources;
 use super::problem::{Kind, Problem};
 use super::route::{Port, Route};
-use super::{EPOCH_HEADER, Response, admin, evict, history, kv, members, openapi, plan, probes, query, ring, scan};
+use super::{
+    EPOCH_HEADER, LEADER_HEADER, Response, admin, evict, history, kv, lock, lock_view, members, openapi, plan, probes,
+    query, ring, scan,
+};
 use crate::router::Router;
 
 /// One port of one I/O thread.
@@ -28,11 +36,15 @@ pub(super) struct Edge<R> {
     pub(super) resources: Arc<Resources>,
     /// The header for the epoch seen last.
     epoch: RefCell<(u64, HeaderValue)>,
+    /// Who was found to hold a lock.
+    pub(super) believed: RefCell<Believed>,
+    shutdown: watch::Receiver<bool>,
 }
 
 impl<R: Router> Edge<R> {
-    pub(super) fn new(port: Port, router: Rc<R>, resources: Arc<Resources>) -> Self {
-        Self { port, router, resources, epoch: RefCell::new((0, HeaderValue::from(0))) }
+    pub(super) fn new(port: Port, router: Rc<R>, resources: Arc<Resources>, shutdown: watch::Receiver<bool>) -> Self {
+        let epoch = RefCell::new((0, HeaderValue::from(0)));
+        Self { port, router, resources, epoch, believed: RefCell::default(), shutdown }
     }
 
     /// The map, or why there is none.
@@ -41,6 +53,25 @@ impl<R: Router> Edge<R> {
             let detail = "the store has not been bootstrapped, or this member has not heard of it yet";
             Problem::temporary(Kind::NotBootstrapped, detail)
         })
+    }
+
+    /// Waits until the port is to be served no more.
+    pub(super) async fn stopped(&self) {
+        // Nobody is left to stop it: as good as a stop.
+        let _ = self.shutdown.clone().wait_for(|stop| *stop).await;
+    }
+
+    /// Tells whoever asks again about something of this group whom to ask at once.
+    pub(super) fn tell_leader(&self, group: GroupId, answer: Result<Response, Problem>) -> Result<Response, Problem> {
+        let Some(leader) = self.router.other_leader(group) else { return answer };
+        let value = HeaderValue::try_from(leader.to_string()).expect("an id is made of hexadecimal digits");
+        match answer {
+            Ok(mut response) => {
+                response.headers_mut().insert(LEADER_HEADER, value);
+                Ok(response)
+            }
+            Err(problem) => Err(problem.header(LEADER_HEADER, value)),
+        }
     }
 
     /// How long a request waits for its answer.
@@ -104,11 +135,17 @@ impl<R: Router> Edge<R> {
             return Err(Problem::new(Kind::MethodNotAllowed, detail).allow(methods));
         }
         if self.port == Port::Client {
+            headers.no_operator_fence()?;
+        }
+        let is_fenced = route == Route::Key && [Method::PUT, Method::DELETE].contains(&parts.method);
+        if !is_fenced {
             headers.no_fence()?;
         }
         match route {
             Route::Key => kv::answer(self, parts, headers, body).await,
             Route::List => scan::answer(self, parts.uri.query()).await,
+            Route::Lock | Route::LockRenew => lock::answer(self, route, parts, headers, body).await,
+            Route::Locks => lock_view::list(self, parts.uri.query()).await,
             Route::AdminBootstrap => admin::bootstrap(self, parts, body).await,
             Route::AdminMembers => members::put(self, parts, headers, body).await,
             Route::AdminMember => members::remove(self, parts, headers).await,
@@ -134,7 +171,10 @@ impl<R: Router> Edge<R> {
     fn unknown_path(&self, path: &str) -> Problem {
         let shown: String = path.chars().take(200).collect();
         let there_is = match self.port {
-            Port::Client => "/v1/kv/{key}, /v1/kv?prefix=, /v1/ring, /healthz, /readyz, /metrics",
+            Port::Client => {
+                "/v1/kv/{key}, /v1/kv?prefix=, /v1/locks/{name}, /v1/locks/{name}/renew, /v1/locks?prefix= (a `/` in the \
+                 name of a lock is written %2F), /v1/ring, /healthz, /readyz, /metrics"
+            }
             Port::Admin => {
                 "/admin/v1/status, /admin/v1/bootstrap, /admin/v1/members, /admin/v1/members/{id}, \
                  /admin/v1/members/{id}/drain, /admin/v1/plan, /admin/v1/history, /admin/v1/leaders/evict, /healthz, \
@@ -165,6 +205,11 @@ pub(super) fn content(content_type: &'static str, body: Bytes) -> Response {
     let mut response = Response::new(Full::new(body));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     response
+}
+
+/// In JSON, bytes that are UTF-8 stand as they are; any others in base64, under another name.
+pub(super) fn text_or_base64(bytes: &[u8]) -> (Option<&str>, Option<String>) {
+    std::str::from_utf8(bytes).map_or_else(|_| (None, Some(STANDARD.encode(bytes))), |text| (Some(text), None))
 }
 
 /// `HEAD` gets the headers that `GET` would, the length of the body included.

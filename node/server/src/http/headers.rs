@@ -11,6 +11,8 @@ use super::problem::{Kind, Problem};
 
 /// Says which operator speaks, so that one that was replaced is not listened to any more.
 const OPERATOR_FENCE: &str = "annulus-operator-fence";
+/// Says under which lock a write is done.
+pub(super) const FENCE: &str = "annulus-fence";
 
 /// The headers of one request. Each stands there at most once.
 #[derive(Default, Debug)]
@@ -18,6 +20,8 @@ pub(super) struct Headers<'a> {
     pub(super) if_match: Option<&'a [u8]>,
     pub(super) if_none_match: Option<&'a [u8]>,
     pub(super) idempotency_key: Option<&'a [u8]>,
+    /// Still to be read, by whoever takes one.
+    pub(super) fence: Option<&'a [u8]>,
     operator_fence: Option<&'a [u8]>,
     host: Option<&'a [u8]>,
 }
@@ -46,6 +50,8 @@ impl<'a> Headers<'a> {
                 once(&mut headers.idempotency_key, "idempotency-key", value)?;
             } else if name == OPERATOR_FENCE {
                 once(&mut headers.operator_fence, OPERATOR_FENCE, value)?;
+            } else if name == FENCE {
+                once(&mut headers.fence, FENCE, value)?;
             } else if name.as_str().starts_with("annulus-") && name != super::EPOCH_HEADER {
                 // A header of ours that asks for something unknown must not be taken for one that asks for nothing.
                 let detail = format!("`{name}` is not a header that this version knows");
@@ -55,16 +61,32 @@ impl<'a> Headers<'a> {
         headers.check(parts)
     }
 
-    /// Refuses a fence where nothing is fenced: it must not be taken for something that holds.
-    pub(super) fn no_fence(&self) -> Result<(), Problem> {
+    /// Refuses an operator's fence where nothing is fenced: it must not be taken for something that holds.
+    pub(super) fn no_operator_fence(&self) -> Result<(), Problem> {
         self.operator_fence.map_or(Ok(()), |_| {
             let detail = "`Annulus-Operator-Fence` means something on the admin port only";
             Err(Problem::new(Kind::InvalidHeader, detail).with("header", OPERATOR_FENCE))
         })
     }
 
+    /// Refuses a lock's fence where nothing is fenced.
+    pub(super) fn no_fence(&self) -> Result<(), Problem> {
+        self.fence.map_or(Ok(()), |_| {
+            let detail = "`Annulus-Fence` means something on `PUT` and `DELETE` of a key only";
+            Err(Problem::new(Kind::InvalidHeader, detail).with("header", FENCE))
+        })
+    }
+
+    /// Refuses a condition where none is looked at.
+    pub(super) fn no_condition(&self) -> Result<(), Problem> {
+        self.if_match.or(self.if_none_match).map_or(Ok(()), |_| {
+            let detail = "what changes a lock takes neither `If-Match` nor `If-None-Match`; its token is the condition";
+            Err(Problem::new(Kind::InvalidCondition, detail))
+        })
+    }
+
     /// The lease generation of the operator that speaks; 0 for a person, who sends none.
-    pub(super) fn fence(&self) -> Result<u64, Problem> {
+    pub(super) fn operator_fence(&self) -> Result<u64, Problem> {
         let Some(value) = self.operator_fence else { return Ok(0) };
         let digits = std::str::from_utf8(value).ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
         digits.and_then(|digits| digits.parse().ok()).ok_or_else(|| {

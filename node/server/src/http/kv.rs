@@ -1,6 +1,8 @@
 //! One key: `PUT`, `GET`, `HEAD` and `DELETE` of `/v1/kv/{key}`.
 
-use annulus_core::id::{GroupId, MemberId};
+use std::time::Duration;
+
+use annulus_core::id::GroupId;
 use annulus_core::lane::{Operation, Refusal, Reply};
 use annulus_core::partition::{Change, Item, Key, Outcome, Write};
 use bytes::Bytes;
@@ -9,13 +11,15 @@ use http::request::Parts;
 use http::{Method, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
+use tokio::time::Instant;
 
 use super::condition::{self, Known};
 use super::edge::Edge;
+use super::fence::{self, Claim};
 use super::headers::{Headers, declared_length};
 use super::problem::{Kind, Problem};
 use super::route::KEY_PREFIX;
-use super::{LEADER_HEADER, Response, body, query};
+use super::{Response, body, query};
 use crate::router::Router;
 
 /// Answers a request for one key.
@@ -32,22 +36,7 @@ pub(super) async fn answer<R: Router>(
         Method::DELETE => delete(edge, group, key, parts, headers).await,
         _ => get(edge, group, key, parts, headers).await,
     };
-    match edge.router.other_leader(group) {
-        None => answer,
-        Some(leader) => tell_leader(answer, leader),
-    }
-}
-
-/// Tells whoever asks again whom to ask at once.
-fn tell_leader(answer: Result<Response, Problem>, leader: MemberId) -> Result<Response, Problem> {
-    let value = HeaderValue::try_from(leader.to_string()).expect("an id is made of hexadecimal digits");
-    match answer {
-        Ok(mut response) => {
-            response.headers_mut().insert(LEADER_HEADER, value);
-            Ok(response)
-        }
-        Err(problem) => Err(problem.header(LEADER_HEADER, value)),
-    }
+    edge.tell_leader(group, answer)
 }
 
 async fn get<R: Router>(
@@ -80,12 +69,13 @@ async fn put<R: Router>(
     let ttl_ms = ttl.map(query::ttl_ms).transpose()?;
     let timeout = edge.timeout(timeout)?;
     let condition = condition::of_write(headers.if_match, headers.if_none_match)?;
+    let claim = headers.fence.map(Claim::read).transpose()?;
     // Held until the write is answered: until then the value is somewhere in this process.
     let (value, _reservation) =
         body::read(body, declared_length(parts), edge.resources.limits.max_value_bytes, &edge.resources).await?;
     let idempotency_key = headers.idempotency_key.map(Bytes::copy_from_slice);
     let write = Write { key, condition, change: Change::Put { value, ttl_ms }, idempotency_key, fence: None };
-    written(edge.router.submit(group, Operation::Write(write), timeout).await)
+    fenced(edge, group, write, claim, timeout).await
 }
 
 async fn delete<R: Router>(
@@ -98,9 +88,30 @@ async fn delete<R: Router>(
     let [timeout] = query::parameters(parts.uri.query(), ["timeout"])?;
     let timeout = edge.timeout(timeout)?;
     let condition = condition::of_write(headers.if_match, headers.if_none_match)?;
+    let claim = headers.fence.map(Claim::read).transpose()?;
     let idempotency_key = headers.idempotency_key.map(Bytes::copy_from_slice);
     let write = Write { key, condition, change: Change::Delete, idempotency_key, fence: None };
-    written(edge.router.submit(group, Operation::Write(write), timeout).await)
+    fenced(edge, group, write, claim, timeout).await
+}
+
+/// Has a write done under the lock that it claims, if it claims one.
+async fn fenced<R: Router>(
+    edge: &Edge<R>,
+    group: GroupId,
+    write: Write,
+    claim: Option<Claim>,
+    timeout: Duration,
+) -> Result<Response, Problem> {
+    let deadline = Instant::now() + timeout;
+    let fence = fence::of_write(edge, claim, write.idempotency_key.is_some(), deadline).await?;
+    let write = Write { fence: fence.clone(), ..write };
+    // What was asked of the lock's partition has taken of the time.
+    let left = if fence.is_some() { fence::left(deadline) } else { timeout };
+    match (edge.router.submit(group, Operation::Write(write), left).await, fence) {
+        (Reply::Write(Outcome::StaleFence { newest }), Some(fence)) => Err(fence::refused(&fence, newest)),
+        (Reply::Write(Outcome::TooManyFences), Some(_)) => Err(fence::too_many()),
+        (reply, _) => written(reply),
+    }
 }
 
 fn found<R: Router>(edge: &Edge<R>, item: Item, known: &Known, head: bool) -> Result<Response, Problem> {
@@ -147,28 +158,36 @@ fn written(reply: Reply) -> Result<Response, Problem> {
     }
 }
 
-/// The problem behind a reply that is not the answer to what was asked.
+/// The problem behind a reply that is not the answer to what was asked of keys.
 pub(super) fn unanswered(reply: &Reply) -> Problem {
+    no_answer(reply, "key", "read the key, or repeat the write with its `Idempotency-Key`")
+}
+
+/// The problem behind a reply of a partition that is not the answer to what was asked. `what` it is the partition of, and
+/// what to do `then` if nobody knows whether something was changed.
+pub(super) fn no_answer(reply: &Reply, what: &str, then: &str) -> Problem {
     match reply {
-        Reply::OutcomeUnknown => Problem::new(
-            Kind::OutcomeUnknown,
-            "the leader was lost or did not answer in time; read the key, or repeat the write with its `Idempotency-Key`",
-        ),
+        Reply::OutcomeUnknown => {
+            let detail = format!("the leader was lost or did not answer in time; {then}");
+            Problem::new(Kind::OutcomeUnknown, detail)
+        }
         Reply::Refused(Refusal::NoReplica) => Problem::temporary(
             Kind::NoLeader,
             "this node is not a member of its store any more, and can't reach it; ask a member; nothing was changed",
         ),
-        Reply::Refused(Refusal::NotLeader { .. }) => Problem::temporary(
-            Kind::NoLeader,
-            "no leader of the key's partition could be reached in time; nothing was changed",
-        ),
-        Reply::Refused(Refusal::TimedOut) => {
-            Problem::temporary(Kind::TimedOut, "the partition did not answer in time; nothing was changed")
+        Reply::Refused(Refusal::NotLeader { .. }) => {
+            let detail =
+                format!("no leader of the partition of the {what} could be reached in time; nothing was changed");
+            Problem::temporary(Kind::NoLeader, detail)
         }
-        Reply::Refused(Refusal::Busy) => Problem::temporary(
-            Kind::Overloaded,
-            "the key's partition has more waiting than it can take; nothing was changed",
-        ),
+        Reply::Refused(Refusal::TimedOut) => {
+            let detail = format!("the partition of the {what} did not answer in time; nothing was changed");
+            Problem::temporary(Kind::TimedOut, detail)
+        }
+        Reply::Refused(Refusal::Busy) => {
+            let detail = format!("the partition of the {what} has more waiting than it can take; nothing was changed");
+            Problem::temporary(Kind::Overloaded, detail)
+        }
         Reply::Refused(Refusal::DiskFull) => Problem::temporary(
             Kind::DiskFull,
             "a member that must store this has no room on its disk; nothing was changed",

@@ -1,4 +1,5 @@
-//! What the edge allows, and the counters that hold it to that: connections, and bytes of bodies in memory.
+//! What the edge allows, and the counters that hold it to that: connections, requests that wait for locks, and
+//! bytes of bodies in memory.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -26,6 +27,9 @@ pub struct Limits {
     pub max_connections: usize,
     /// Most connections open on the admin port, which stays reachable when the client port is full.
     pub max_admin_connections: usize,
+    /// Most requests that wait for locks at once. Each may take a connection for as long as a day, so this is well below
+    /// `max_connections`: the others are for those who don't wait.
+    pub max_lock_waits: usize,
     /// Most bytes of bodies, coming and going, held at once.
     pub max_bytes_in_flight: usize,
     /// Most bytes of keys and values in one page of a listing; one item is always given.
@@ -55,6 +59,7 @@ impl Default for Limits {
             max_admin_body_bytes: 1024 * 1024,
             max_connections: 4096,
             max_admin_connections: 64,
+            max_lock_waits: 2048,
             max_bytes_in_flight: 256 * 1024 * 1024,
             max_page_bytes: 4 * 1024 * 1024,
             header_timeout: Duration::from_secs(10),
@@ -74,6 +79,7 @@ impl From<&crate::config::Config> for Limits {
         Self {
             max_value_bytes: config.max_value_bytes.as_usize(),
             max_connections: config.max_connections.as_usize(),
+            max_lock_waits: config.max_connections.as_usize().div_ceil(2),
             ..Self::default()
         }
     }
@@ -87,6 +93,7 @@ pub struct Resources {
     pub(super) bytes: Arc<Quota>,
     pub(super) client_connections: Arc<Quota>,
     pub(super) admin_connections: Arc<Quota>,
+    pub(super) lock_waits: Arc<Quota>,
 }
 
 impl Resources {
@@ -97,6 +104,7 @@ impl Resources {
             bytes: Quota::new(limits.max_bytes_in_flight, http.bytes_in_flight.clone()),
             client_connections: Quota::new(limits.max_connections, http.client_connections.clone()),
             admin_connections: Quota::new(limits.max_admin_connections, http.admin_connections.clone()),
+            lock_waits: Quota::new(limits.max_lock_waits, http.lock_waits.clone()),
             limits,
             metrics,
         })

@@ -24,7 +24,7 @@ pub(super) async fn change<R: Router>(
     epoch: Option<u64>,
     command: Command,
 ) -> Result<Changed, Problem> {
-    let intent = Intent { fence: headers.fence()?, epoch, command };
+    let intent = Intent { fence: headers.operator_fence()?, epoch, command };
     match ask(edge, Operation::ChangeMap(intent)).await? {
         Reply::Changed(Ok(changed)) => Ok(changed),
         Reply::Changed(Err(refusal)) => Err(refused(&refusal)),

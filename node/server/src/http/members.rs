@@ -83,7 +83,7 @@ pub(super) async fn put<R: Router>(
     body: Incoming,
 ) -> Result<Response, Problem> {
     let [] = query::parameters(parts.uri.query(), [])?;
-    headers.fence()?;
+    headers.operator_fence()?;
     let limit = edge.resources.limits.max_admin_body_bytes;
     let (body, _reservation) = body::read(body, declared_length(parts), limit, &edge.resources).await?;
     let asked: Members = from_json(&body)?;

@@ -1,7 +1,7 @@
 //! The HTTP edge: bytes of clients in, operations for groups out, and back.
 //!
 //! ```text
-//! socket ─▶ server (accept, limits) ─▶ guard (deadlines) ─▶ hyper ─▶ edge (route) ─▶ kv · scan · ring · admin … ─▶ Router
+//! socket ─▶ server (accept, limits) ─▶ guard (deadlines) ─▶ hyper ─▶ edge (route) ─▶ kv · scan · lock · ring · admin … ─▶ Router
 //!                                        └▶ framing (faults that hyper lets through)
 //! ```
 //!
@@ -16,12 +16,16 @@ mod condition;
 mod cursor;
 mod edge;
 mod evict;
+mod fence;
 mod framing;
 mod guard;
 mod headers;
 mod history;
 mod kv;
 mod limits;
+mod listing;
+mod lock;
+mod lock_view;
 mod map_group;
 mod members;
 mod openapi;

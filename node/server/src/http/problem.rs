@@ -12,6 +12,7 @@ use http_body_util::Full;
 use serde_json::{Map, Value};
 
 use super::Response;
+use super::edge::text_or_base64;
 
 /// What every slug is prefixed with to make the `type` of a problem.
 pub const TYPE_PREFIX: &str = "https://annulus.dev/problems/";
@@ -54,6 +55,8 @@ kinds! {
     MalformedRequest "malformed-request" 400 "The request is malformed";
     /// The body is not the JSON that was expected.
     InvalidJson "invalid-json" 400 "The JSON body is invalid";
+    /// The name of the lock has no bytes or too many.
+    InvalidLockName "invalid-lock-name" 400 "The name of the lock is invalid";
     /// There is nothing at this path.
     UnknownPath "unknown-path" 404 "There is nothing here";
     /// The store has no such member.
@@ -62,6 +65,8 @@ kinds! {
     UnknownEpoch "unknown-epoch" 404 "The map of this epoch is not known";
     /// The store holds no such key.
     KeyNotFound "key-not-found" 404 "The key does not exist";
+    /// Nobody holds the lock.
+    LockNotFound "lock-not-found" 404 "Nobody holds the lock";
     /// The path does not take this method.
     MethodNotAllowed "method-not-allowed" 405 "The method is not allowed";
     /// The body did not arrive in time.
@@ -72,6 +77,10 @@ kinds! {
     BootstrapConflict "bootstrap-conflict" 409 "The member already belongs to a store";
     /// A newer operator has spoken.
     StaleFence "stale-fence" 409 "A newer operator has taken over";
+    /// The token does not hold the lock that is to be renewed or released.
+    LockNotHeld "lock-not-held" 409 "The token does not hold the lock";
+    /// The token that fences a write does not hold its lock, or a newer one has written.
+    StaleToken "stale-token" 409 "The token that fences the write is not the newest";
     /// The map is not the one that the change was worked out from.
     MapChanged "map-changed" 409 "The map has changed meanwhile";
     /// Another change of the map is being agreed on.
@@ -90,10 +99,24 @@ kinds! {
     BodyTooLarge "body-too-large" 413 "The body is too large";
     /// The time to live is out of range or not a duration.
     InvalidTtl "invalid-ttl" 422 "The time to live is invalid";
+    /// The wait for a lock is out of range.
+    InvalidWait "invalid-wait" 422 "The wait is invalid";
+    /// A lock has no such mode.
+    InvalidLockMode "invalid-lock-mode" 422 "The mode of the lock is invalid";
+    /// The owner's name has no bytes or too many.
+    InvalidOwner "invalid-owner" 422 "The owner is invalid";
+    /// The description has too many bytes.
+    InvalidDescription "invalid-description" 422 "The description is invalid";
     /// No map can be made of what was asked.
     InvalidBootstrap "invalid-bootstrap" 422 "The store cannot be made like this";
     /// The members can't be such.
     InvalidMembers "invalid-members" 422 "The members cannot be such";
+    /// Somebody else holds the lock.
+    LockHeld "lock-held" 423 "Somebody else holds the lock";
+    /// Too many wait for the lock, or share it.
+    LockQueueFull "lock-queue-full" 429 "Too many wait for the lock already";
+    /// The partition can't remember one more fence.
+    TooManyFences "too-many-fences" 429 "The partition remembers too many fences already";
     /// Too much is waiting already.
     Overloaded "overloaded" 429 "Too much is waiting already";
     /// Our own bug.
@@ -165,6 +188,14 @@ impl Problem {
     pub fn with(mut self, field: &str, value: impl Into<Value>) -> Self {
         self.0.fields.insert(field.to_owned(), value.into());
         self
+    }
+
+    /// With a field of bytes: as they are if they are UTF-8, else in base64 under another name.
+    pub fn with_bytes(self, field: &str, bytes: &[u8]) -> Self {
+        match text_or_base64(bytes) {
+            (text, None) => self.with(field, text),
+            (_, base64) => self.with(&format!("{field}_base64"), base64),
+        }
     }
 
     /// With the version that the key has now.

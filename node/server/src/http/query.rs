@@ -3,26 +3,37 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
+use annulus_core::partition::lock::Name;
 use annulus_core::partition::{Consistency, Key, KeyError, MAX_KEY_BYTES, MAX_SCAN_KEYS, MAX_TTL_MS};
 use bytes::Bytes;
 
+use super::lock;
 use super::problem::{Kind, Problem};
 use crate::units;
 
 /// The key that the rest of a path stands for.
 pub(super) fn key(path: &str) -> Result<Key, Problem> {
-    let bytes = if path.contains('%') {
-        Bytes::from(decode(path, false).map_err(|fault| Problem::new(Kind::InvalidPercentEncoding, fault))?)
-    } else {
-        Bytes::copy_from_slice(path.as_bytes())
-    };
-    Key::new(bytes).map_err(|error| {
+    Key::new(path_bytes(path)?).map_err(|error| {
         let kind = match error {
             KeyError::Empty => Kind::EmptyKey,
             KeyError::TooLong(_) => Kind::KeyTooLong,
         };
         Problem::new(kind, error.to_string()).with("limit", MAX_KEY_BYTES)
     })
+}
+
+/// The lock that a segment of a path stands for.
+pub(super) fn lock_name(segment: &str) -> Result<Name, Problem> {
+    Name::new(path_bytes(segment)?).map_err(lock::invalid_name)
+}
+
+fn path_bytes(path: &str) -> Result<Bytes, Problem> {
+    percent_decoded(path).map_err(|fault| Problem::new(Kind::InvalidPercentEncoding, fault))
+}
+
+/// The bytes that percent-encoded text stands for, or what is wrong with it.
+pub(super) fn percent_decoded(text: &str) -> Result<Bytes, String> {
+    if text.contains('%') { decode(text, false).map(Bytes::from) } else { Ok(Bytes::copy_from_slice(text.as_bytes())) }
 }
 
 /// The text that a segment of a path stands for.
@@ -94,10 +105,20 @@ pub(super) fn duration(parameter: &'static str, value: &str, max: Duration) -> R
     Ok(duration)
 }
 
+/// A whole number in digits and nothing else.
+pub(super) fn whole_number(text: &str) -> Option<u64> {
+    let plain = text.bytes().all(|byte| byte.is_ascii_digit());
+    text.parse().ok().filter(|_| plain)
+}
+
 /// `epoch=13`.
 pub(super) fn epoch(value: &str) -> Result<u64, Problem> {
-    let plain = value.bytes().all(|byte| byte.is_ascii_digit());
-    value.parse().ok().filter(|_| plain).ok_or_else(|| invalid("epoch", "it must be the whole number of an epoch"))
+    whole_number(value).ok_or_else(|| invalid("epoch", "it must be the whole number of an epoch"))
+}
+
+/// `token=7`, which must be there.
+pub(super) fn token(value: Option<&str>) -> Result<u64, Problem> {
+    value.and_then(whole_number).ok_or_else(|| invalid("token", "it must be there, the whole number that was granted"))
 }
 
 /// `consistency=linearizable|quorum|stale`.
@@ -179,6 +200,21 @@ mod tests {
         assert_eq!(key_bytes(&"k".repeat(4097)), Err(Kind::KeyTooLong));
         for path in ["%zz", "%", "a%2", "%+1", "%%20"] {
             assert_eq!(key_bytes(path), Err(Kind::InvalidPercentEncoding), "{path}");
+        }
+    }
+
+    #[test]
+    fn the_name_of_a_lock_is_a_segment_decoded() {
+        let name =
+            |segment: &str| lock_name(segment).map(|name| name.bytes().to_vec()).map_err(|problem| problem.kind());
+        assert_eq!(name("jobs%2Fnightly%00%ff+"), Ok(b"jobs/nightly\0\xff+".to_vec()));
+        assert_eq!(name(&"%6c".repeat(512)).map(|name| name.len()), Ok(512));
+        assert_eq!(name(&"l".repeat(513)), Err(Kind::InvalidLockName));
+        assert_eq!(name(""), Err(Kind::InvalidLockName));
+        assert_eq!(name("%2"), Err(Kind::InvalidPercentEncoding));
+        assert_eq!(token(Some("18446744073709551615")).unwrap(), u64::MAX);
+        for value in [None, Some(""), Some("-1"), Some("+1"), Some("7.0"), Some("18446744073709551616")] {
+            assert_eq!(token(value).unwrap_err().kind(), Kind::InvalidParameter, "{value:?}");
         }
     }
 

@@ -18,6 +18,12 @@ pub(super) enum Route {
     Key,
     /// The keys under a prefix.
     List,
+    /// One lock.
+    Lock,
+    /// The lease of one lock.
+    LockRenew,
+    /// The locks under a prefix.
+    Locks,
     /// Members and assignments.
     Ring,
     /// Whether the process lives.
@@ -63,9 +69,12 @@ const BOTH: &[Port] = &[Port::Client, Port::Admin];
 
 /// All routes, in the order of [`Route`].
 #[rustfmt::skip]
-pub(super) const ROUTES: [Entry; 16] = [
+pub(super) const ROUTES: [Entry; 19] = [
     Entry { route: Route::Key, name: "key", path: "/v1/kv/{key}", methods: "GET, HEAD, PUT, DELETE", ports: CLIENT },
     Entry { route: Route::List, name: "list", path: "/v1/kv", methods: "GET, HEAD", ports: CLIENT },
+    Entry { route: Route::Lock, name: "lock", path: "/v1/locks/{name}", methods: "GET, HEAD, POST, DELETE", ports: CLIENT },
+    Entry { route: Route::LockRenew, name: "lock_renew", path: "/v1/locks/{name}/renew", methods: "POST", ports: CLIENT },
+    Entry { route: Route::Locks, name: "locks", path: "/v1/locks", methods: "GET, HEAD", ports: CLIENT },
     Entry { route: Route::Ring, name: "ring", path: "/v1/ring", methods: "GET, HEAD", ports: CLIENT },
     Entry { route: Route::Health, name: "health", path: "/healthz", methods: "GET, HEAD", ports: BOTH },
     Entry { route: Route::Ready, name: "ready", path: "/readyz", methods: "GET, HEAD", ports: BOTH },
@@ -87,6 +96,10 @@ impl Route {
     pub(super) fn of(port: Port, path: &str) -> Self {
         if path.starts_with(KEY_PREFIX) {
             return if port == Port::Client { Self::Key } else { Self::Unknown };
+        }
+        // A lock whose name is missing, which says more than that there is nothing here.
+        if path == LOCK_PREFIX && port == Port::Client {
+            return Self::Lock;
         }
         let entry = ROUTES.iter().find(|entry| entry.ports.contains(&port) && segment(entry.path, path).is_some());
         entry.map_or(Self::Unknown, |entry| entry.route)
@@ -110,7 +123,7 @@ impl Route {
 
     /// Whether its answers carry the epoch of the map.
     pub(super) fn is_v1(self) -> bool {
-        matches!(self, Self::Key | Self::List | Self::Ring)
+        matches!(self, Self::Key | Self::List | Self::Lock | Self::LockRenew | Self::Locks | Self::Ring)
     }
 }
 
@@ -125,6 +138,8 @@ fn segment<'a>(pattern: &str, path: &'a str) -> Option<&'a str> {
 
 /// What comes before a key in a path.
 pub(super) const KEY_PREFIX: &str = "/v1/kv/";
+/// What comes before the name of a lock in a path.
+pub(super) const LOCK_PREFIX: &str = "/v1/locks/";
 
 #[cfg(test)]
 mod tests {
@@ -162,6 +177,23 @@ mod tests {
             let found = Route::of(Port::Admin, path);
             assert_eq!((found, found.parameter(path)), (route, parameter), "{path}");
             assert_eq!(Route::of(Port::Client, path), Route::Unknown, "{path}");
+        }
+    }
+
+    #[test]
+    fn the_name_of_a_lock_is_one_segment_and_an_empty_one_is_still_a_locks() {
+        for (path, route, parameter) in [
+            ("/v1/locks", Route::Locks, ""),
+            ("/v1/locks/", Route::Lock, ""),
+            ("/v1/locks/a%2Frenew", Route::Lock, "a%2Frenew"),
+            ("/v1/locks/renew", Route::Lock, "renew"),
+            ("/v1/locks/renew/renew", Route::LockRenew, "renew"),
+            ("/v1/locks//renew", Route::Unknown, ""),
+            ("/v1/locks/a/b", Route::Unknown, ""),
+        ] {
+            let found = Route::of(Port::Client, path);
+            assert_eq!((found, found.parameter(path)), (route, parameter), "{path}");
+            assert_eq!(Route::of(Port::Admin, path), Route::Unknown, "{path}");
         }
     }
 

@@ -9,6 +9,7 @@ use hyper::rt::Executor;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -28,6 +29,11 @@ const MAX_HEAD_BYTES: usize = 64 * 1024;
 const MAX_STREAMS: u32 = 256;
 /// How often a silent HTTP/2 connection is asked whether it still lives.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
+/// How long a connection is silent before the client's machine is asked whether it still lives, and how often then. Nine
+/// questions without an answer end it: who waits for a lock over HTTP/1.1 says nothing for as long as a day, and a machine
+/// that is gone must not keep its place for that long.
+const KEEPALIVE_AFTER: Duration = Duration::from_secs(30);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 /// How long accepting rests after it failed, mostly for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// What a client that will speak HTTP/2 says first; no HTTP/1 request begins with these bytes.
@@ -44,7 +50,7 @@ pub async fn serve<R: Router + 'static>(
     resources: Arc<Resources>,
     shutdown: watch::Receiver<bool>,
 ) {
-    let edge = Rc::new(Edge::new(port, router, Arc::clone(&resources)));
+    let edge = Rc::new(Edge::new(port, router, Arc::clone(&resources), shutdown.clone()));
     let mut stop = shutdown.clone();
     let mut connections = JoinSet::new();
     loop {
@@ -114,6 +120,10 @@ async fn connection<R: Router + 'static>(
     // A reply is one write; waiting for more to send with it only adds to its latency.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "TCP_NODELAY could not be set");
+    }
+    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_AFTER).with_interval(KEEPALIVE_INTERVAL);
+    if let Err(error) = SockRef::from(&stream).set_tcp_keepalive(&keepalive) {
+        tracing::debug!(%error, "SO_KEEPALIVE could not be set");
     }
     let opening = match timeout(limits.header_timeout, opening(&mut stream)).await {
         Ok(Ok(opening)) => opening,

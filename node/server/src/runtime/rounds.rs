@@ -359,6 +359,7 @@ impl Rounds {
 
     fn tell_gauges(&self, now: Instant) {
         let (mut replicas, mut moves_in, mut leaders, mut settled, mut log_bytes) = (0, 0, 0, 0, 0);
+        let (mut locks, mut lock_waiters) = (0, 0);
         for replica in self.lane.replicas() {
             log_bytes += replica.log_bytes();
             if !replica.is_voter() {
@@ -366,7 +367,12 @@ impl Rounds {
                 continue;
             }
             replicas += 1;
-            leaders += usize::from(replica.leads());
+            if replica.leads() {
+                leaders += 1;
+                let (held, waiting) = replica.locks();
+                locks += held;
+                lock_waiters += waiting;
+            }
             settled += usize::from(replica.leader().is_some() && replica.applied().term == replica.term());
         }
         let gauges = self.gauges();
@@ -378,6 +384,8 @@ impl Rounds {
         gauges.replicas.store(replicas, Ordering::Relaxed);
         gauges.leaders.store(leaders, Ordering::Relaxed);
         gauges.settled.store(settled, Ordering::Relaxed);
+        gauges.locks.store(locks, Ordering::Relaxed);
+        gauges.lock_waiters.store(lock_waiters, Ordering::Relaxed);
         gauges.log_bytes.store(log_bytes, Ordering::Relaxed);
         gauges.snapshots_overtaken.store(self.lane.snapshots_overtaken(), Ordering::Relaxed);
         gauges.overlay_bytes.store(self.lane.state().overlay_bytes(), Ordering::Relaxed);

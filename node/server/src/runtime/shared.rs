@@ -40,6 +40,10 @@ pub struct LaneGauges {
     pub leaders: AtomicUsize,
     /// Groups with a voting replica here that have a leader and have applied something of its term.
     pub settled: AtomicUsize,
+    /// Locks that are held, of groups led here.
+    pub locks: AtomicU64,
+    /// How many wait for those.
+    pub lock_waiters: AtomicU64,
     /// Bytes in the active overlay.
     pub overlay_bytes: AtomicUsize,
     /// Bytes that the logs take in memory.

@@ -95,8 +95,8 @@ fn a_condition_or_a_parameter_that_is_not_understood_is_never_dropped() {
         server.ask("PUT /v1/kv/a?timeout=5", &[], b"v").await.problem(400, "invalid-parameter");
         server.get("/v1/kv/a?timeout=61s").await.problem(400, "invalid-parameter");
         server.get("/v1/kv/a?consistency=strong").await.problem(400, "invalid-parameter");
-        let fence = server.ask("PUT /v1/kv/a", &["Annulus-Fence: lock=7"], b"v").await.problem(400, "invalid-header");
-        assert_eq!(fence["header"], "annulus-fence");
+        let unknown = server.ask("PUT /v1/kv/a", &["Annulus-Lock: a=7"], b"v").await.problem(400, "invalid-header");
+        assert_eq!(unknown["header"], "annulus-lock");
         let fence = server.ask("PUT /v1/kv/a", &["Annulus-Operator-Fence: 7"], b"v").await;
         assert_eq!(fence.problem(400, "invalid-header")["header"], "annulus-operator-fence");
         let long = format!("Idempotency-Key: {}", "k".repeat(256));

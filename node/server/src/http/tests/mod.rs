@@ -3,9 +3,12 @@
 mod admin;
 mod connections;
 mod evict;
+mod fences;
 mod history;
 mod keys;
 mod listing;
+mod lock_machine;
+mod locks;
 mod malformed;
 mod members;
 mod plan;
@@ -31,6 +34,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, LocalSet, spawn_local};
 
+use self::lock_machine::LockMachine;
 use super::{Limits, Port, Resources, serve};
 use crate::metrics::Metrics;
 use crate::router::{BootstrapError, Identified, NodeStatus, Router};
@@ -42,6 +46,7 @@ const PARTITIONS: u32 = 8;
 struct Fake {
     map: RefCell<Option<Arc<Map>>>,
     keys: RefCell<BTreeMap<Bytes, Item>>,
+    locks: LockMachine,
     version: Cell<u64>,
     /// Answers to give instead of doing anything.
     scripted: RefCell<VecDeque<Reply>>,
@@ -66,6 +71,7 @@ impl Fake {
         Rc::new(Self {
             map: RefCell::new(Some(Arc::new(map()))),
             keys: RefCell::default(),
+            locks: LockMachine::new(),
             version: Cell::new(16),
             scripted: RefCell::default(),
             asked: RefCell::default(),
@@ -130,6 +136,15 @@ impl Fake {
         });
         Page { items: items.collect(), more: rest.next().is_some() }
     }
+
+    fn list_locks(&self, group: GroupId, scan: &Scan) -> Reply {
+        let mut locks = self.locks.list(scan);
+        locks.retain(|view| map().partition_of(view.name.bytes()).group() == group);
+        let most = self.page_keys.get().min(scan.limit as usize);
+        let more = locks.len() > most;
+        locks.truncate(most);
+        Reply::Locks { locks, more }
+    }
 }
 
 impl Router for Fake {
@@ -142,12 +157,18 @@ impl Router for Fake {
             return reply;
         }
         match operation {
+            Operation::Write(write) if write.fence.is_some() => Reply::Write(self.locks.write(&write)),
             Operation::Write(write) => Reply::Write(self.write(&write)),
             Operation::Get { key, .. } => Reply::Get(self.keys.borrow().get(key.bytes()).cloned()),
             Operation::Scan { scan, .. } => Reply::Scan(self.scan(group, &scan)),
             Operation::ReadMap { .. } => Reply::Map(map().encode()),
             Operation::ChangeMap(_) => Reply::Changed(Ok(Changed { epoch: 6, ..Changed::default() })),
-            Operation::ReadPlan | Operation::ReadHistory { .. } => panic!("a test scripts these"),
+            Operation::ReadLock { name, .. } => Reply::LockView(self.locks.view(&name)),
+            Operation::ListLocks { scan, .. } => self.list_locks(group, &scan),
+            Operation::Lock(command) => self.locks.ask(command).await,
+            Operation::ReadPlan | Operation::ReadHistory { .. } => {
+                panic!("a test scripts these")
+            }
         }
     }
 
@@ -260,13 +281,8 @@ struct Server {
 fn with_limits<F: Future<Output = ()>>(port: Port, limits: Limits, test: impl FnOnce(Server) -> F) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     LocalSet::new().block_on(&runtime, async {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let fake = Fake::new();
         let resources = Resources::new(limits, Arc::new(Metrics::new()));
-        let (shutdown, stop) = watch::channel(false);
-        let serving = spawn_local(serve(listener, port, Rc::clone(&fake), Arc::clone(&resources), stop));
-        let test = test(Server { address, fake, resources, shutdown, serving });
+        let test = test(Server::serve(port, Fake::new(), resources).await);
         tokio::time::timeout(Duration::from_secs(20), test).await.expect("the test ends in time");
     });
 }
@@ -282,6 +298,19 @@ fn admin_port<F: Future<Output = ()>>(test: impl FnOnce(Server) -> F) {
 }
 
 impl Server {
+    async fn serve(port: Port, fake: Rc<Fake>, resources: Arc<Resources>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (shutdown, stop) = watch::channel(false);
+        let serving = spawn_local(serve(listener, port, Rc::clone(&fake), Arc::clone(&resources), stop));
+        Self { address, fake, resources, shutdown, serving }
+    }
+
+    /// What another I/O thread of the same member serves.
+    async fn another_thread(&self) -> Self {
+        Self::serve(Port::Client, Rc::clone(&self.fake), Arc::clone(&self.resources)).await
+    }
+
     async fn connect(&self) -> Client {
         Client { stream: TcpStream::connect(self.address).await.unwrap(), unread: Vec::new() }
     }

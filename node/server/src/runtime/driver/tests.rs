@@ -126,7 +126,7 @@ impl Io {
 fn put(key: &str, bytes: usize) -> Operation {
     let key = Key::new(Bytes::copy_from_slice(key.as_bytes())).unwrap();
     let change = Change::Put { value: Bytes::from(vec![b'x'; bytes]), ttl_ms: None };
-    Operation::Write(Write { key, condition: Condition::Always, change, idempotency_key: None })
+    Operation::Write(Write { key, condition: Condition::Always, change, idempotency_key: None, fence: None })
 }
 
 fn scan() -> Operation {
