@@ -293,13 +293,16 @@ pub(crate) struct Holding {
     pub(crate) command: Vec<OsString>,
 }
 
-const COMMANDS_ENVIRONMENT: &str = "The command finds the lock's name in ANNULUS_LOCK, its token in ANNULUS_TOKEN, and both in \
-     ANNULUS_FENCE: a write with `annulus put … --fence \"$ANNULUS_FENCE\"` is refused once the lock \
-     is another's, also when nobody could end the command in time. Signals (HUP, INT, QUIT, TERM, \
-     USR1, USR2) are passed on to it. If the lock is lost, it is ended with its process group.\n\n\
-     Exit codes: that of the command (128 and the number of a signal that ended it; 127 if there \
-     is no such command); 1 also when the lock is held by another or was lost, 2 usage error, \
-     3 outcome unknown (the lock may be held until its lease ends), 4 not available.";
+const COMMANDS_ENVIRONMENT: &str = "The command finds the lock's name in ANNULUS_LOCK, its token in ANNULUS_TOKEN, and both in ANNULUS_FENCE: a write \
+     with `annulus put … --fence \"$ANNULUS_FENCE\"` does not overwrite what a later holder has written under its own, \
+     also when nobody could end the command in time. Signals (HUP, INT, QUIT, TERM, USR1, USR2) are passed on to it. If \
+     the lock is lost, it is ended with its process group. Unless --foreground is given, it can't read from the \
+     terminal.\n\n\
+     --timeout is how long the store may take to be found, and a request to be answered beside its wait; a wait for the \
+     lock outlasts a store that is away.\n\n\
+     Exit codes: that of the command (128 and the number of a signal that ended it; 127 if there is no such command); 1 \
+     also when the lock is held by another or was lost, 2 usage error, 3 outcome unknown (the lock may be held until its \
+     lease ends), 4 not available.";
 
 #[derive(Debug, Args)]
 #[command(override_usage = "annulus lock [OPTIONS] <NAME> -- <CMD>...", after_help = COMMANDS_ENVIRONMENT)]

@@ -67,8 +67,8 @@ pub struct PutOptions {
     pub condition: Condition,
     /// A name for this write, 1 to 255 visible ASCII characters: the same write under the same name happens once.
     pub idempotency_key: Option<String>,
-    /// The lock under which it is done ([`Lock::fence`](crate::lock::Lock::fence)): nothing happens unless its token holds
-    /// the lock and no write under a newer one was there.
+    /// The lock under which it is done ([`Lock::fence`](crate::lock::Lock::fence)): nothing happens if a write under a newer
+    /// token was there, or the token does not hold the lock (see [`Fence`]).
     pub fence: Option<Fence>,
     /// How long the call may take, retries included; `None`: the client's own.
     pub deadline: Option<Duration>,

@@ -9,8 +9,11 @@ use percent_encoding::{percent_decode_str, percent_encode};
 
 use crate::client::SEGMENT;
 
-/// A lock's name and a token of it. A write that carries it changes nothing unless the token holds the lock and no write
-/// with a newer one was there, however late it comes (see [`PutOptions::fence`](crate::PutOptions::fence)).
+/// A lock's name and a token of it, carried by a write (see [`PutOptions::fence`](crate::PutOptions::fence)).
+///
+/// However late it comes, such a write changes nothing once one with a newer token was in the key's partition: a holder
+/// that was replaced does not write over its successor. It also changes nothing if the token does not hold the lock; but a
+/// member that has seen it hold believes so for a while (10 s), as long as no newer token has come.
 ///
 /// As text: the name, percent-encoded, `=`, and the token (`jobs%2Fnightly=42`).
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

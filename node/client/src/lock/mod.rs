@@ -14,7 +14,7 @@
 //! while the whole machine sleeps, or a virtual one is paused; one that wakes from that takes its lock for held for as
 //! long as it was when it fell asleep. And a process that has just looked may be stopped before it acts.
 //!
-//! What holds also then is the [`Fence`]: a write that carries it changes nothing once the lock is another's.
+//! What holds also then is the [`Fence`]: a write that carries it does not write over a later holder's.
 //!
 //! ```no_run
 //! # async fn example(client: annulus_client::Client) -> Result<(), annulus_client::Error> {
