@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use annulus_client::lock::Fence;
 use annulus_client::{Client, Condition, Consistency, Version};
 use clap::builder::NonEmptyStringValueParser;
 use clap::error::{ContextKind, ContextValue};
@@ -67,6 +68,15 @@ pub(crate) enum Command {
     Delete(Delete),
     /// List keys in order
     Scan(Scan),
+    /// Run a command while holding a lock
+    Lock(Lock),
+    /// Run a command while leading: elects one of all who stand under the same name
+    Elect(Elect),
+    /// List who holds which lock, and who waits for it
+    Locks(Locks),
+    /// Become a command that ends with the process that started it
+    #[command(hide = true)]
+    Tied(Tied),
     /// Show who holds and leads which part of the ring
     Ring(Ring),
     /// List the members, or change who they are
@@ -125,6 +135,9 @@ pub(crate) struct Put {
     /// A name for this write: repeated under the same name it happens once
     #[arg(long, value_name = "NAME")]
     pub(crate) idempotency_key: Option<String>,
+    /// The lock under which it is done, as $ANNULUS_FENCE names it: nothing happens unless the token holds the lock
+    #[arg(long, value_name = "NAME=TOKEN")]
+    pub(crate) fence: Option<Fence>,
     /// Refuse to send a larger value
     #[arg(long, default_value = "1MiB", value_parser = input::size, value_name = "SIZE")]
     pub(crate) max_value: u64,
@@ -215,6 +228,9 @@ pub(crate) struct Delete {
     /// A name for this write: repeated under the same name it happens once
     #[arg(long, value_name = "NAME")]
     pub(crate) idempotency_key: Option<String>,
+    /// The lock under which it is done, as $ANNULUS_FENCE names it: nothing happens unless the token holds the lock
+    #[arg(long, value_name = "NAME=TOKEN")]
+    pub(crate) fence: Option<Fence>,
     #[command(flatten)]
     pub(crate) connect: Connect,
     #[command(flatten)]
@@ -247,6 +263,100 @@ pub(crate) struct Scan {
     /// How to write the result
     #[arg(long, short, value_enum, default_value_t, value_name = "FORMAT")]
     pub(crate) output: Format,
+}
+
+/// A lock, and what to run while it is held.
+#[derive(Debug, Args)]
+pub(crate) struct Holding {
+    /// The lock's name: 1 to 512 bytes
+    pub(crate) name: OsString,
+    /// How long the lease is, from 500ms to 24h: how soon others get the lock when this machine dies, and how long the store
+    /// may be away before the lock is lost
+    #[arg(long, default_value = "10s", value_parser = input::duration, value_name = "DURATION")]
+    pub(crate) ttl: Duration,
+    /// By which name it is held, for people: 1 to 255 bytes [default: this machine and the process id]
+    #[arg(long)]
+    pub(crate) owner: Option<String>,
+    /// What it is wanted for, for people: up to 255 bytes
+    #[arg(long, default_value = "", hide_default_value = true)]
+    pub(crate) description: String,
+    /// How long the command may take to end by SIGTERM when the lock is lost, before it gets SIGKILL
+    #[arg(long, default_value = "5s", value_parser = input::duration, value_name = "DURATION")]
+    pub(crate) grace: Duration,
+    /// Let the command read from the terminal, and get its Ctrl-C and Ctrl-Z; its own children are not ended with it then
+    #[arg(long)]
+    pub(crate) foreground: bool,
+    #[command(flatten)]
+    pub(crate) connect: Connect,
+    /// The command and its arguments
+    #[arg(last = true, required = true, value_name = "CMD")]
+    pub(crate) command: Vec<OsString>,
+}
+
+const COMMANDS_ENVIRONMENT: &str = "The command finds the lock's name in ANNULUS_LOCK, its token in ANNULUS_TOKEN, and both in ANNULUS_FENCE: a write \
+     with `annulus put … --fence \"$ANNULUS_FENCE\"` does not overwrite what a later holder has written under its own, \
+     also when nobody could end the command in time. Signals (HUP, INT, QUIT, TERM, USR1, USR2) are passed on to it. If \
+     the lock is lost, it is ended with its process group. Unless --foreground is given, it can't read from the \
+     terminal.\n\n\
+     --timeout is how long the store may take to be found, and a request to be answered beside its wait; a wait for the \
+     lock outlasts a store that is away.\n\n\
+     Exit codes: that of the command (128 and the number of a signal that ended it; 127 if there is no such command); 1 \
+     also when the lock is held by another or was lost, 2 usage error, 3 outcome unknown (the lock may be held until its \
+     lease ends), 4 not available.";
+
+#[derive(Debug, Args)]
+#[command(override_usage = "annulus lock [OPTIONS] <NAME> -- <CMD>...", after_help = COMMANDS_ENVIRONMENT)]
+pub(crate) struct Lock {
+    /// Wait for so long at most [default: without end]
+    #[arg(long, value_parser = input::duration, value_name = "DURATION")]
+    pub(crate) wait: Option<Duration>,
+    /// Do not wait: be refused if it is held
+    #[arg(long, conflicts_with = "wait")]
+    pub(crate) no_wait: bool,
+    /// Let others hold it too that share it
+    #[arg(long)]
+    pub(crate) shared: bool,
+    #[command(flatten)]
+    pub(crate) holding: Holding,
+}
+
+#[derive(Debug, Args)]
+#[command(override_usage = "annulus elect [OPTIONS] <NAME> -- <CMD>...", before_help = ELECTION)]
+#[command(after_help = COMMANDS_ENVIRONMENT)]
+pub(crate) struct Elect {
+    /// Stand again when the command has ended by itself, however it ended, until a signal says otherwise
+    #[arg(long)]
+    pub(crate) again: bool,
+    #[command(flatten)]
+    pub(crate) holding: Holding,
+}
+
+const ELECTION: &str = "It waits until it leads, behind whoever stood before, and runs the command while it does. If it leads \
+                        no more, the command is ended and it stands again. If the command ends by itself, or by a signal \
+                        that was passed on, it resigns and ends with the command's exit code.";
+
+#[derive(Debug, Args)]
+pub(crate) struct Locks {
+    /// Only locks whose names begin with this
+    #[arg(default_value = "", hide_default_value = true)]
+    pub(crate) prefix: OsString,
+    /// Show each that waits too
+    #[arg(long, short)]
+    pub(crate) waiters: bool,
+    #[command(flatten)]
+    pub(crate) connect: Connect,
+    /// How to write the result
+    #[arg(long, short, value_enum, default_value_t, value_name = "FORMAT")]
+    pub(crate) output: Format,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Tied {
+    /// The process that starts it
+    pub(crate) parent: i32,
+    /// The command and its arguments
+    #[arg(last = true, required = true)]
+    pub(crate) command: Vec<OsString>,
 }
 
 #[derive(Debug, Args)]
@@ -550,6 +660,19 @@ mod tests {
         assert!(parse("members --endpoint a:1 drain node-1").is_err());
         assert_eq!(parse("members drain").unwrap_err().kind(), ErrorKind::MissingRequiredArgument);
         assert_eq!(parse("members add a:1 --weight 1001").unwrap_err().kind(), ErrorKind::ValueValidation);
+    }
+
+    #[test]
+    fn a_command_is_run_under_a_lock_behind_two_hyphens() {
+        let Ok(Command::Lock(lock)) = parse("lock l --wait 30s --shared -- sh -c true --wait 1s") else { panic!() };
+        assert_eq!((lock.holding.command.len(), lock.wait), (5, Some(Duration::from_secs(30))));
+        for wrong in ["lock l", "lock l --", "lock l sh", "elect l", "lock l --wait 30s --no-wait -- sh", "lock -- sh"]
+        {
+            assert_eq!(parse(wrong).unwrap_err().exit_code(), 2, "{wrong}");
+        }
+        let Ok(Command::Put(put)) = parse("put k v --fence a%2Fb=7") else { panic!() };
+        assert_eq!(put.fence.unwrap().name(), "a/b");
+        assert_eq!(parse("delete k --fence 7").unwrap_err().kind(), ErrorKind::ValueValidation);
     }
 
     #[test]

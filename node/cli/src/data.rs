@@ -21,6 +21,7 @@ pub(crate) async fn put(put: Put) -> Result<(), Failure> {
         ttl: put.ttl,
         condition: put.condition.condition(),
         idempotency_key: put.idempotency_key,
+        fence: put.fence,
         deadline: None,
     };
     let client = put.connect.client()?;
@@ -61,6 +62,7 @@ pub(crate) async fn delete(delete: Delete) -> Result<(), Failure> {
     let options = DeleteOptions {
         condition: delete.condition.condition(),
         idempotency_key: delete.idempotency_key,
+        fence: delete.fence,
         deadline: None,
     };
     let client = delete.connect.client()?;

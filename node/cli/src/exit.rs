@@ -7,6 +7,8 @@
 //! | 2 | usage: nothing was sent |
 //! | 3 | outcome unknown: the write may have happened |
 //! | 4 | unavailable: nothing was changed, and it may work later |
+//!
+//! `lock` and `elect` end with the code of the command that they run, 128 and the number of the signal if one ended it.
 
 use std::fmt::Display;
 use std::io::{self, Write as _};
@@ -29,6 +31,9 @@ pub(crate) enum Failure {
     /// There is nobody to do it now.
     #[error("{0}")]
     Unavailable(String),
+    /// A command that was run, or the signal that ends it, has this exit code, and has said why.
+    #[error("the command ended with exit code {0}")]
+    Code(u8),
     /// Whoever read our output has read enough (`annulus scan | head`): no failure at all.
     #[error("the output was closed")]
     OutputClosed,
@@ -47,6 +52,7 @@ impl Failure {
             Self::Usage(_) => 2,
             Self::OutcomeUnknown(_) => 3,
             Self::Unavailable(_) => 4,
+            Self::Code(code) => return ExitCode::from(*code),
             Self::OutputClosed => return ExitCode::SUCCESS,
         };
         // Where stderr can't be written (its file is on a full disk), the exit code still says it.
@@ -72,6 +78,10 @@ impl From<Error> for Failure {
                 Self::Usage(error.to_string())
             }
             Error::ConditionFailed { .. } | Error::Conflict(_) | Error::Refused(_) => Self::Refused(error.to_string()),
+            Error::LockHeld(_) | Error::LockNotHeld(_) => Self::Refused(error.to_string()),
+            Error::StaleToken(_) => Self::Refused(format!(
+                "{error}\n  Nothing was changed: the lock is not held with this token any more, or a newer holder was here."
+            )),
             Error::OutcomeUnknown { .. } => Self::OutcomeUnknown(format!(
                 "{error}\n  The write may have happened. Read the key to find out; a write with --idempotency-key can be \
                  repeated safely under the same one."

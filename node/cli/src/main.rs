@@ -1,5 +1,6 @@
 //! `annulus`, the one binary: it starts stores (`dev`, `node`), talks to them (`put`, `get`, `delete`, `scan`, `ring`,
-//! `status`, `bench`), and changes who their members are (`members`, `plan`, `history`).
+//! `status`, `bench`), runs commands under their locks (`lock`, `elect`, `locks`), and changes who their members are
+//! (`members`, `plan`, `history`).
 //!
 //! Values go to stdout as they are, everything said about them to stderr. How a command ended is told by its exit code
 //! (see [`exit`]); what went wrong, where, and what to do about it stands on stderr.
@@ -11,6 +12,7 @@ mod dev;
 mod exit;
 mod history;
 mod input;
+mod lock;
 mod members;
 mod node;
 mod output;
@@ -47,6 +49,10 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Get(get) => block_on(data::get(get)),
         Command::Delete(delete) => block_on(data::delete(delete)),
         Command::Scan(scan) => block_on(data::scan(scan)),
+        Command::Lock(lock) => block_on(lock::lock(lock)),
+        Command::Elect(elect) => block_on(lock::elect(elect)),
+        Command::Locks(locks) => block_on(lock::list(locks)),
+        Command::Tied(tied) => lock::tied(tied),
         Command::Ring(ring) => block_on(ring::run(ring)),
         Command::Members(members) => block_on(members::run(members)),
         Command::Plan(plan) => block_on(plan::run(plan)),

@@ -14,11 +14,12 @@ use annulus_core::map::MemberState;
 use bytes::Bytes;
 use http::uri::{Authority, PathAndQuery};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
+use percent_encoding::percent_encode;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep};
 
+use crate::client::SEGMENT;
 use crate::node::MemberSpec;
 use crate::transport::{Answer, Message, Transport};
 use crate::verdict::{Safety, Verdict, judge, settles};
@@ -28,9 +29,6 @@ use crate::{Error, Result, Ring, wire};
 const ROUND_WAIT: Duration = Duration::from_millis(50);
 /// An attempt that may be repeated gets this part of the call's time.
 const ATTEMPT_SHARE: u32 = 4;
-
-/// What stands in a segment of a path as it is.
-const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 
 /// Changes the members of one store. Clones share what is known of the addresses.
 #[derive(Debug, Clone)]

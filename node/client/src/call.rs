@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::uri::Authority;
 use rand::RngExt;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::Error;
 use crate::directory::{Directory, Place, Table};
-use crate::transport::{Answer, Message, Transport};
+use crate::transport::{Answer, Failure, Message, Transport};
 use crate::verdict::{Safety, Verdict, judge, settles};
 
 /// The first wait between two rounds of attempts; each next one is twice as long.
@@ -21,13 +22,16 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 const ATTEMPT_SHARE: u32 = 4;
 
 /// What is called for.
-#[derive(Debug)]
 pub(crate) struct Call<'a> {
     pub(crate) place: Place<'a>,
     pub(crate) message: Message,
+    /// Makes the message's body anew for each attempt, for one that says how much time is left.
+    pub(crate) body: Option<&'a (dyn Fn() -> Bytes + Sync)>,
     pub(crate) safety: Safety,
     /// How long it may take, all in all.
     pub(crate) time: Duration,
+    /// How long one attempt may take; `None`: all of the time, or a share of it if the call may be repeated.
+    pub(crate) patience: Option<Duration>,
     /// How many requests it may send.
     pub(crate) max_attempts: u32,
 }
@@ -66,7 +70,7 @@ impl Call<'_> {
             };
             course.attempts += 1;
             course.leader = self.leader(&table);
-            let sent = transport.send(&address, &self.message, self.attempt_deadline(course.deadline)).await;
+            let sent = self.attempt(transport, &address, course.deadline).await;
             let next = match judge(self.safety, sent) {
                 Verdict::Answered(answer) => {
                     directory.mark_up(&address);
@@ -109,6 +113,17 @@ impl Call<'_> {
             }
             if let Next::Wait(after) = next {
                 self.wait(directory, &table, &mut course, after).await?;
+            }
+        }
+    }
+
+    async fn attempt(&self, transport: &Transport, to: &Authority, deadline: Instant) -> Result<Answer, Failure> {
+        let deadline = self.attempt_deadline(deadline);
+        match self.body {
+            None => transport.send(to, &self.message, deadline).await,
+            Some(body) => {
+                let message = Message { body: body(), ..self.message.clone() };
+                transport.send(to, &message, deadline).await
             }
         }
     }
@@ -181,7 +196,7 @@ impl Call<'_> {
     fn attempt_deadline(&self, deadline: Instant) -> Instant {
         let share =
             if self.safety.repeatable() && self.max_attempts > 1 { self.time / ATTEMPT_SHARE } else { self.time };
-        deadline.min(Instant::now() + share)
+        deadline.min(Instant::now() + self.patience.unwrap_or(share))
     }
 }
 
@@ -219,7 +234,8 @@ impl Course {
 
     /// The answer, if it says what became of the call as a whole.
     fn settle(mut self, safety: Safety, answer: Answer) -> Result<Answer, Error> {
-        if self.doubt.is_none() || settles(safety, answer.status) { Ok(answer) } else { Err(self.give_up()) }
+        let doubted = self.doubt.is_some();
+        if !doubted || settles(safety, answer.status) { Ok(Answer { doubted, ..answer }) } else { Err(self.give_up()) }
     }
 
     /// The error that ends the call, unless an earlier attempt may have happened: then that is what there is to say.

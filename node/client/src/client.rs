@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use crate::admin::Admin;
 use crate::call::Call;
 use crate::directory::{Directory, Place};
+use crate::lock::{self, Fence};
 use crate::node::Nodes;
 use crate::options::{consistency_text, ttl_text};
 use crate::transport::{Answer, Message, Transport};
@@ -23,7 +24,9 @@ use crate::{
 };
 
 /// What stands in a path or a query as it is; everything else is percent-encoded.
-const PLAIN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~').remove(b'/');
+pub(crate) const PLAIN: &AsciiSet = &SEGMENT.remove(b'/');
+/// What stands in one segment of a path as it is.
+pub(crate) const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 
 /// A client of one store. Clones share connections and what is known of the ring.
 #[derive(Debug, Clone)]
@@ -108,7 +111,7 @@ impl Client {
             return Err(invalid("value of", &String::from_utf8_lossy(key.bytes()), &reason));
         }
         let query = options.ttl.map(|ttl| format!("?ttl={}", ttl_text(ttl))).unwrap_or_default();
-        let mut headers = write_headers(options.condition, options.idempotency_key.as_deref())?;
+        let mut headers = write_headers(options.condition, options.idempotency_key.as_deref(), options.fence.as_ref())?;
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
         let message = Message { method: Method::PUT, path: key_path(&key, &query)?, headers, body: value };
         let safety = safety(options.condition, options.idempotency_key.is_some());
@@ -158,7 +161,7 @@ impl Client {
     /// Deletes a key; tells whether it was there.
     pub async fn delete_with(&self, key: impl AsRef<[u8]>, options: &DeleteOptions) -> Result<bool> {
         let key = key_of(key.as_ref())?;
-        let headers = write_headers(options.condition, options.idempotency_key.as_deref())?;
+        let headers = write_headers(options.condition, options.idempotency_key.as_deref(), options.fence.as_ref())?;
         let message = Message { method: Method::DELETE, path: key_path(&key, "")?, headers, body: Bytes::new() };
         let safety = safety(options.condition, options.idempotency_key.is_some());
         let answer = self.run(Place::Leader(key.bytes()), message, safety, options.deadline).await?;
@@ -194,6 +197,26 @@ impl Client {
     /// All keys with a prefix, page by page.
     pub fn pages(&self, scan: Scan) -> Pages {
         Pages::new(self.clone(), scan)
+    }
+
+    /// Begins to ask for a lock, whose name has 1 to 512 bytes.
+    pub fn lock(&self, name: impl AsRef<[u8]>) -> lock::Request {
+        lock::Request::new(self.clone(), name.as_ref())
+    }
+
+    /// Who holds a lock and who waits for it; `None`: nobody does.
+    pub async fn lock_info(&self, name: impl AsRef<[u8]>) -> Result<Option<lock::View>> {
+        lock::view(self, name.as_ref()).await
+    }
+
+    /// One page of the locks that somebody holds, in the order of their names. [`lock::Page::cursor`] leads to the next.
+    pub async fn locks(&self, scan: &lock::Scan) -> Result<lock::Page> {
+        lock::page(self, scan).await
+    }
+
+    /// All locks with a prefix that somebody holds, page by page.
+    pub fn lock_pages(&self, scan: lock::Scan) -> lock::Pages {
+        lock::Pages::new(self.clone(), scan)
     }
 
     /// The ring as far as this client knows it: asked for when there is none, or when an answer told of a newer one.
@@ -245,7 +268,17 @@ impl Client {
         Nodes::new(self.shared.transport.clone())
     }
 
-    async fn run(
+    /// How long a call may take unless it says otherwise.
+    pub(crate) fn deadline(&self) -> Duration {
+        self.shared.deadline
+    }
+
+    /// How many requests a call may send.
+    pub(crate) fn max_attempts(&self) -> u32 {
+        self.shared.max_attempts
+    }
+
+    pub(crate) async fn run(
         &self,
         place: Place<'_>,
         message: Message,
@@ -253,7 +286,11 @@ impl Client {
         deadline: Option<Duration>,
     ) -> Result<Answer> {
         let time = deadline.unwrap_or(self.shared.deadline);
-        let call = Call { place, message, safety, time, max_attempts: self.shared.max_attempts };
+        let max_attempts = self.shared.max_attempts;
+        self.make(Call { place, message, body: None, safety, time, patience: None, max_attempts }).await
+    }
+
+    pub(crate) async fn make(&self, call: Call<'_>) -> Result<Answer> {
         call.run(&self.shared.transport, &self.shared.directory).await
     }
 }
@@ -267,7 +304,7 @@ fn safety(condition: Condition, named: bool) -> Safety {
     }
 }
 
-fn write_headers(condition: Condition, idempotency_key: Option<&str>) -> Result<HeaderMap> {
+fn write_headers(condition: Condition, idempotency_key: Option<&str>, fence: Option<&Fence>) -> Result<HeaderMap> {
     let mut headers = HeaderMap::new();
     match condition {
         Condition::Always => {}
@@ -279,19 +316,24 @@ fn write_headers(condition: Condition, idempotency_key: Option<&str>) -> Result<
         }
     }
     if let Some(name) = idempotency_key {
-        let visible = name.bytes().all(|byte| byte.is_ascii_graphic());
-        let value = HeaderValue::try_from(name).ok();
-        let value = value.filter(|_| visible && !name.is_empty() && name.len() <= MAX_IDEMPOTENCY_KEY_BYTES);
-        let value = value.ok_or_else(|| {
-            invalid(
-                "idempotency key",
-                name,
-                &format!("it must be 1 to {MAX_IDEMPOTENCY_KEY_BYTES} visible ASCII characters"),
-            )
-        })?;
-        headers.insert(HeaderName::from_static("idempotency-key"), value);
+        name_request(&mut headers, name)?;
+    }
+    if let Some(fence) = fence {
+        let value = HeaderValue::try_from(fence.to_string()).expect("a percent-encoded name and a number");
+        headers.insert(HeaderName::from_static("annulus-fence"), value);
     }
     Ok(headers)
+}
+
+/// Adds the name under which a request is remembered.
+pub(crate) fn name_request(headers: &mut HeaderMap, name: &str) -> Result<()> {
+    let visible = name.bytes().all(|byte| byte.is_ascii_graphic());
+    let value = HeaderValue::try_from(name).ok();
+    let value = value.filter(|_| visible && !name.is_empty() && name.len() <= MAX_IDEMPOTENCY_KEY_BYTES);
+    let reason = || format!("it must be 1 to {MAX_IDEMPOTENCY_KEY_BYTES} visible ASCII characters");
+    let value = value.ok_or_else(|| invalid("idempotency key", name, &reason()))?;
+    headers.insert(HeaderName::from_static("idempotency-key"), value);
+    Ok(())
 }
 
 fn key_of(bytes: &[u8]) -> Result<Key> {
@@ -303,7 +345,7 @@ fn key_path(key: &Key, query: &str) -> Result<PathAndQuery> {
 }
 
 /// Fails only when the path is longer than HTTP's types allow (64 KiB).
-fn path_of(text: String) -> Result<PathAndQuery> {
+pub(crate) fn path_of(text: String) -> Result<PathAndQuery> {
     PathAndQuery::try_from(text).map_err(|error| invalid("prefix or cursor", "…", &error.to_string()))
 }
 
@@ -322,7 +364,7 @@ pub(crate) fn endpoint(text: &str) -> Result<Authority> {
     }
 }
 
-fn invalid(what: &'static str, value: &str, reason: &str) -> Error {
+pub(crate) fn invalid(what: &'static str, value: &str, reason: &str) -> Error {
     Error::InvalidOption { what, value: value.to_owned(), reason: reason.to_owned() }
 }
 
@@ -331,10 +373,13 @@ fn version(answer: &Answer) -> Option<Version> {
 }
 
 /// What an answer to a write means that is not success.
-fn write_refusal(answer: &Answer) -> Error {
+pub(crate) fn write_refusal(answer: &Answer) -> Error {
     match answer.status {
         StatusCode::PRECONDITION_FAILED => Error::ConditionFailed { current: version(answer) },
-        StatusCode::CONFLICT => Error::Conflict(Box::new(answer.problem())),
+        StatusCode::CONFLICT => match Box::new(answer.problem()) {
+            problem if problem.kind() == "stale-token" => Error::StaleToken(problem),
+            problem => Error::Conflict(problem),
+        },
         StatusCode::INSUFFICIENT_STORAGE => {
             Error::Unavailable { reason: answer.problem().to_string(), overloaded: true, attempts: 1 }
         }
@@ -344,11 +389,11 @@ fn write_refusal(answer: &Answer) -> Error {
 }
 
 /// A status that no node gives to a write: who knows what it did.
-fn strange_write(answer: &Answer) -> Error {
+pub(crate) fn strange_write(answer: &Answer) -> Error {
     Error::OutcomeUnknown { reason: format!("not an answer that Annulus gives to a write: {}", answer.problem()) }
 }
 
-fn read_refusal(answer: &Answer) -> Error {
+pub(crate) fn read_refusal(answer: &Answer) -> Error {
     if answer.status.is_client_error() {
         refused(answer.problem())
     } else {
@@ -360,7 +405,7 @@ fn refused(problem: Problem) -> Error {
     Error::Refused(Box::new(problem))
 }
 
-fn strange_read(reason: &str) -> Error {
+pub(crate) fn strange_read(reason: &str) -> Error {
     Error::UnexpectedAnswer { reason: reason.to_owned() }
 }
 

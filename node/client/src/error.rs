@@ -7,6 +7,7 @@ use annulus_core::partition::KeyError;
 use serde::Deserialize;
 
 use crate::Version;
+use crate::lock::Held;
 
 /// What a call ends with.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -47,6 +48,15 @@ pub enum Error {
     /// changed meanwhile.
     #[error("conflict: {0}")]
     Conflict(Box<Problem>),
+    /// The lock is not to be had: others hold it, or wait for it, and the wait, if there was one, is over.
+    #[error("the lock is {0}")]
+    LockHeld(Box<Held>),
+    /// The lock was not held any more by the one who wanted to keep it or to give it up.
+    #[error("the lock is not held any more: {0}")]
+    LockNotHeld(Box<Problem>),
+    /// The write's fence is no longer good: its token does not hold the lock any more, or a newer holder was there.
+    #[error("stale token: {0}")]
+    StaleToken(Box<Problem>),
     /// The store will not do this however often it is asked.
     #[error("refused: {0}")]
     Refused(Box<Problem>),
@@ -61,7 +71,8 @@ pub enum Error {
         attempts: u32,
     },
     /// The write may have happened, may still happen, or may never happen. Read the key to find out, or send the write
-    /// again under the same idempotency key if it had one. A change of the members: look at the plan, or send it again.
+    /// again under the same idempotency key if it had one. A change of the members: look at the plan, or send it again. A lock
+    /// that was asked for: it may be held for its whole lease, unless it is asked for again under the same idempotency key.
     #[error("outcome unknown: {reason}")]
     OutcomeUnknown {
         /// How the attempt ended whose fate is unknown.
@@ -84,6 +95,9 @@ impl Error {
             Self::TwoClusters { .. } => "two-clusters",
             Self::ConditionFailed { .. } => "condition-failed",
             Self::Conflict(_) => "conflict",
+            Self::LockHeld(_) => "lock-held",
+            Self::LockNotHeld(_) => "lock-not-held",
+            Self::StaleToken(_) => "stale-token",
             Self::Refused(_) => "refused",
             Self::Unavailable { overloaded: true, .. } => "overloaded",
             Self::Unavailable { overloaded: false, .. } => "unavailable",

@@ -14,6 +14,9 @@
 //! The members of a store are changed through an [`Admin`](admin::Admin), single nodes are asked through
 //! [`Nodes`](node::Nodes).
 //!
+//! A [`Lock`](lock::Lock) is held for as long as its guard lives, and renewed meanwhile; the writes made under it carry its
+//! [`Fence`](lock::Fence).
+//!
 //! What it never does: repeat a write that may have happened already, unless the repetition cannot write twice (see
 //! [`PutOptions`]); report a write of unknown fate as failed; talk to two clusters at once; wait past a deadline.
 //!
@@ -32,6 +35,7 @@ mod call;
 mod client;
 mod directory;
 mod error;
+pub mod lock;
 pub mod node;
 mod options;
 mod ring;

@@ -7,6 +7,8 @@ use std::time::Duration;
 use annulus_core::partition::Consistency;
 use bytes::Bytes;
 
+use crate::lock::Fence;
+
 /// The version of a key's value: rises with every write to the key, across moves and restarts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Version(pub u64);
@@ -65,6 +67,9 @@ pub struct PutOptions {
     pub condition: Condition,
     /// A name for this write, 1 to 255 visible ASCII characters: the same write under the same name happens once.
     pub idempotency_key: Option<String>,
+    /// The lock under which it is done ([`Lock::fence`](crate::lock::Lock::fence)): nothing happens if a write under a newer
+    /// token was there, or the token does not hold the lock (see [`Fence`]).
+    pub fence: Option<Fence>,
     /// How long the call may take, retries included; `None`: the client's own.
     pub deadline: Option<Duration>,
 }
@@ -76,6 +81,8 @@ pub struct DeleteOptions {
     pub condition: Condition,
     /// A name for this write, 1 to 255 visible ASCII characters: the same write under the same name happens once.
     pub idempotency_key: Option<String>,
+    /// The lock under which it is done, as with [`PutOptions::fence`].
+    pub fence: Option<Fence>,
     /// How long the call may take, retries included; `None`: the client's own.
     pub deadline: Option<Duration>,
 }

@@ -44,6 +44,10 @@ pub(crate) struct Answer {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
+    /// When the message that it answers was sent, at the earliest.
+    pub(crate) sent: Instant,
+    /// Whether an earlier attempt of the same call may have happened.
+    pub(crate) doubted: bool,
 }
 
 /// Why nothing came back.
@@ -73,6 +77,7 @@ impl Transport {
     /// Sends a message and reads the whole answer, until `deadline`.
     pub(crate) async fn send(&self, to: &Authority, message: &Message, deadline: Instant) -> Result<Answer, Failure> {
         let request = request(to, message)?;
+        let sent = Instant::now();
         let response = match timeout_at(deadline, self.http.request(request)).await {
             Ok(Ok(response)) => response,
             Ok(Err(error)) if error.is_connect() => return Err(Failure::Connect(root_cause(&error))),
@@ -88,7 +93,7 @@ impl Transport {
             Ok(Err(error)) => return Err(Failure::Broken(format!("the answer broke off ({error})"))),
             Err(_) => return Err(Failure::Broken("the answer did not end in time".to_owned())),
         };
-        Ok(Answer { status: parts.status, headers: parts.headers, body })
+        Ok(Answer { status: parts.status, headers: parts.headers, body, sent, doubted: false })
     }
 }
 

@@ -91,6 +91,7 @@ pub(crate) fn settles(safety: Safety, status: StatusCode) -> bool {
 mod tests {
     use bytes::Bytes;
     use http::HeaderMap;
+    use tokio::time::Instant;
 
     use super::*;
 
@@ -98,7 +99,8 @@ mod tests {
 
     fn verdict(safety: Safety, status: u16) -> &'static str {
         let status = StatusCode::from_u16(status).unwrap();
-        name(&judge(safety, Ok(Answer { status, headers: HeaderMap::new(), body: Bytes::new() })))
+        let (headers, body) = (HeaderMap::new(), Bytes::new());
+        name(&judge(safety, Ok(Answer { status, headers, body, sent: Instant::now(), doubted: false })))
     }
 
     fn name(verdict: &Verdict) -> &'static str {

@@ -4,3 +4,4 @@ mod admin;
 mod calls;
 #[path = "../fake/mod.rs"]
 mod fake;
+mod locks;

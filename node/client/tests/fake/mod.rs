@@ -13,6 +13,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 /// The cluster that a fake node belongs to unless told otherwise.
@@ -29,6 +30,8 @@ pub(crate) enum Turn {
     Break,
     /// Nothing comes back, ever.
     Hang,
+    /// This JSON comes back with status 200, once the test says so.
+    Late(Arc<Notify>, serde_json::Value),
 }
 
 /// An answer without headers or body.
@@ -183,6 +186,10 @@ async fn respond(
         }
         Turn::Json(status, body) => Ok(Response::builder().status(status).body(Full::from(body.to_string())).unwrap()),
         Turn::Break => Err(std::io::Error::other("as told")),
+        Turn::Late(say, body) => {
+            say.notified().await;
+            Ok(Response::new(Full::from(body.to_string())))
+        }
         Turn::Hang => match std::future::pending::<Infallible>().await {},
     }
 }

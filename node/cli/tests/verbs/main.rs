@@ -1,7 +1,8 @@
 //! The verbs as a shell sees them: what stands on stdout, what on stderr, and the exit code.
 
-#[path = "../../client/tests/fake/mod.rs"]
+#[path = "../../../client/tests/fake/mod.rs"]
 mod fake;
+mod locks;
 
 use std::io::Write;
 use std::process::{Output, Stdio};
@@ -48,6 +49,8 @@ async fn the_exit_code_tells_how_it_ended() {
     for (turn, arguments, code, words) in [
         (Turn::Answer(404, vec![], ABSENT), &["get", "k"][..], 1, "not found"),
         (answer(404), &["delete", "k"], 1, "not found"),
+        (problem(409, "stale-token", &json!({})), &["put", "k", "v", "--fence", "l=7"], 1, "stale token"),
+        (problem(409, "stale-token", &json!({})), &["delete", "k", "--fence", "l=7"], 1, "newer holder"),
         (versioned(412, 9), &["put", "k", "v", "--if-version", "3"], 1, "the key has version 9"),
         (answer(409), &["put", "k", "v", "--idempotency-key", "n"], 1, "conflict"),
         (answer(413), &["put", "k", "v"], 1, "refused"),
@@ -79,6 +82,9 @@ async fn a_usage_error_is_told_before_anything_is_sent() {
         (&["put", "k"], "VALUE"),
         (&["put", "", "v"], "the key is empty"),
         (&["put", "k", "v", "--ttl", "0s"], "above 0"),
+        (&["put", "k", "v", "--fence", "l"], "NAME=TOKEN"),
+        (&["lock", "l"], "CMD"),
+        (&["lock", "l", "--ttl", "1ms", "--", "true"], "500ms to 24h"),
         (&["gte", "k"], "'get'"),
         (&["get", "k", "--consistency", "starle"], "'stale'"),
     ] {
