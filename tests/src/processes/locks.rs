@@ -47,8 +47,12 @@ impl Contest {
     /// Begins, through the members at these client addresses.
     pub fn begin(addresses: Vec<String>) -> Self {
         let lists = || (0..LOCKS).map(|_| Mutex::default()).collect();
-        let shared =
-            Arc::new(Shared { addresses, writes: lists(), held: (0..LOCKS).map(|_| Mutex::default()).collect(), ..Shared::default() });
+        let shared = Arc::new(Shared {
+            addresses,
+            writes: lists(),
+            held: (0..LOCKS).map(|_| Mutex::default()).collect(),
+            ..Shared::default()
+        });
         let (stop, stopped) = watch::channel(false);
         let mut clients = JoinSet::new();
         for number in 0..LOCKS * CLIENTS {

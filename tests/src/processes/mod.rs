@@ -7,15 +7,18 @@
 //!  Load ─ puts and gets, all the time ────────────────────┘ │
 //!   └─▶ History ◀── what was asked, when, and what came back ┘
 //!          └─▶ check: can one register per key explain it?
+//!  Bank, Contest ─ transactions and locks, each its own judge ─▶ members
 //! ```
 //!
 //! It never waits for a time to pass where it can wait for something to be so, never waits without an end, and leaves no
 //! process behind, however a test ends.
 
+mod bank;
 mod dev;
 mod history;
 mod http;
 mod load;
+mod locks;
 mod reaped;
 mod store;
 
@@ -26,9 +29,11 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout_at};
 
 pub use self::http::{Answer, Failure, Http};
+pub use bank::Bank;
 pub use dev::{Dev, Member};
 pub use history::{Fate, History, Seen, Violation};
 pub use load::{Calls, Load};
+pub use locks::Contest;
 pub use reaped::{annulus, free_ports};
 pub use store::{Store, problem};
 

@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use annulus_tests::processes::{Bank, Dev, Http, tell, until};
 use ::http::Method;
+use annulus_tests::processes::{Bank, Dev, Http, tell, until};
 
 /// How long a member is stopped: six times as long as a lease could last.
 const PAUSE: Duration = Duration::from_secs(3);

@@ -134,8 +134,8 @@ fn members(arguments: &mut Arguments) -> Result<World> {
 
 fn play(world: &mut World, command: &str, arguments: &mut Arguments) -> Result<()> {
     match command {
-        "put" | "delete" | "get" | "scan" | "lock" | "read-lock" | "txn" | "txns" | "get-many" | "read-map" | "put-map" | "change" | "plan"
-        | "history" | "map-at" => {
+        "put" | "delete" | "get" | "scan" | "lock" | "read-lock" | "txn" | "txns" | "get-many" | "read-map"
+        | "put-map" | "change" | "plan" | "history" | "map-at" => {
             return request(world, command, arguments);
         }
         "cancel" => {

@@ -10,8 +10,9 @@
 //!
 //! What keeps a holder that was replaced from writing over its successor is the partition's record of the highest token that
 //! came (`annulus_core::partition::Fence`); to ask here is what keeps out tokens that were never granted, and holders
-//! whose successors have not written yet. That a token holds is believed for [`BELIEVED_FOR`], far shorter than partitions
-//! remember fences. That it does not hold is never remembered.
+//! whose successors have not written yet. That a token holds is believed for as long as its lease lasts anyway, but no longer than
+//! [`BELIEVED_FOR`], far shorter than partitions remember fences: a holder that was stopped for longer than its lease is asked
+//! about again. That a token does not hold is never remembered.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
@@ -86,13 +87,14 @@ pub(super) async fn standing<R: Router>(edge: &Edge<R>, claim: &Claim, deadline:
     let asked = Instant::now();
     match edge.router.submit(group, operation, left(deadline)).await {
         Reply::LockView(view) => {
-            let holders = view.iter().flat_map(|view| &view.holders).map(|holder| holder.token);
-            if holders.clone().any(|token| token == claim.token) {
-                // By the time at which it was asked: the answer may be as old as that.
-                edge.believed.borrow_mut().insert(claim.clone(), asked);
+            let mut holders = view.iter().flat_map(|view| &view.holders);
+            if let Some(holder) = holders.clone().find(|holder| holder.token == claim.token) {
+                // From the time at which it was asked: the answer may be as old as that.
+                let lasts = Duration::from_millis(holder.left_ms).min(BELIEVED_FOR);
+                edge.believed.borrow_mut().insert(claim.clone(), asked, asked + lasts);
                 return Ok(Standing::Holds);
             }
-            Ok(Standing::HoldsNot { holder: holders.max() })
+            Ok(Standing::HoldsNot { holder: holders.by_ref().map(|holder| holder.token).max() })
         }
         reply => Err(kv::no_answer(&reply, "lock that `Annulus-Fence` names", "ask again")),
     }
@@ -143,28 +145,28 @@ pub(super) fn too_many() -> Problem {
     problem.header(RETRY_AFTER, HeaderValue::from_static("60"))
 }
 
-/// The claims that were found to be true lately, and when each was asked about.
+/// The claims that were found to be true lately, and until when each is believed.
 #[derive(Debug, Default)]
 pub(super) struct Believed {
-    asked: HashMap<Claim, Instant>,
+    until: HashMap<Claim, Instant>,
     /// The same claims, in the order in which they came.
     order: VecDeque<Claim>,
 }
 
 impl Believed {
     fn has(&self, claim: &Claim, now: Instant) -> bool {
-        self.asked.get(claim).is_some_and(|asked| now < *asked + BELIEVED_FOR)
+        self.until.get(claim).is_some_and(|until| now < *until)
     }
 
-    fn insert(&mut self, claim: Claim, asked: Instant) {
-        let is_over = |known: &Claim| self.asked[known] + BELIEVED_FOR <= asked;
+    fn insert(&mut self, claim: Claim, now: Instant, until: Instant) {
+        let is_over = |known: &Claim| self.until[known] <= now;
         let over = self.order.iter().take_while(|known| is_over(known)).count();
-        let is_new = !self.asked.contains_key(&claim);
+        let is_new = !self.until.contains_key(&claim);
         let without_room = usize::from(is_new && over == 0 && self.order.len() >= MAX_BELIEVED);
         for gone in self.order.drain(..over.max(without_room)) {
-            self.asked.remove(&gone);
+            self.until.remove(&gone);
         }
-        if self.asked.insert(claim.clone(), asked).is_none() {
+        if self.until.insert(claim.clone(), until).is_none() {
             self.order.push_back(claim);
         }
     }
@@ -203,13 +205,14 @@ mod tests {
     fn what_was_found_true_is_believed_for_a_while_and_so_is_nothing_else() {
         let mut believed = Believed::default();
         let begin = Instant::now();
-        believed.insert(claim("a", 7), begin);
+        believed.insert(claim("a", 7), begin, begin + BELIEVED_FOR);
         assert!(believed.has(&claim("a", 7), begin));
         assert!(!believed.has(&claim("a", 8), begin) && !believed.has(&claim("b", 7), begin));
         assert!(!believed.has(&claim("a", 7), begin + BELIEVED_FOR));
-        believed.insert(claim("a", 7), begin + BELIEVED_FOR);
+        let later = begin + BELIEVED_FOR;
+        believed.insert(claim("a", 7), later, later + BELIEVED_FOR);
         assert!(believed.has(&claim("a", 7), begin + BELIEVED_FOR));
-        assert_eq!((believed.asked.len(), believed.order.len()), (1, 1));
+        assert_eq!((believed.until.len(), believed.order.len()), (1, 1));
     }
 
     #[test]
@@ -217,12 +220,13 @@ mod tests {
         let mut believed = Believed::default();
         let begin = Instant::now();
         for token in 0..MAX_BELIEVED as u64 + 10 {
-            believed.insert(claim("a", token), begin);
-            believed.insert(claim("a", token), begin);
+            believed.insert(claim("a", token), begin, begin + BELIEVED_FOR);
+            believed.insert(claim("a", token), begin, begin + BELIEVED_FOR);
         }
-        assert_eq!((believed.asked.len(), believed.order.len()), (MAX_BELIEVED, MAX_BELIEVED));
+        assert_eq!((believed.until.len(), believed.order.len()), (MAX_BELIEVED, MAX_BELIEVED));
         assert!(!believed.has(&claim("a", 9), begin) && believed.has(&claim("a", 10), begin));
-        believed.insert(claim("b", 1), begin + BELIEVED_FOR);
-        assert_eq!((believed.asked.len(), believed.order.len()), (1, 1));
+        let later = begin + BELIEVED_FOR;
+        believed.insert(claim("b", 1), later, later + BELIEVED_FOR);
+        assert_eq!((believed.until.len(), believed.order.len()), (1, 1));
     }
 }
