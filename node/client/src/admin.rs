@@ -22,7 +22,7 @@ use tokio::time::{Instant, sleep};
 use crate::client::SEGMENT;
 use crate::node::MemberSpec;
 use crate::transport::{Answer, Message, Transport};
-use crate::verdict::{Safety, Verdict, judge, settles};
+use crate::verdict::{Safety, Trouble, Verdict, judge, settles};
 use crate::{Error, Result, Ring, wire};
 
 /// The wait after all addresses were asked in vain.
@@ -344,8 +344,8 @@ impl Admin {
                         return course.settle(safety, answer);
                     }
                     Verdict::Elsewhere(reason) => reason,
-                    Verdict::Later { reason, overloaded, .. } => {
-                        course.busy = overloaded;
+                    Verdict::Later { reason, trouble, .. } => {
+                        course.busy = trouble == Trouble::Overloaded;
                         reason
                     }
                     Verdict::Unknown(reason) => {

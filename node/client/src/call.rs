@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::uri::Authority;
 use rand::RngExt;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -10,7 +9,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use crate::Error;
 use crate::directory::{Directory, Place, Table};
 use crate::transport::{Answer, Failure, Message, Transport};
-use crate::verdict::{Safety, Verdict, judge, settles};
+use crate::verdict::{Safety, Trouble, Verdict, judge, settles};
 
 /// The first wait between two rounds of attempts; each next one is twice as long.
 const FIRST_WAIT: Duration = Duration::from_millis(10);
@@ -25,8 +24,8 @@ const ATTEMPT_SHARE: u32 = 4;
 pub(crate) struct Call<'a> {
     pub(crate) place: Place<'a>,
     pub(crate) message: Message,
-    /// Makes the message's body anew for each attempt, for one that says how much time is left.
-    pub(crate) body: Option<&'a (dyn Fn() -> Bytes + Sync)>,
+    /// Completes the message for an attempt that may take so long: for one that says how much time is left.
+    pub(crate) complete: Option<&'a (dyn Fn(&mut Message, Duration) + Sync)>,
     pub(crate) safety: Safety,
     /// How long it may take, all in all.
     pub(crate) time: Duration,
@@ -49,7 +48,7 @@ struct Course {
     /// Why an earlier attempt may have happened.
     doubt: Option<String>,
     last: String,
-    overloaded: bool,
+    trouble: Trouble,
 }
 
 /// What to do between two attempts.
@@ -84,12 +83,12 @@ impl Call<'_> {
                 }
                 Verdict::Elsewhere(reason) => {
                     directory.mark_down(&address);
-                    course.note(&address, &reason, false);
+                    course.note(&address, &reason, Trouble::Away);
                     self.after_loss(directory, &table, &mut course, address).await?
                 }
                 Verdict::Unknown(reason) => {
                     directory.mark_down(&address);
-                    course.note(&address, &reason, false);
+                    course.note(&address, &reason, Trouble::Away);
                     course.doubt.get_or_insert_with(|| format!("{address}: {reason}"));
                     let next = self.after_loss(directory, &table, &mut course, address).await?;
                     if !self.safety.repeatable() {
@@ -97,14 +96,13 @@ impl Call<'_> {
                     }
                     next
                 }
-                Verdict::Later { reason, after, overloaded } => {
+                Verdict::Later { reason, after, trouble } => {
                     directory.mark_up(&address);
-                    course.note(&address, &reason, overloaded);
+                    course.note(&address, &reason, trouble);
                     course.asked.push(address);
-                    if overloaded {
-                        Next::Wait(after)
-                    } else {
-                        self.after_refusal(directory, &table, &mut course, after).await?
+                    match trouble {
+                        Trouble::Away => self.after_refusal(directory, &table, &mut course, after).await?,
+                        Trouble::Overloaded | Trouble::Conflict => Next::Wait(after),
                     }
                 }
             };
@@ -119,10 +117,11 @@ impl Call<'_> {
 
     async fn attempt(&self, transport: &Transport, to: &Authority, deadline: Instant) -> Result<Answer, Failure> {
         let deadline = self.attempt_deadline(deadline);
-        match self.body {
+        match self.complete {
             None => transport.send(to, &self.message, deadline).await,
-            Some(body) => {
-                let message = Message { body: body(), ..self.message.clone() };
+            Some(complete) => {
+                let mut message = self.message.clone();
+                complete(&mut message, deadline.saturating_duration_since(Instant::now()));
                 transport.send(to, &message, deadline).await
             }
         }
@@ -185,7 +184,7 @@ impl Call<'_> {
         let until = course.next_round(after)?;
         while until - Instant::now() > LOOK_INTERVAL {
             sleep(LOOK_INTERVAL).await;
-            if !course.overloaded && self.new_leader(directory, table, course).await?.is_some() {
+            if course.trouble == Trouble::Away && self.new_leader(directory, table, course).await?.is_some() {
                 return Ok(());
             }
         }
@@ -210,20 +209,23 @@ impl Course {
             leader: None,
             doubt: None,
             last: "no time was left to ask".to_owned(),
-            overloaded: false,
+            trouble: Trouble::Away,
         }
     }
 
-    fn note(&mut self, address: &Authority, reason: &str, overloaded: bool) {
+    fn note(&mut self, address: &Authority, reason: &str, trouble: Trouble) {
         self.last = format!("{address}: {reason}");
-        self.overloaded = overloaded;
+        self.trouble = trouble;
     }
 
     /// When the next round of attempts begins; gives up at once when that is past the deadline.
     fn next_round(&mut self, after: Option<Duration>) -> Result<Instant, Error> {
         let longest = (FIRST_WAIT * 2_u32.pow(self.waits.min(10))).min(LONGEST_WAIT);
         let jittered = longest.mul_f64(rand::rng().random_range(0.5..1.0));
-        let begin = Instant::now() + jittered.max(after.unwrap_or_default());
+        let after = after.unwrap_or_default();
+        // Those that met are asked to wait for the same time, and should not meet again after it.
+        let wait = if self.trouble == Trouble::Conflict { after + jittered } else { after.max(jittered) };
+        let begin = Instant::now() + wait;
         if begin >= self.deadline {
             return Err(self.give_up());
         }
@@ -248,7 +250,10 @@ impl Course {
 
     fn give_up(&mut self) -> Error {
         let reason = std::mem::take(&mut self.last);
-        let error = Error::Unavailable { reason, overloaded: self.overloaded, attempts: self.attempts };
-        self.end(error)
+        let attempts = self.attempts;
+        self.end(match self.trouble {
+            Trouble::Conflict => Error::TxnConflict { reason, attempts },
+            trouble => Error::Unavailable { reason, overloaded: trouble == Trouble::Overloaded, attempts },
+        })
     }
 }

@@ -17,6 +17,7 @@ use crate::lock::{self, Fence};
 use crate::node::Nodes;
 use crate::options::{consistency_text, ttl_text};
 use crate::transport::{Answer, Message, Transport};
+use crate::txn;
 use crate::verdict::Safety;
 use crate::{
     Condition, DeleteOptions, Error, GetOptions, Item, Page, Pages, Problem, PutOptions, Result, Ring, Scan, Version,
@@ -199,6 +200,41 @@ impl Client {
         Pages::new(self.clone(), scan)
     }
 
+    /// Values under keys as they all were at one moment, in the order of the keys; `None`: there is no such key. Up to 128
+    /// different keys, with 4 MiB of values.
+    pub async fn get_many<K: AsRef<[u8]>>(&self, keys: impl IntoIterator<Item = K>) -> Result<Vec<Option<Item>>> {
+        let keys = keys.into_iter().map(|key| Bytes::copy_from_slice(key.as_ref())).collect();
+        txn::get_many(self, keys).await
+    }
+
+    /// Begins a transaction.
+    pub fn txn(&self) -> txn::Request {
+        txn::Request::new(self.clone())
+    }
+
+    /// A transaction that stands in JSON as the store takes it: `{"id":…,"if":[…],"then":[…],"else":[…]}`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidOption`] when it is no JSON, or a field stands there twice or is not known. The rest is for the store to
+    /// say.
+    pub fn txn_from_json(&self, json: &[u8]) -> Result<txn::Request> {
+        txn::Request::from_json(self.clone(), json)
+    }
+
+    /// What became of a transaction; `None`: the store does not know of it, because it has not happened or is longer ago than
+    /// ten minutes. That, and that it was aborted, may still change while somebody is at it: for its own time, and two
+    /// seconds.
+    pub async fn txn_fate(&self, id: &str) -> Result<Option<txn::Fate>> {
+        txn::fate(self, id).await
+    }
+
+    /// The transactions that are open now, the oldest first, up to so many (1 to 1000; `None`: as many as the store thinks
+    /// right).
+    pub async fn txns(&self, limit: Option<u32>) -> Result<txn::Opens> {
+        txn::open(self, limit).await
+    }
+
     /// Begins to ask for a lock, whose name has 1 to 512 bytes.
     pub fn lock(&self, name: impl AsRef<[u8]>) -> lock::Request {
         lock::Request::new(self.clone(), name.as_ref())
@@ -287,7 +323,7 @@ impl Client {
     ) -> Result<Answer> {
         let time = deadline.unwrap_or(self.shared.deadline);
         let max_attempts = self.shared.max_attempts;
-        self.make(Call { place, message, body: None, safety, time, patience: None, max_attempts }).await
+        self.make(Call { place, message, complete: None, safety, time, patience: None, max_attempts }).await
     }
 
     pub(crate) async fn make(&self, call: Call<'_>) -> Result<Answer> {
@@ -319,10 +355,13 @@ fn write_headers(condition: Condition, idempotency_key: Option<&str>, fence: Opt
         name_request(&mut headers, name)?;
     }
     if let Some(fence) = fence {
-        let value = HeaderValue::try_from(fence.to_string()).expect("a percent-encoded name and a number");
-        headers.insert(HeaderName::from_static("annulus-fence"), value);
+        headers.insert(HeaderName::from_static("annulus-fence"), fence_header(fence));
     }
     Ok(headers)
+}
+
+pub(crate) fn fence_header(fence: &Fence) -> HeaderValue {
+    HeaderValue::try_from(fence.to_string()).expect("a percent-encoded name and a number")
 }
 
 /// Adds the name under which a request is remembered.

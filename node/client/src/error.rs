@@ -44,10 +44,18 @@ pub enum Error {
         /// The version of the key now; `None`: there is no such key, or the store did not say.
         current: Option<Version>,
     },
-    /// What was asked is at odds with what is: the idempotency key was used for another write before, or the members were
-    /// changed meanwhile.
+    /// What was asked is at odds with what is: the idempotency key was used for another write before, or the id for another
+    /// transaction, or the members were changed meanwhile.
     #[error("conflict: {0}")]
     Conflict(Box<Problem>),
+    /// Others were in the transaction's way, within the deadline and the attempts allowed.
+    #[error("the transaction met others ({attempts} tried): {reason}", attempts = attempts_text(*.attempts))]
+    TxnConflict {
+        /// How the last attempt ended.
+        reason: String,
+        /// How many requests were sent.
+        attempts: u32,
+    },
     /// The lock is not to be had: others hold it, or wait for it, and the wait, if there was one, is over.
     #[error("the lock is {0}")]
     LockHeld(Box<Held>),
@@ -72,7 +80,8 @@ pub enum Error {
     },
     /// The write may have happened, may still happen, or may never happen. Read the key to find out, or send the write
     /// again under the same idempotency key if it had one. A change of the members: look at the plan, or send it again. A lock
-    /// that was asked for: it may be held for its whole lease, unless it is asked for again under the same idempotency key.
+    /// that was asked for: it may be held for its whole lease, unless it is asked for again under the same idempotency key. A
+    /// transaction: [`Client::txn_fate`](crate::Client::txn_fate) tells, or send it again under the same id.
     #[error("outcome unknown: {reason}")]
     OutcomeUnknown {
         /// How the attempt ended whose fate is unknown.
@@ -95,6 +104,7 @@ impl Error {
             Self::TwoClusters { .. } => "two-clusters",
             Self::ConditionFailed { .. } => "condition-failed",
             Self::Conflict(_) => "conflict",
+            Self::TxnConflict { .. } => "txn-conflict",
             Self::LockHeld(_) => "lock-held",
             Self::LockNotHeld(_) => "lock-not-held",
             Self::StaleToken(_) => "stale-token",

@@ -17,6 +17,8 @@
 //! A [`Lock`](lock::Lock) is held for as long as its guard lives, and renewed meanwhile; the writes made under it carry its
 //! [`Fence`](lock::Fence).
 //!
+//! Several keys are read and changed at one moment by a transaction ([`txn`]).
+//!
 //! What it never does: repeat a write that may have happened already, unless the repetition cannot write twice (see
 //! [`PutOptions`]); report a write of unknown fate as failed; talk to two clusters at once; wait past a deadline.
 //!
@@ -42,6 +44,7 @@ mod ring;
 mod scan;
 mod text;
 mod transport;
+pub mod txn;
 mod verdict;
 mod wire;
 

@@ -114,10 +114,15 @@ pub struct Item {
     pub version: Version,
 }
 
-/// A time to live as the query has it: whole seconds as `30s`, anything else in milliseconds, rounded up so that the
-/// key never goes earlier than asked.
+/// In milliseconds, rounded up.
+pub(crate) fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
+}
+
+/// A duration as the query has it: whole seconds as `30s`, anything else in milliseconds, rounded up so that the key whose
+/// time to live it is never goes earlier than asked.
 pub(crate) fn ttl_text(ttl: Duration) -> String {
-    let ms = ttl.as_nanos().div_ceil(1_000_000);
+    let ms = millis(ttl);
     if ms > 0 && ms.is_multiple_of(1000) { format!("{}s", ms / 1000) } else { format!("{ms}ms") }
 }
 

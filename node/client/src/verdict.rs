@@ -2,9 +2,10 @@
 //!
 //! | the attempt ended with | a read | a write |
 //! | --- | --- | --- |
-//! | 2xx, 3xx, 4xx (but 429) | answered | answered |
+//! | 2xx, 3xx, 4xx (but these) | answered | answered |
 //! | 429, 503 | wait | wait: nothing was changed |
 //! | 507 | answered | answered: nothing was changed, and waiting a moment will not free the disk |
+//! | 409 `txn-conflict` | wait | wait: others were in the transaction's way, and nothing was changed |
 //! | no connection | elsewhere | elsewhere: nothing was sent |
 //! | 504, other 5xx, broken connection, no answer in time | elsewhere | unknown |
 
@@ -24,6 +25,9 @@ pub(crate) enum Safety {
     Guarded,
     /// The store remembers it by its idempotency key: a repetition is answered like the first.
     Named,
+    /// The store does it once under its id, however often it is asked. But whoever was asked first may still be at it: what
+    /// another one refuses may be done yet.
+    Transaction,
     /// May happen twice when repeated.
     Once,
 }
@@ -33,6 +37,17 @@ impl Safety {
     pub(crate) fn repeatable(self) -> bool {
         self != Self::Once
     }
+}
+
+/// Why a node does not do it now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Trouble {
+    /// There is nobody to do it.
+    Away,
+    /// It has too much to do.
+    Overloaded,
+    /// Others are in a transaction's way.
+    Conflict,
 }
 
 /// What to do next.
@@ -48,8 +63,8 @@ pub(crate) enum Verdict {
         reason: String,
         /// How long it asks to be left alone.
         after: Option<Duration>,
-        /// Whether it has too much to do, rather than nobody to do it.
-        overloaded: bool,
+        /// Why it does not do it now.
+        trouble: Trouble,
     },
     /// It may have happened.
     Unknown(String),
@@ -63,12 +78,11 @@ pub(crate) fn judge(safety: Safety, ended: Result<Answer, Failure>) -> Verdict {
         Err(failure @ Failure::Broken(_)) => return doubtful(failure.to_string()),
         Ok(answer) => answer,
     };
+    let later = |trouble| Verdict::Later { reason: answer.problem().to_string(), after: answer.retry_after(), trouble };
     match answer.status {
-        status @ (StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) => Verdict::Later {
-            reason: answer.problem().to_string(),
-            after: answer.retry_after(),
-            overloaded: status == StatusCode::TOO_MANY_REQUESTS,
-        },
+        StatusCode::TOO_MANY_REQUESTS => later(Trouble::Overloaded),
+        StatusCode::SERVICE_UNAVAILABLE => later(Trouble::Away),
+        StatusCode::CONFLICT if answer.problem().kind() == "txn-conflict" => later(Trouble::Conflict),
         StatusCode::INSUFFICIENT_STORAGE => Verdict::Answered(answer),
         status if status.is_server_error() => doubtful(answer.problem().to_string()),
         _ => Verdict::Answered(answer),
@@ -83,7 +97,7 @@ pub(crate) fn settles(safety: Safety, status: StatusCode) -> bool {
         // The store remembers what came of the first attempt, and would have answered that.
         Safety::Named => status.is_success() || remembered.contains(&status),
         // A condition that no longer holds may have been ended by the first attempt itself.
-        Safety::Guarded | Safety::Once => status.is_success(),
+        Safety::Guarded | Safety::Transaction | Safety::Once => status.is_success(),
     }
 }
 
@@ -95,11 +109,15 @@ mod tests {
 
     use super::*;
 
-    const ALL: [Safety; 4] = [Safety::Read, Safety::Guarded, Safety::Named, Safety::Once];
+    const ALL: [Safety; 5] = [Safety::Read, Safety::Guarded, Safety::Named, Safety::Transaction, Safety::Once];
 
     fn verdict(safety: Safety, status: u16) -> &'static str {
         let status = StatusCode::from_u16(status).unwrap();
-        let (headers, body) = (HeaderMap::new(), Bytes::new());
+        ended_with(safety, status, "")
+    }
+
+    fn ended_with(safety: Safety, status: StatusCode, body: &'static str) -> &'static str {
+        let (headers, body) = (HeaderMap::new(), Bytes::from_static(body.as_bytes()));
         name(&judge(safety, Ok(Answer { status, headers, body, sent: Instant::now(), doubted: false })))
     }
 
@@ -107,8 +125,9 @@ mod tests {
         match verdict {
             Verdict::Answered(_) => "answered",
             Verdict::Elsewhere(_) => "elsewhere",
-            Verdict::Later { overloaded: false, .. } => "later",
-            Verdict::Later { overloaded: true, .. } => "overloaded",
+            Verdict::Later { trouble: Trouble::Away, .. } => "later",
+            Verdict::Later { trouble: Trouble::Overloaded, .. } => "overloaded",
+            Verdict::Later { trouble: Trouble::Conflict, .. } => "conflict",
             Verdict::Unknown(_) => "unknown",
         }
     }
@@ -129,21 +148,33 @@ mod tests {
     }
 
     #[test]
+    fn a_conflict_is_waited_for_only_if_it_is_that_of_a_transaction() {
+        for safety in ALL {
+            let judged = |body| ended_with(safety, StatusCode::CONFLICT, body);
+            assert_eq!(judged(r#"{"type":"https://annulus.dev/problems/txn-conflict"}"#), "conflict");
+            assert_eq!(judged(r#"{"type":"https://annulus.dev/problems/idempotency-conflict"}"#), "answered");
+        }
+    }
+
+    #[test]
     fn what_was_never_sent_may_go_elsewhere_and_what_may_have_been_sent_is_unknown() {
         for safety in ALL {
             assert_eq!(name(&judge(safety, Err(Failure::Connect(String::new())))), "elsewhere");
         }
         assert_eq!(name(&judge(Safety::Read, Err(Failure::Broken(String::new())))), "elsewhere");
-        for safety in [Safety::Guarded, Safety::Named, Safety::Once] {
+        for safety in ALL.into_iter().filter(|safety| *safety != Safety::Read) {
             assert_eq!(name(&judge(safety, Err(Failure::Broken(String::new())))), "unknown");
         }
     }
 
     #[test]
     fn after_a_doubtful_attempt_only_a_named_write_trusts_a_refusal() {
-        for (safety, refusal, success) in
-            [(Safety::Named, true, true), (Safety::Guarded, false, true), (Safety::Read, true, true)]
-        {
+        for (safety, refusal, success) in [
+            (Safety::Named, true, true),
+            (Safety::Guarded, false, true),
+            (Safety::Transaction, false, true),
+            (Safety::Read, true, true),
+        ] {
             assert_eq!(settles(safety, StatusCode::PRECONDITION_FAILED), refusal, "{safety:?}");
             assert_eq!(settles(safety, StatusCode::NOT_FOUND), refusal, "{safety:?}");
             assert_eq!(settles(safety, StatusCode::CREATED), success, "{safety:?}");

@@ -26,10 +26,11 @@ use serde_json::json;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::list::mode_text;
-use super::{Holding, Lease, Lock, lease, millis, name_of, path, post, refusal};
+use super::{Holding, Lease, Lock, lease, name_of, path, post, refusal};
 use crate::call::Call;
 use crate::client::{invalid, name_request, strange_write};
 use crate::directory::Place as Asked;
+use crate::options::millis;
 use crate::transport::{Answer, Message};
 use crate::verdict::Safety;
 use crate::{Client, Error, Result};
@@ -261,12 +262,12 @@ impl Wish {
             // Whether or not somebody tells it: it is asked all the same.
             let _ = timeout(RING_PATIENCE, self.client.fresh_ring()).await;
         }
-        let body = || {
+        let complete = |message: &mut Message, _| {
             let wish = json!({
                 "owner": self.owner, "description": self.description, "mode": mode_text(self.mode),
                 "ttl_ms": millis(self.ttl), "wait_ms": millis(self.wait(Instant::now())),
             });
-            Bytes::from(wish.to_string())
+            message.body = Bytes::from(wish.to_string());
         };
         let (now, deadline) = (Instant::now(), self.client.deadline());
         let wait = self.wait(now);
@@ -274,7 +275,7 @@ impl Wish {
         let call = Call {
             place: Asked::Leader(self.name.bytes()),
             message: self.message.clone(),
-            body: Some(&body),
+            complete: Some(&complete),
             safety: Safety::Once,
             time: (wait + deadline).min(end - now),
             patience: Some(wait + deadline / ATTEMPT_SHARE),

@@ -7,6 +7,7 @@ use annulus_core::partition::lock::Name;
 use bytes::Bytes;
 use percent_encoding::{percent_decode_str, percent_encode};
 
+use super::Lock;
 use crate::client::SEGMENT;
 
 /// A lock's name and a token of it, carried by a write (see [`PutOptions::fence`](crate::PutOptions::fence)).
@@ -40,6 +41,12 @@ impl Fence {
     /// The token.
     pub fn token(&self) -> u64 {
         self.token
+    }
+}
+
+impl From<&Lock> for Fence {
+    fn from(lock: &Lock) -> Self {
+        lock.fence()
     }
 }
 

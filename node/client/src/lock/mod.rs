@@ -50,6 +50,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::client::{SEGMENT, invalid, path_of, strange_write, write_refusal};
 use crate::directory::Place as Asked;
+use crate::options::millis;
 use crate::transport::{Answer, Message};
 use crate::verdict::Safety;
 use crate::{Client, Error, Result};
@@ -251,9 +252,4 @@ fn path(name: &Name, rest: &str) -> Result<PathAndQuery> {
 fn post(path: PathAndQuery, body: Bytes) -> Message {
     let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))]);
     Message { method: Method::POST, path, headers, body }
-}
-
-/// In milliseconds, rounded up.
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
 }

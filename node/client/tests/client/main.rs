@@ -5,3 +5,4 @@ mod calls;
 #[path = "../fake/mod.rs"]
 mod fake;
 mod locks;
+mod txns;
