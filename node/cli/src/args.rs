@@ -74,6 +74,10 @@ pub(crate) enum Command {
     Elect(Elect),
     /// List who holds which lock, and who waits for it
     Locks(Locks),
+    /// Read and change several keys at once, or none of them
+    Txn(Box<Txn>),
+    /// List the transactions that are open now
+    Txns(Txns),
     /// Become a command that ends with the process that started it
     #[command(hide = true)]
     Tied(Tied),
@@ -343,6 +347,96 @@ pub(crate) struct Locks {
     /// Show each that waits too
     #[arg(long, short)]
     pub(crate) waiters: bool,
+    #[command(flatten)]
+    pub(crate) connect: Connect,
+    /// How to write the result
+    #[arg(long, short, value_enum, default_value_t, value_name = "FORMAT")]
+    pub(crate) output: Format,
+}
+
+const TXN_HELP: &str = "\
+If all conditions hold, the operations are done, all at one moment. In a FILE there may also be operations that are done if \
+one does not hold, times to live, and bytes that are no UTF-8 (key_base64, value_base64, lock_base64):\n\n  \
+{\"if\":   [{\"key\":\"alice\",\"version\":5}, {\"key\":\"bob\",\"exists\":true}, {\"key\":\"c\",\"value\":\"x\"}, \
+{\"lock\":\"l\",\"token\":7}],\n   \
+\"then\": [{\"put\":{\"key\":\"alice\",\"value\":\"70\"}}, {\"put\":{\"key\":\"s\",\"value\":\"x\",\"ttl_ms\":30000}}, \
+{\"delete\":{\"key\":\"c\"}}],\n   \
+\"else\": [{\"get\":{\"key\":\"alice\"}}]}\n\n\
+It is done once under its id, however often it is sent, for ten minutes. Without --id it has one of its own, and is sent \
+again under that when an answer was lost.\n\n\
+Exit codes: 0 done, 1 a condition did not hold (`else` was done) or it was refused, 2 usage error (nothing was sent), 3 \
+outcome unknown (--status tells), 4 not available. With --status: 0 done, 1 not done, 3 not settled yet.";
+
+#[derive(Debug, Args)]
+#[command(after_help = TXN_HELP)]
+pub(crate) struct Txn {
+    /// Read the transaction from this file, as JSON; - reads it from stdin
+    #[arg(long, short, value_name = "FILE")]
+    pub(crate) file: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) steps: Steps,
+    /// Tell what became of the transaction with this id
+    #[arg(long, value_name = "ID", conflicts_with_all = ["file", "Steps", "id", "fence"])]
+    #[arg(required_unless_present_any = ["file", "Steps"])]
+    pub(crate) status: Option<String>,
+    /// Its id: 1 to 64 letters, digits, -, _, . or ~
+    #[arg(long)]
+    pub(crate) id: Option<String>,
+    /// The lock under which it is done, as $ANNULUS_FENCE names it: nothing happens unless the token holds the lock
+    #[arg(long, value_name = "NAME=TOKEN")]
+    pub(crate) fence: Option<Fence>,
+    #[command(flatten)]
+    pub(crate) connect: Connect,
+    #[command(flatten)]
+    pub(crate) write: Writing,
+}
+
+/// A transaction that stands in the arguments.
+#[derive(Debug, Args)]
+#[group(multiple = true, conflicts_with = "file")]
+pub(crate) struct Steps {
+    /// Put a value (may be repeated, as the others)
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(crate) put: Vec<KeyValue>,
+    /// Delete a key
+    #[arg(long, value_name = "KEY")]
+    pub(crate) delete: Vec<OsString>,
+    /// Read a key
+    #[arg(long, value_name = "KEY")]
+    pub(crate) get: Vec<OsString>,
+    /// Only if the key has exactly this version
+    #[arg(long, value_name = "KEY=VERSION", value_parser = input::key_version)]
+    pub(crate) if_version: Vec<(String, u64)>,
+    /// Only if the key has this value
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(crate) if_value: Vec<KeyValue>,
+    /// Only if the key is there
+    #[arg(long, value_name = "KEY")]
+    pub(crate) if_exists: Vec<OsString>,
+    /// Only if the key is not there
+    #[arg(long, value_name = "KEY")]
+    pub(crate) if_absent: Vec<OsString>,
+    /// Only if the lock is held with this token
+    #[arg(long, value_name = "NAME=TOKEN")]
+    pub(crate) if_held: Vec<Fence>,
+}
+
+/// A key and a value in one argument: what stands before the first `=`, and what stands after it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct KeyValue {
+    pub(crate) key: Vec<u8>,
+    pub(crate) value: Vec<u8>,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "A line for each partition in which one is open. Few are open for longer than milliseconds; one that \
+                        is open for a second was abandoned, and is brought to its end by whoever finds it."
+)]
+pub(crate) struct Txns {
+    /// At most this many
+    #[arg(long, default_value_t = 100, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) limit: u32,
     #[command(flatten)]
     pub(crate) connect: Connect,
     /// How to write the result
@@ -673,6 +767,22 @@ mod tests {
         let Ok(Command::Put(put)) = parse("put k v --fence a%2Fb=7") else { panic!() };
         assert_eq!(put.fence.unwrap().name(), "a/b");
         assert_eq!(parse("delete k --fence 7").unwrap_err().kind(), ErrorKind::ValueValidation);
+    }
+
+    #[test]
+    fn a_transaction_stands_in_a_file_or_in_the_arguments_or_is_asked_about() {
+        let Ok(Command::Txn(txn)) = parse("txn --put a=1=2 --put b= --if-version a=5 --get c --id t") else { panic!() };
+        let pairs = [("a", "1=2"), ("b", "")].map(|(key, value)| KeyValue { key: key.into(), value: value.into() });
+        assert_eq!((txn.steps.put, txn.steps.if_version), (pairs.to_vec(), vec![("a".to_owned(), 5)]));
+        for right in
+            ["txn -f f --id t --fence l=7", "txn -f -", "txn --status t -o json", "txn --if-held l=7 --delete a"]
+        {
+            assert!(parse(right).is_ok(), "{right}");
+        }
+        let wrongs = ["txn", "txn --id t", "txn -f f --put a=1", "txn --status t --put a=1", "txn --status t --id u"];
+        for wrong in wrongs.into_iter().chain(["txn --put a", "txn --if-version a=x", "txn --put =1"]) {
+            assert_eq!(parse(wrong).unwrap_err().exit_code(), 2, "{wrong}");
+        }
     }
 
     #[test]

@@ -115,7 +115,7 @@ fn line(entry: &Entry, format: Format) -> String {
 }
 
 /// Runs a write to its end. Interrupted, it is not known whether it happened: the request may be under way already.
-async fn unless_interrupted<T>(write: impl Future<Output = ClientResult<T>>) -> Result<T, Failure> {
+pub(crate) async fn unless_interrupted<T>(write: impl Future<Output = ClientResult<T>>) -> Result<T, Failure> {
     let failed = |error| Failure::system("signals can't be received", &error);
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
@@ -137,7 +137,7 @@ fn absent(key: &[u8]) -> Failure {
 }
 
 /// Tells a person what was done; a program asks for it with --verbose.
-fn say(writing: &Writing, what: &str) {
+pub(crate) fn say(writing: &Writing, what: &str) {
     if writing.verbose || (writing.output == Format::Text && io::stderr().is_terminal()) {
         eprintln!("{what}");
     }
@@ -150,6 +150,6 @@ fn object<const N: usize>(key: &[u8], rest: [(&str, Value); N]) -> Map<String, V
     object
 }
 
-fn print(object: &Map<String, Value>) -> Result<(), Failure> {
+pub(crate) fn print(object: &Map<String, Value>) -> Result<(), Failure> {
     Ok(writeln!(io::stdout().lock(), "{}", Value::Object(object.clone()))?)
 }

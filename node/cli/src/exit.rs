@@ -78,6 +78,9 @@ impl From<Error> for Failure {
                 Self::Usage(error.to_string())
             }
             Error::ConditionFailed { .. } | Error::Conflict(_) | Error::Refused(_) => Self::Refused(error.to_string()),
+            Error::TxnConflict { .. } => {
+                Self::Refused(format!("{error}\n  Nothing was changed. Try again; --timeout lets it try for longer."))
+            }
             Error::LockHeld(_) | Error::LockNotHeld(_) => Self::Refused(error.to_string()),
             Error::StaleToken(_) => Self::Refused(format!(
                 "{error}\n  Nothing was changed: the lock is not held with this token any more, or a newer holder was here."

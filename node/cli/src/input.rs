@@ -5,8 +5,12 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
+use std::str::FromStr;
 use std::time::Duration;
 
+use annulus_client::Version;
+
+use crate::args::KeyValue;
 use crate::exit::Failure;
 
 /// The bytes of an argument, whatever they are.
@@ -23,6 +27,25 @@ pub(crate) fn value(argument: Option<OsString>, file: Option<&Path>, max: u64) -
         _ => return Err(Failure::Usage("give one VALUE, or --file FILE, or - to read it from stdin".into())),
     };
     if value.len() as u64 > max { Err(too_large("the value", Some(value.len() as u64), max)) } else { Ok(value) }
+}
+
+/// Reads a document from a file, or from stdin (`-`). Fails before anything is sent.
+pub(crate) fn document(file: &Path, what: &str, max: u64) -> Result<Vec<u8>, Failure> {
+    let read = |from: &mut dyn Read| {
+        let mut document = Vec::new();
+        from.take(max + 1).read_to_end(&mut document).map(|_| document)
+    };
+    let document = match file == Path::new("-") {
+        true => read(&mut io::stdin().lock()),
+        false => File::open(file).and_then(|mut file| read(&mut file)),
+    };
+    let document = document.map_err(|error| {
+        Failure::Usage(format!("{what} can't be read from `{}`: {error}. Nothing was sent.", file.display()))
+    })?;
+    if document.len() as u64 > max {
+        return Err(Failure::Usage(format!("{what} has more than {max} bytes. Nothing was sent.")));
+    }
+    Ok(document)
 }
 
 fn read_file(path: &Path, max: u64) -> Result<Vec<u8>, Failure> {
@@ -50,6 +73,26 @@ fn too_large(what: &str, bytes: Option<u64>, max: u64) -> Failure {
         "{what} has {has} bytes, and a value may have {max}. Nothing was sent.\n  If the store is configured for larger \
          values, raise --max-value (up to 8MiB)."
     ))
+}
+
+impl FromStr for KeyValue {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.split_once('=') {
+            Some((key, value)) if !key.is_empty() => Ok(Self { key: key.into(), value: value.into() }),
+            _ => Err("write KEY=VALUE; for a key with = in it, write a FILE"),
+        }
+    }
+}
+
+/// Reads a key and a version, such as `alice=5`.
+pub(crate) fn key_version(text: &str) -> Result<(String, u64), String> {
+    let pair = text.rsplit_once('=').and_then(|(key, version)| Some((key, version.parse::<Version>().ok()?)));
+    match pair {
+        Some((key, version)) if !key.is_empty() => Ok((key.to_owned(), version.0)),
+        _ => Err("write KEY=VERSION, such as alice=5".to_owned()),
+    }
 }
 
 /// Reads a duration such as `500ms`, `30s`, `5m`, `2h` or `1d`.

@@ -1,5 +1,5 @@
-//! `annulus`, the one binary: it starts stores (`dev`, `node`), talks to them (`put`, `get`, `delete`, `scan`, `ring`,
-//! `status`, `bench`), runs commands under their locks (`lock`, `elect`, `locks`), and changes who their members are
+//! `annulus`, the one binary: it starts stores (`dev`, `node`), talks to them (`put`, `get`, `delete`, `scan`, `txn`,
+//! `txns`, `ring`, `status`, `bench`), runs commands under their locks (`lock`, `elect`, `locks`), and changes who their members are
 //! (`members`, `plan`, `history`).
 //!
 //! Values go to stdout as they are, everything said about them to stderr. How a command ended is told by its exit code
@@ -20,6 +20,7 @@ mod plan;
 mod progress;
 mod ring;
 mod status;
+mod txn;
 
 use std::process::ExitCode;
 
@@ -52,6 +53,8 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Lock(lock) => block_on(lock::lock(lock)),
         Command::Elect(elect) => block_on(lock::elect(elect)),
         Command::Locks(locks) => block_on(lock::list(locks)),
+        Command::Txn(txn) => block_on(txn::run(*txn)),
+        Command::Txns(txns) => block_on(txn::list(txns)),
         Command::Tied(tied) => lock::tied(tied),
         Command::Ring(ring) => block_on(ring::run(ring)),
         Command::Members(members) => block_on(members::run(members)),

@@ -1,6 +1,7 @@
 //! Writing to people and to programs.
 
 use std::io::{self, IsTerminal};
+use std::time::Duration;
 
 use annulus_client::BytesAsText;
 use anstyle::{AnsiColor, Style};
@@ -57,6 +58,16 @@ pub(crate) fn on_a_line(bytes: &[u8]) -> String {
 
 fn push_encoded(line: &mut String, byte: u8) {
     line.push_str(&format!("%{byte:02X}"));
+}
+
+/// A span of time, as exactly as a person wants to know it.
+pub(crate) fn span(span: Duration) -> String {
+    match span.as_secs() {
+        0..10 => format!("{:.1} s", span.as_secs_f64()),
+        seconds @ 10..120 => format!("{seconds} s"),
+        seconds @ 120..7200 => format!("{} min", seconds / 60),
+        seconds => format!("{} h", seconds / 3600),
+    }
 }
 
 /// Lines of cells, each column as wide as its widest cell. Columns named in `right` are numbers.

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use crate::args;
 use crate::exit::Failure;
 use crate::input;
-use crate::output::{self, Format, insert_bytes, on_a_line};
+use crate::output::{self, Format, insert_bytes, on_a_line, span};
 
 /// Lists locks.
 pub(crate) async fn list(arguments: args::Locks) -> Result<(), Failure> {
@@ -88,15 +88,6 @@ fn places(lock: &View) -> Vec<Vec<String>> {
         rows.push(vec![on_a_line(&lock.name), format!("{hidden} more wait")]);
     }
     rows
-}
-
-fn span(span: Duration) -> String {
-    match span.as_secs() {
-        0..10 => format!("{:.1} s", span.as_secs_f64()),
-        seconds @ 10..120 => format!("{seconds} s"),
-        seconds @ 120..7200 => format!("{} min", seconds / 60),
-        seconds => format!("{} h", seconds / 3600),
-    }
 }
 
 fn object(lock: &View) -> Value {
