@@ -98,6 +98,7 @@ fn the_same_seed_gives_the_same_bytes() {
         (5, Profile::Rings),
         (6, Profile::Replacements),
         (7, Profile::LateMaps),
+        (8, Profile::Locks),
     ];
     for (seed, profile) in twice {
         let (first, second) = (run(seed, profile), run(seed, profile));
@@ -229,6 +230,26 @@ fn a_vote_of_a_replica_that_has_nothing_is_caught() {
 #[test]
 fn an_answer_to_an_earlier_life_is_caught() {
     is_caught(Bug::AnswerOfEarlierLife, Profile::Answers);
+}
+
+#[test]
+fn a_queue_that_skips_one_who_waits_is_caught() {
+    is_caught(Bug::QueueSkipsWaiter, Profile::Locks);
+}
+
+#[test]
+fn a_fence_that_is_only_in_memory_is_caught() {
+    is_caught(Bug::FenceOnlyInMemory, Profile::Locks);
+}
+
+#[test]
+fn a_lease_that_ends_by_the_leaders_own_clock_is_caught() {
+    is_caught(Bug::LockExpiredByLocalClock, Profile::Locks);
+}
+
+#[test]
+fn a_token_that_is_counted_anew_is_caught() {
+    is_caught(Bug::TokenCountedAnew, Profile::Locks);
 }
 
 #[test]

@@ -285,6 +285,19 @@ impl World {
         self.send(name, asks, wakes);
     }
 
+    /// The time of a transfer is over.
+    fn give_up(&mut self, name: u64) {
+        let Some(Agent::Transfer { coordinator, mark }) = self.agents.get_mut(&name) else { return };
+        let (turn, mark) = (coordinator.give_up(), *mark);
+        if let Some(answer) = turn.answer {
+            self.answered(mark, &answer);
+        }
+        if turn.is_over {
+            self.agents.remove(&name);
+        }
+        self.send(name, turn.asks, turn.wake_in.is_some());
+    }
+
     fn answered(&mut self, mark: u64, answer: &Answer) {
         let told = match answer {
             Answer::Committed { then: true, .. } => Told::Done,
@@ -343,6 +356,10 @@ impl World {
                 let at = self.dice.below(self.agents.len() as u64) as usize;
                 let name = *self.agents.keys().nth(at).expect("it is one of them");
                 self.agents.remove(&name);
+            }
+            if self.dice.one_in(15) && !self.agents.is_empty() {
+                let at = self.dice.below(self.agents.len() as u64) as usize;
+                self.give_up(*self.agents.keys().nth(at).expect("it is one of them"));
             }
             if self.dice.one_in(30) {
                 let id = PartitionId(self.dice.below(u64::from(PARTITIONS)) as u32);

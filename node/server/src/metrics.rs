@@ -1,6 +1,6 @@
 //! What the node counts, and how it is read: OpenMetrics text, for Prometheus.
 //!
-//! The edge's own metrics stand here; other parts register theirs through [`Metrics::register`]. On the hot path nothing
+//! The metrics of the edge and of transactions stand here; other parts register theirs through [`Metrics::register`]. On the hot path nothing
 //! looks a label up: each combination of labels is resolved once and then found by index.
 
 use std::fmt;
@@ -24,14 +24,17 @@ pub struct Metrics {
     registry: Mutex<Registry>,
     /// What the HTTP edge counts.
     pub http: HttpMetrics,
+    /// What is counted of transactions.
+    pub txns: TxnMetrics,
 }
 
 impl Metrics {
-    /// The edge's metrics and nothing else yet.
+    /// The metrics of the edge and of transactions, and nothing else yet.
     pub fn new() -> Self {
         let mut registry = Registry::with_prefix("annulus");
         let http = HttpMetrics::new(&mut registry);
-        Self { registry: Mutex::new(registry), http }
+        let txns = TxnMetrics::new(&mut registry);
+        Self { registry: Mutex::new(registry), http, txns }
     }
 
     /// Lets another part of the node register its metrics; their names get the prefix `annulus_`.
@@ -55,7 +58,7 @@ impl Default for Metrics {
 }
 
 /// How many routes are told apart in the metrics.
-pub const ROUTES: usize = 19;
+pub const ROUTES: usize = 22;
 /// The methods that are told apart in the metrics.
 const METHODS: [&str; 6] = ["GET", "PUT", "DELETE", "HEAD", "POST", "other"];
 /// The classes of statuses.
@@ -138,6 +141,104 @@ impl HttpMetrics {
     }
 }
 
+/// How a transaction is carried out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum TxnKind {
+    /// All of it is in one partition.
+    One,
+    /// It is in several partitions.
+    Several,
+    /// It only reads, and holds nothing.
+    Snapshot,
+}
+
+/// What comes of a transaction.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum TxnOutcome {
+    /// It is committed, and its conditions held.
+    Committed,
+    /// A condition did not hold.
+    ConditionFailed,
+    /// Others were in its way.
+    Conflict,
+    /// It was refused, or could not be carried out.
+    Failed,
+    /// That is not known.
+    Unknown,
+}
+
+const TXN_KINDS: [&str; 3] = ["one", "several", "snapshot"];
+const TXN_OUTCOMES: [&str; 5] = ["committed", "condition_failed", "conflict", "failed", "unknown"];
+
+impl TxnOutcome {
+    /// Its label.
+    pub fn name(self) -> &'static str {
+        TXN_OUTCOMES[self as usize]
+    }
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct TxnLabels {
+    outcome: &'static str,
+    kind: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct KindLabels {
+    kind: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct DecisionLabels {
+    decision: &'static str,
+}
+
+/// What is counted of transactions.
+#[derive(Debug)]
+pub struct TxnMetrics {
+    /// By kind and outcome.
+    outcomes: [[Counter; TXN_OUTCOMES.len()]; TXN_KINDS.len()],
+    /// By kind.
+    durations: [Histogram; TXN_KINDS.len()],
+    attempts: Histogram,
+    recoveries: Family<DecisionLabels, Counter>,
+}
+
+impl TxnMetrics {
+    fn new(registry: &mut Registry) -> Self {
+        let outcomes = Family::<TxnLabels, Counter>::default();
+        let durations = Family::<KindLabels, Histogram, fn() -> Histogram>::new_with_constructor(latency_histogram);
+        let metrics = Self {
+            outcomes: TXN_KINDS
+                .map(|kind| TXN_OUTCOMES.map(|outcome| outcomes.get_or_create(&TxnLabels { outcome, kind }).clone())),
+            durations: TXN_KINDS.map(|kind| durations.get_or_create(&KindLabels { kind }).clone()),
+            attempts: Histogram::new([1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 50.0, 100.0]),
+            recoveries: Family::default(),
+        };
+        registry.register("txns", "Transactions answered", outcomes);
+        let help = "From the beginning of a transaction to its answer";
+        registry.register_with_unit("txn_duration", help, Unit::Seconds, durations);
+        registry.register("txn_attempts", "Attempts that a transaction took", metrics.attempts.clone());
+        let help = "Abandoned transactions that were brought to their end, or could not be (unknown)";
+        registry.register("txn_recoveries", help, metrics.recoveries.clone());
+        metrics
+    }
+
+    /// Counts one transaction. A snapshot makes no attempts.
+    pub fn observe(&self, kind: TxnKind, outcome: TxnOutcome, attempts: u32, took: Duration) {
+        self.outcomes[kind as usize][outcome as usize].inc();
+        self.durations[kind as usize].observe(took.as_secs_f64());
+        if attempts > 0 {
+            self.attempts.observe(f64::from(attempts));
+        }
+    }
+
+    /// Counts one abandoned transaction by what was decided.
+    pub fn observe_recovery(&self, decision: &'static str) {
+        self.recoveries.get_or_create(&DecisionLabels { decision }).inc();
+    }
+}
+
 /// From 50 µs, which a read in memory takes, to the longest time that a request may wait.
 fn latency_histogram() -> Histogram {
     Histogram::new([
@@ -158,8 +259,17 @@ mod tests {
         metrics.http.observe((0, "kv"), &http::Method::GET, 200, took);
         metrics.http.observe((1, "list"), &http::Method::PATCH, 507, took);
         metrics.register(|registry| registry.register("lanes", "Lanes", Gauge::<i64>::default()));
+        metrics.txns.observe(TxnKind::Several, TxnOutcome::Committed, 2, took);
+        metrics.txns.observe(TxnKind::Snapshot, TxnOutcome::Conflict, 0, took);
+        metrics.txns.observe_recovery("abort");
         let text = metrics.encode().unwrap();
         for line in [
+            r#"annulus_txns_total{outcome="committed",kind="several"} 1"#,
+            r#"annulus_txns_total{outcome="unknown",kind="one"} 0"#,
+            r#"annulus_txn_duration_seconds_count{kind="snapshot"} 1"#,
+            r#"annulus_txn_attempts_bucket{le="2.0"} 1"#,
+            "annulus_txn_attempts_count 1",
+            r#"annulus_txn_recoveries_total{decision="abort"} 1"#,
             r#"annulus_http_requests_total{route="kv",method="GET",status="2xx"} 2"#,
             r#"annulus_http_requests_total{route="list",method="other",status="5xx"} 1"#,
             r#"annulus_http_request_duration_seconds_bucket{le="0.0001",route="kv"} 2"#,

@@ -60,15 +60,15 @@ pub enum Violation {
 /// How much faster than real time a member's clock may make a value expire, in 1000: the fastest clock runs at 1.1.
 const SHORTEST_TTL_PER_MILLE: u64 = 900;
 
-/// Judges a whole history.
-pub fn check_history(history: &History, keys: usize) -> Result<(), Violation> {
+/// Judges a whole history. Returns which version each write has, as far as anybody was told.
+pub fn check_history(history: &History, keys: usize) -> Result<BTreeMap<WriteId, u64>, Violation> {
     check_origins(history)?;
     let versions = find_versions(history)?;
     for key in 0..keys {
         let calls = calls_of(history, &versions, key);
         linearizability::check(calls).map_err(|source| Violation::NotLinearizable { key, source })?;
     }
-    Ok(())
+    Ok(versions)
 }
 
 /// Every value that was read, linearizable or not, is one that a write had been asked to put.

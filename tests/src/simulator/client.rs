@@ -16,10 +16,10 @@ use annulus_core::map::Map;
 use annulus_core::partition::{self, Condition, Consistency, Item, Key, Outcome, Page, Scan};
 use bytes::Bytes;
 
+use super::asking::{Asker, Question};
 use super::dice::Dice;
-use super::events::{ClientEvent, ClientRequest, Event, NodeEvent};
+use super::events::{ClientEvent, Event};
 use super::history::{Change, History, Read, Seen, StaleRead, WriteId, value_of, write_of};
-use super::network::Fate;
 use super::scenario::Scenario;
 use super::world::{Broken, Environment, members_index};
 
@@ -59,7 +59,7 @@ pub struct Client {
     dice: Dice,
     /// The version of each key that was last seen.
     known: Vec<Option<u64>>,
-    attempts: u64,
+    asker: Asker,
     under_way: Option<UnderWay>,
     /// What it was told to do; it never gives up on that.
     pub orders: VecDeque<Order>,
@@ -120,7 +120,7 @@ impl Client {
             number,
             dice,
             known: vec![None; keys],
-            attempts: 0,
+            asker: Asker::new(number),
             under_way: None,
             orders: VecDeque::new(),
             free: true,
@@ -273,7 +273,7 @@ impl Client {
         idempotent: bool,
         (scenario, history): (&Scenario, &mut History),
     ) -> (Task, Operation) {
-        let id = history.invoke(now, key, condition, change);
+        let id = history.invoke(now, key, condition, change, None);
         let change = match change {
             Change::Put { ttl_ms } => {
                 let bytes = usize::try_from(self.dice.within(scenario.value_bytes.clone())).expect("small");
@@ -287,28 +287,17 @@ impl Client {
     }
 
     /// Sends what is under way to a member.
-    fn attempt(&mut self, (scenario, map): (&Scenario, &Map), env: &mut Environment) {
+    fn attempt(&mut self, world: (&Scenario, &Map), env: &mut Environment) {
         let Some(task) = self.under_way.as_mut() else { return };
-        self.attempts += 1;
-        let attempt = self.attempts;
-        task.attempt = Some(attempt);
-        let member = task.hint.take().unwrap_or_else(|| members_index(self.dice.pick(&map.members).id));
-        let timeout_ms = u32::try_from(*self.dice.pick(&[100, 300, 1000])).expect("small");
-        let request = ClientRequest {
-            client: self.number,
-            attempt,
+        let question = Question {
             group: task.group,
-            timeout_ms,
-            forward: self.dice.chance(scenario.forward),
-            operation: task.operation.clone(),
+            operation: &task.operation,
+            hint: task.hint.take(),
+            wait_ms: 0,
+            patience_us: u64::MAX,
         };
-        let client = self.number;
-        env.trace.record(env.events.now(), format_args!("client {client} asks member {member}, attempt {attempt}"));
-        let timeout_us = u64::from(timeout_ms) * 1000 + 20_000;
-        env.events.after(timeout_us, Event::Client { client, what: ClientEvent::Timeout { attempt } });
-        if let Fate::Arrives(delays) = env.network.send_client(&mut self.dice, &mut env.counters) {
-            env.events.after(delays[0], Event::Node { member, life: None, what: NodeEvent::Request(request) });
-        }
+        let attempt = self.asker.ask(question, world, &mut self.dice, env);
+        task.attempt = Some(attempt.number);
     }
 
     /// No answer has come, or one that says that nobody knows.
@@ -374,6 +363,9 @@ impl Client {
             Reply::Scan(page) => self.scanned(&task, &page, now, world, history)?,
             Reply::Lock(_) | Reply::LockView(_) | Reply::Locks { .. } => {
                 return Err(Broken::Nonsense("a client was told of a lock that did not ask for it"));
+            }
+            Reply::Txn(_) | Reply::Many { .. } | Reply::KnownTxn(_) | Reply::Txns(_) => {
+                return Err(Broken::Nonsense("a client was told of a transaction that did not ask for it"));
             }
             Reply::Map(_) | Reply::Changed(_) | Reply::Plan(_) | Reply::History(_) | Reply::PastMap(_) => {
                 return Err(Broken::Nonsense("a client was told of the map that did not ask for it"));

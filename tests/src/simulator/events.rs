@@ -71,6 +71,13 @@ pub enum NodeEvent {
     },
     /// A client's request.
     Request(ClientRequest),
+    /// A client waits no more for the answer to a request, and its connection says so.
+    HangUp {
+        /// The client.
+        client: usize,
+        /// Its attempt.
+        attempt: u64,
+    },
 }
 
 /// A client's request on its way to a member.

@@ -66,10 +66,26 @@ pub enum Fault {
     OldVolumeBack,
     /// An operator was told that another has taken over.
     OperatorDeposed,
+    /// A client that waited for a lock was given it.
+    LockWaitedFor,
+    /// A client was told that its wait for a lock is over.
+    LockWaitOver,
+    /// A client that waited for a lock was gone, and the leader was told.
+    WaitCancelled,
+    /// A client asked for a lock again, and found the place that it had.
+    PlaceFoundAgain,
+    /// A client that held a lock stood still.
+    HolderStopped,
+    /// A client was told that its lease is over.
+    LeaseOver,
+    /// A new leader, or one that stood still, has given all leases another term.
+    LeasesExtended,
+    /// A write with a token that is not the newest was refused.
+    StaleFenceRefused,
 }
 
 /// All of them.
-pub const ALL: [Fault; 27] = [
+pub const ALL: [Fault; 35] = [
     Fault::Crash,
     Fault::CrashInDiskOperation,
     Fault::CrashOfAll,
@@ -97,6 +113,14 @@ pub const ALL: [Fault; 27] = [
     Fault::MemberReplaced,
     Fault::OldVolumeBack,
     Fault::OperatorDeposed,
+    Fault::LockWaitedFor,
+    Fault::LockWaitOver,
+    Fault::WaitCancelled,
+    Fault::PlaceFoundAgain,
+    Fault::HolderStopped,
+    Fault::LeaseOver,
+    Fault::LeasesExtended,
+    Fault::StaleFenceRefused,
 ];
 
 /// How often each fault has happened.

@@ -30,6 +30,15 @@ pub enum Change {
     Delete,
 }
 
+/// The token of a lock, carried by a write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fence {
+    /// The number of the lock.
+    pub lock: usize,
+    /// The token.
+    pub token: u64,
+}
+
 /// A write.
 #[derive(Debug, Clone)]
 pub struct Write {
@@ -39,6 +48,8 @@ pub struct Write {
     pub condition: Condition,
     /// What it was to do.
     pub change: Change,
+    /// The lock that it was done under.
+    pub fence: Option<Fence>,
     /// When it was asked for.
     pub invoked: u64,
     /// What came of it, and when that was known.
@@ -84,9 +95,16 @@ pub struct History {
 
 impl History {
     /// A client asks for a write.
-    pub fn invoke(&mut self, now: u64, key: usize, condition: Condition, change: Change) -> WriteId {
+    pub fn invoke(
+        &mut self,
+        now: u64,
+        key: usize,
+        condition: Condition,
+        change: Change,
+        fence: Option<Fence>,
+    ) -> WriteId {
         let id = u32::try_from(self.writes.len()).expect("few writes");
-        self.writes.push(Write { key, condition, change, invoked: now, answer: None, refused: false });
+        self.writes.push(Write { key, condition, change, fence, invoked: now, answer: None, refused: false });
         id
     }
 

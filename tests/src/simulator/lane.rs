@@ -18,11 +18,15 @@ use std::time::Duration;
 use annulus_core::id::GroupId;
 use annulus_core::lane::{GroupWrite, Input, Lane, Output, Pressure, Writes};
 use annulus_core::map::Map;
+use annulus_core::partition;
+use annulus_core::replica::Replica;
 use annulus_core::time::Instant;
 use annulus_node::storage::{self, Checkpointed, Checkpointer, Frozen, IdentityFile, LaneState, Segment, Wal};
 
 /// Most rounds whose writes are not durable yet; then the lane only waits for the disk.
 const ROUNDS_IN_FLIGHT: usize = 64;
+/// An entry that says nothing but what kind it is has fewer bytes.
+const SHORT_ENTRY_BYTES: usize = 16;
 
 /// When a lane's overlay is written down.
 #[derive(Debug, Clone, Copy)]
@@ -69,6 +73,8 @@ pub struct LaneThreads {
     overlay_since: Instant,
     rounds: u64,
     round_asked: bool,
+    ticked: Instant,
+    extensions: u64,
 }
 
 enum Told {
@@ -137,6 +143,8 @@ impl LaneThreads {
             overlay_since: now,
             rounds: 0,
             round_asked: false,
+            ticked: now,
+            extensions: 0,
         }
     }
 
@@ -161,6 +169,16 @@ impl LaneThreads {
         self.rounds
     }
 
+    /// When a round has last taken a tick.
+    pub fn ticked(&self) -> Instant {
+        self.ticked
+    }
+
+    /// How often leaders here have given all leases another term since this was asked last.
+    pub fn take_extensions(&mut self) -> u64 {
+        std::mem::take(&mut self.extensions)
+    }
+
     fn takes_inputs(&self) -> bool {
         self.lane.rounds_in_flight() < ROUNDS_IN_FLIGHT
     }
@@ -175,7 +193,12 @@ impl LaneThreads {
         }
         for told in inputs {
             match told {
-                Told::Input(input) => self.lane.step(now, input)?,
+                Told::Input(input) => {
+                    if matches!(input, Input::Tick) {
+                        self.ticked = now;
+                    }
+                    self.lane.step(now, input)?;
+                }
                 Told::Map(map) => {
                     let (number, lanes) = (self.number, self.lanes);
                     self.lane.adopt(&map, |group: GroupId| group.0 % lanes == number, now)?;
@@ -211,10 +234,20 @@ impl LaneThreads {
             output.sends.extend(self.lane.send_snapshots(now)?);
         }
         if let Some(writes) = output.writes.take() {
+            self.extensions += self.count_extensions(&writes);
             self.wal_queue.push_back(WalCommand::Append(writes));
         }
         self.checkpoint_if_due(now);
         Ok(output)
+    }
+
+    /// In how many entries leaders here give all leases another term.
+    fn count_extensions(&self, writes: &Writes) -> u64 {
+        let leads = |group: GroupId| group != GroupId::MAP && self.lane.replica(group).is_some_and(Replica::leads);
+        let entries = writes.groups().iter().filter(|write| leads(write.group)).flat_map(|write| &write.entries);
+        let short = entries.filter(|entry| !entry.data.is_empty() && entry.data.len() <= SHORT_ENTRY_BYTES);
+        let extends = |entry: partition::Entry| entry.command == partition::Command::ExtendLeases;
+        short.filter(|entry| partition::Entry::decode(entry.data.clone()).is_ok_and(extends)).count() as u64
     }
 
     fn pressure(&self) -> Pressure {

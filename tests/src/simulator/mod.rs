@@ -5,19 +5,20 @@
 //!      │
 //!   world ── events (virtual time) ── nemesis ─────────────────────────────┐
 //!      │                                                                    ▼
-//!   client ──requests──▶ node ── lane (its threads) ── core Lane      crashes, cuts, pauses, clocks,
+//!   client, locks ─requests──▶ node ── lane (its threads) ── core Lane      crashes, cuts, pauses, clocks,
 //!      │   ◀─replies──    │ ▲            │                             slow and full disks, bad weather
 //!      ▼                  │ └─frames─ network                               │
 //!   history               └────────── storage: WAL, overlay, redb, identity │
 //!      │                                 └── disk (loses what is not synced)┘
 //!      ▼
-//!   checks, linearizability
+//!   checks, linearizability, locks::checks
 //! ```
 //!
 //! The core and the storage are the very code of the node, redb included. Only the shell is a model: where the node has
 //! threads, sockets and timers, here are steps that the event queue puts in order. Nothing here reads a clock or draws
 //! from anything but the seed's [`dice::Dice`].
 
+pub mod asking;
 pub mod checks;
 pub mod client;
 pub mod dice;
@@ -28,6 +29,7 @@ pub mod growth;
 pub mod history;
 pub mod lane;
 pub mod linearizability;
+pub mod locks;
 mod nemesis;
 pub mod network;
 pub mod node;

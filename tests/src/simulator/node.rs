@@ -30,10 +30,12 @@ use bytes::Bytes;
 use super::client::{member_id, scan_all};
 use super::disk::SimulatedDisk;
 use super::events::{ClientEvent, ClientRequest, Event, NodeEvent};
+use super::faults::Fault;
 use super::lane::{Error, LaneThreads, WalDone};
+use super::locks::all_locks;
 use super::network::Fate;
 use super::scenario::Scenario;
-use super::world::{Environment, Probed, members_index};
+use super::world::{Environment, Has, Probed, members_index};
 
 /// How long after a full disk the WAL thread tries again, in microseconds.
 const FULL_DISK_PAUSE_US: u64 = 200_000;
@@ -109,7 +111,7 @@ pub struct Process {
     /// Which of the member's processes it is.
     life: u64,
     requests: u64,
-    waiting: BTreeMap<RequestId, ReplyTo>,
+    waiting: BTreeMap<RequestId, Waiting>,
     forwards: u64,
     /// Requests sent on to other members.
     forwarded: BTreeMap<u64, Forwarded>,
@@ -120,6 +122,16 @@ pub struct Process {
     ticks: u64,
 }
 
+/// A request that a lane has and has not answered yet.
+#[derive(Debug, Clone, Copy)]
+struct Waiting {
+    reply_to: ReplyTo,
+    group: GroupId,
+    deadline: Instant,
+    /// Whether it may wait for a lock: then it ends when its client is gone.
+    is_cancellable: bool,
+}
+
 /// A request that was sent on to another member.
 #[derive(Debug, Clone, Copy)]
 struct Forwarded {
@@ -127,6 +139,8 @@ struct Forwarded {
     attempt: u64,
     group: GroupId,
     to: MemberId,
+    /// See [`Waiting`].
+    is_cancellable: bool,
 }
 
 /// What was seen of a replica when it was last looked at.
@@ -138,7 +152,7 @@ struct Seen {
     replica: u64,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ReplyTo {
     Client { client: usize, attempt: u64 },
     Member { peer: usize, ticket: Ticket },
@@ -297,6 +311,7 @@ impl Member {
             NodeEvent::Round { lane } => {
                 env.work.rounds += 1;
                 let output = self.lanes()[lane].round(now)?;
+                env.counters.add(Fault::LeasesExtended, self.lanes()[lane].take_extensions());
                 self.put_out(lane, output, env);
                 self.check(lane, scenario)?;
             }
@@ -314,6 +329,7 @@ impl Member {
             }
             NodeEvent::Frame { from, bytes } => self.frame(now, from, bytes, env),
             NodeEvent::Request(request) => self.request(now, request, env),
+            NodeEvent::HangUp { client, attempt } => self.hung_up(client, attempt, env),
         }
         self.write_map(scenario, env);
         for lane in 0..self.lanes().len() {
@@ -387,6 +403,11 @@ impl Member {
                 None => *seen = Seen { applied: 0, replica: seen.replica + 1 },
             }
         }
+        // At each tick a lane answers what has waited for too long; some of its ticks may come a little early.
+        let answered_by = lane.ticked() - 2 * (scenario.election_timeout / 10);
+        let of_lane = process.waiting.values().filter(|waiting| waiting.group.0 as usize % lanes == number);
+        let late = of_lane.into_iter().find(|waiting| waiting.deadline < answered_by);
+        assert!(late.is_none(), "every request is answered by its deadline: {late:?} at {:?}", lane.ticked());
         if lane.rounds().is_multiple_of(scenario.check_every) {
             lane.lane.check()?;
         }
@@ -399,8 +420,12 @@ impl Member {
         let process = self.process.as_mut().expect("it runs");
         let groups: Vec<GroupId> = process.seen.iter().enumerate().skip(1).map(|(at, _)| group_id(at)).collect();
         for group in groups {
-            let operation = Operation::Scan { scan: scan_all(), consistency: Consistency::Stale };
-            process.ask_lane(now, group, 1000, operation, ReplyTo::Probe { group });
+            let consistency = Consistency::Stale;
+            let keys = Operation::Scan { scan: scan_all(), consistency };
+            let locks = Operation::ListLocks { scan: all_locks(), consistency };
+            for operation in [keys, locks] {
+                process.ask_lane(now, group, 1000, operation, ReplyTo::Probe { group });
+            }
         }
         for number in 0..self.lanes().len() {
             self.set_going(number, scenario, env);
@@ -430,7 +455,7 @@ impl Member {
                         answer(forwarded.client, forwarded.attempt, reply, env);
                     }
                 }
-                Item::Cancel { .. } => {}
+                Item::Cancel { ticket, .. } => process.cancel(ReplyTo::Member { peer: from, ticket }, env),
                 Item::Hello(hello) => self.greeted(from, hello, env),
                 Item::Map(map) => {
                     let map = Map::decode(map).expect("maps are sent whole");
@@ -545,11 +570,24 @@ impl Member {
         };
         process.forwards += 1;
         let number = process.forwards;
-        process.forwarded.insert(number, Forwarded { client, attempt, group, to });
+        let is_cancellable = operation.waits_for_lock();
+        process.forwarded.insert(number, Forwarded { client, attempt, group, to, is_cancellable });
         let mut writer = FrameWriter::default();
         let ticket = Ticket { life: process.life, number };
         writer.push(&Item::Forward(Forward { ticket, group, timeout_ms, operation }));
         self.send(members_index(to), writer, Carries::Forward, env);
+    }
+
+    /// A client is gone: whoever has its request is told, if the request is one that waits for a lock.
+    fn hung_up(&mut self, client: usize, attempt: u64, env: &mut Environment) {
+        let process = self.process.as_mut().expect("it runs");
+        process.cancel(ReplyTo::Client { client, attempt }, env);
+        let is_it = |sent: &Forwarded| (sent.client, sent.attempt) == (client, attempt) && sent.is_cancellable;
+        let number = process.forwarded.iter().find(|(_, sent)| is_it(sent)).map(|(number, _)| *number);
+        let Some((number, sent)) = number.and_then(|number| process.forwarded.remove_entry(&number)) else { return };
+        let mut writer = FrameWriter::default();
+        writer.push(&Item::Cancel { ticket: Ticket { life: process.life, number }, group: sent.group });
+        self.send(members_index(sent.to), writer, Carries::Forward, env);
     }
 
     fn put_out(&mut self, number: usize, output: Output, env: &mut Environment) {
@@ -596,8 +634,8 @@ impl Member {
 
     fn reply(&mut self, id: RequestId, reply: Reply, env: &mut Environment) {
         let process = self.process.as_mut().expect("it runs");
-        let reply_to = process.waiting.remove(&id).expect("a lane answers each request once");
-        match reply_to {
+        let waiting = process.waiting.remove(&id).expect("a lane answers each request once");
+        match waiting.reply_to {
             ReplyTo::Client { client, attempt } => answer(client, attempt, reply, env),
             ReplyTo::Member { peer, ticket } => {
                 let mut writer = FrameWriter::default();
@@ -607,7 +645,10 @@ impl Member {
             ReplyTo::Probe { group } => {
                 let (member, life) = (self.index, (self.life, process.seen[group.0 as usize].replica));
                 match reply {
-                    Reply::Scan(page) => env.probed.push(Probed { member, life, group, page }),
+                    Reply::Scan(page) => env.probed.push(Probed { member, life, group, has: Has::Keys(page) }),
+                    Reply::Locks { locks, .. } => {
+                        env.probed.push(Probed { member, life, group, has: Has::Locks(locks) })
+                    }
                     Reply::Refused(Refusal::NoReplica) => {}
                     other => unreachable!("a stale scan was answered with {other:?}"),
                 }
@@ -662,9 +703,20 @@ impl Process {
     fn ask_lane(&mut self, now: Instant, group: GroupId, timeout_ms: u32, operation: Operation, reply_to: ReplyTo) {
         self.requests += 1;
         let id = RequestId(self.requests);
-        self.waiting.insert(id, reply_to);
         let deadline = now + Duration::from_millis(u64::from(timeout_ms));
+        let is_cancellable = operation.waits_for_lock();
+        self.waiting.insert(id, Waiting { reply_to, group, deadline, is_cancellable });
         self.lane_of(group).push(Input::Request(Request { id, group, deadline, operation }));
+    }
+
+    /// Nobody waits for this answer any more. If there is no such request, it was answered meanwhile.
+    fn cancel(&mut self, reply_to: ReplyTo, env: &mut Environment) {
+        let is_it = |waiting: &Waiting| waiting.reply_to == reply_to && waiting.is_cancellable;
+        let found = self.waiting.iter().find(|(_, waiting)| is_it(waiting));
+        if let Some((request, group)) = found.map(|(request, waiting)| (*request, waiting.group)) {
+            env.counters.add(Fault::WaitCancelled, 1);
+            self.lane_of(group).push(Input::Cancel { group, request });
+        }
     }
 }
 

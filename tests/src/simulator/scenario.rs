@@ -9,6 +9,7 @@ use annulus_core::lane::LogBudget;
 
 use super::dice::Dice;
 use super::lane::Limits;
+use super::locks::Plan;
 
 /// What a run is to bring out. All are the same simulator and the same checks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +42,8 @@ pub enum Profile {
     Replacements,
     /// Members die and are back while others are still at what they had sent on.
     Answers,
+    /// Clients wait for locks, hold them, write under them and lose them, whatever members do.
+    Locks,
 }
 
 /// A kind of fault that is drawn.
@@ -198,6 +201,8 @@ pub struct Scenario {
     pub check_every: u64,
     /// When lanes write their overlays down.
     pub limits: Limits,
+    /// What is done with locks.
+    pub locks: Plan,
 }
 
 const MILLI: u64 = 1000;
@@ -248,10 +253,12 @@ impl Scenario {
                 overlay_bytes: overlay,
                 overlay_age: Duration::from_millis(*dice.pick(&[300, 1000, 5000])),
             },
+            locks: Plan::NONE,
         };
         scenario.draw_ring(dice);
         scenario.draw_log(dice);
-        scenario.suit(profile);
+        scenario.suit(profile, dice);
+        scenario.locks = Plan::draw(dice, profile);
         scenario
     }
 
@@ -292,6 +299,7 @@ impl Scenario {
             map_write_us: 500..=MILLI,
             check_every: 0,
             limits: Limits { overlay_bytes: 64 << 20, overlay_age: Duration::from_secs(60) },
+            locks: Plan::NONE,
         }
     }
 
@@ -320,7 +328,7 @@ impl Scenario {
         self.members + self.spares + self.replacements
     }
 
-    fn suit(&mut self, profile: Profile) {
+    fn suit(&mut self, profile: Profile, dice: &mut Dice) {
         if profile != Profile::General {
             self.members = 3;
             self.replication = 3;
@@ -379,7 +387,28 @@ impl Scenario {
                 self.idempotent = 0;
             }
             Profile::Elections | Profile::SlowDisks | Profile::Checkpoints => self.suit_disks(profile),
+            Profile::Locks => self.suit_locks(dice),
             _ => self.suit_rings(profile),
+        }
+    }
+
+    /// Everything may go wrong, but not all the time: what is to be seen takes some seconds.
+    fn suit_locks(&mut self, dice: &mut Dice) {
+        self.faulty_us = 40 * SECOND;
+        self.clients = 2;
+        self.keys = 4;
+        self.partitions = 2;
+        self.forward = *dice.pick(&[0, 1000]);
+        self.idempotent = 0;
+        self.faults = Kind::draw(dice);
+        self.faults.extend([(4, Kind::Crash), (1, Kind::CrashOfAll), (2, Kind::Pause)]);
+        self.fault_gap_us = 200 * MILLI..=2500 * MILLI;
+        self.down_us = MILLI..=800 * MILLI;
+        self.pause_us = 50 * MILLI..=1800 * MILLI;
+        if dice.chance(500) {
+            self.spares = 1;
+            self.command_gap_us = Some(500 * MILLI..=3000 * MILLI);
+            self.faults.extend([(1, Kind::CrashMapLeader), (2, Kind::HitMovingLeader)]);
         }
     }
 
@@ -531,7 +560,7 @@ impl Kind {
 
 impl Profile {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::General,
         Self::Crashes,
         Self::Leases,
@@ -546,5 +575,6 @@ impl Profile {
         Self::Operators,
         Self::Replacements,
         Self::Answers,
+        Self::Locks,
     ];
 }

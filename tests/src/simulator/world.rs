@@ -16,6 +16,7 @@ use std::sync::Arc;
 
 use annulus_core::id::{GroupId, MemberId};
 use annulus_core::map::{Desired, Map, Member as MapMember, MemberState};
+use annulus_core::partition::lock::View as LockView;
 use annulus_core::partition::{Consistency, Outcome, Page};
 use annulus_core::replica::Replica;
 use annulus_core::state::State;
@@ -29,6 +30,10 @@ use super::events::{ClientEvent, Event, Events, NodeEvent};
 use super::faults::{Counters, Fault, FaultEvent};
 use super::history::{History, StaleRead, WriteId};
 use super::lane;
+use super::locks;
+use super::locks::locker::{Locker, Shared};
+use super::locks::record::Record;
+use super::locks::sightings::Sightings;
 use super::network::Network;
 use super::node::{CLUSTER, Member};
 use super::operator::{Fences, Operator, Slot, View};
@@ -42,12 +47,17 @@ use super::work::Work;
 const SETTLED_WITHIN_US: u64 = 10_000_000;
 /// How long after everything is healed the ring must be as it was asked for last, in microseconds.
 const RING_SETTLED_WITHIN_US: u64 = 60_000_000;
+/// How long after the last client has let go of the locks each of them must have been taken and given back, in
+/// microseconds.
+const LOCKS_FREED_WITHIN_US: u64 = 30_000_000;
 /// How many operators change the ring.
 const OPERATORS: usize = 2;
 /// The last write of every key lets it expire after this long.
 const LAST_TTL_MS: u64 = 200;
 /// What the keys of a partition's value records begin with (see `docs/storage.md`).
 const VALUE_RECORD: u8 = 1;
+/// What the keys of its locks' records begin with.
+const LOCK_RECORD: u8 = 5;
 /// How often all replicas are looked at, in microseconds.
 const PROBE_EVERY_US: u64 = 150_000;
 /// How often it is looked whether the next phase is due, in microseconds.
@@ -101,8 +111,17 @@ pub struct Probed {
     pub life: (u64, u64),
     /// Its group.
     pub group: GroupId,
+    /// Some of what it has.
+    pub has: Has,
+}
+
+/// Some of what a replica has.
+#[derive(Debug)]
+pub enum Has {
     /// All its keys.
-    pub page: Page,
+    Keys(Page),
+    /// All its locks.
+    Locks(Vec<LockView>),
 }
 
 /// What a run has shown to be broken.
@@ -114,6 +133,9 @@ pub enum Broken {
     /// A check of the ring found it.
     #[error(transparent)]
     Ring(#[from] ring_checks::Violation),
+    /// A check of the locks found it.
+    #[error(transparent)]
+    Locks(#[from] locks::checks::Violation),
     /// The ring was not as it was asked for.
     #[error("{0} s after everything was healed the ring was not as it was asked for: {1}")]
     RingNotSettled(u64, String),
@@ -144,6 +166,9 @@ pub enum Broken {
     /// Keys could not be read or written although nothing was wrong any more.
     #[error("{0} s after everything was healed some keys could not be read or written")]
     NotLive(u64),
+    /// Locks could not be had although nobody wanted them any more.
+    #[error("{0} s after everybody had let go of the locks not each of them could be taken and given back")]
+    LocksNotFreed(u64),
     /// Replicas of one group stayed different, or kept keys that should have expired.
     #[error("the replicas of {group} stay different, or keep what has expired: {replicas}")]
     Different {
@@ -197,10 +222,13 @@ pub(super) struct World {
     pub(super) members: Vec<Member>,
     clients: Vec<Client>,
     operators: Vec<Operator>,
+    lockers: Vec<Locker>,
     fences: Fences,
     ring: Ring,
     history: History,
     monotone: Monotone,
+    locks: Record,
+    sightings: Sightings,
     pub(super) phase: Phase,
     pub(super) phase_ends: u64,
     /// By when the ring must be as it was asked for last.
@@ -225,6 +253,7 @@ pub fn run(seed: u64, profile: Profile) -> Report {
         world.env.trace.record(now, format_args!("BROKEN: {broken}"));
     }
     let answered = world.history.reads.len() + world.history.writes.iter().filter(|w| w.answer.is_some()).count();
+    let answered = answered + world.locks.answered();
     Report { trace: world.env.trace, counters: world.env.counters, answered, broken }
 }
 
@@ -269,7 +298,12 @@ impl World {
         // The last client does only as it is told.
         let clients = (0..=scenario.clients).map(|number| Client::new(number, scenario.keys, dice.fork())).collect();
         let operators = 0..if scenario.command_gap_us.is_some() { OPERATORS } else { 0 };
-        let operators = operators.map(|number| Operator::new(scenario.clients + 1 + number, dice.fork())).collect();
+        let operators: Vec<Operator> =
+            operators.map(|number| Operator::new(scenario.clients + 1 + number, dice.fork())).collect();
+        // As with the clients, the last does only as it is told.
+        let first = scenario.clients + 1 + operators.len();
+        let lockers = first..if scenario.locks.lockers == 0 { first } else { first + scenario.locks.lockers + 1 };
+        let lockers = lockers.map(|number| Locker::new(number, dice.fork())).collect();
         let mut env = Environment { trace: Trace::default(), ..Environment::new(&scenario, dice) };
         env.trace.record(0, format_args!("seed {seed}, {profile:?}: {scenario:?}"));
         Self {
@@ -281,12 +315,15 @@ impl World {
             members,
             clients,
             operators,
+            lockers,
             fences: Fences::default(),
             ring: Ring::default(),
             ring_ends: 0,
             joint: BTreeSet::new(),
             history: History::default(),
             monotone: Monotone::default(),
+            locks: Record::default(),
+            sightings: Sightings::default(),
             phase: Phase::Faulty,
         }
     }
@@ -304,21 +341,39 @@ impl World {
             let client = orders + 1 + operator;
             self.env.events.after(1_000_000, Event::Client { client, what: ClientEvent::Next });
         }
+        if let Some(last) = self.lockers.last_mut() {
+            last.free = false;
+        }
+        let first = orders + 1 + self.operators.len();
+        for client in first..first + self.lockers.len() {
+            self.env.events.after(300_000, Event::Client { client, what: ClientEvent::Next });
+        }
         self.env.events.after(500_000, Event::Fault(FaultEvent::Draw));
         self.env.events.after(PROBE_EVERY_US, Event::Probe);
         self.env.events.after(PHASE_EVERY_US, Event::Phase);
         while let Some(event) = self.env.events.pop() {
             if self.handle(event)? {
-                return Ok(checks::check_history(&self.history, self.scenario.keys)?);
+                return self.judge();
             }
         }
         unreachable!("ticks never end")
+    }
+
+    /// Judges everything that clients were told.
+    fn judge(&mut self) -> Result<(), Broken> {
+        let found = locks::checks::places_found_again(&self.locks, &self.sightings);
+        self.env.counters.add(Fault::PlaceFoundAgain, found);
+        let versions = checks::check_history(&self.history, self.scenario.keys)?;
+        Ok(locks::checks::check(&self.locks, &self.sightings, &self.history, &versions, &self.map)?)
     }
 
     /// Lets one thing happen. Returns whether it was the last.
     fn handle(&mut self, event: Event) -> Result<bool, Broken> {
         match event {
             Event::Node { member, life, what } => self.node_event(member, life, what)?,
+            Event::Client { client, what } if client >= self.clients.len() + self.operators.len() => {
+                self.locker_event(client - self.clients.len() - self.operators.len(), what)?;
+            }
             Event::Client { client, what } if client >= self.clients.len() => self.operator_event(client, what)?,
             Event::Client { client, what } => {
                 let world: (&Scenario, &Map) = (&self.scenario, &self.map);
@@ -405,6 +460,12 @@ impl World {
         Ok(())
     }
 
+    /// One of the clients that use locks does something.
+    fn locker_event(&mut self, locker: usize, what: ClientEvent) -> Result<(), Broken> {
+        let Self { scenario, map, locks, history, env, .. } = self;
+        self.lockers[locker].handle(what, &mut Shared { scenario, map, record: locks, history, env })
+    }
+
     fn slots(&self) -> Vec<Slot> {
         let born = self.members.iter().filter(|member| member.born);
         let slot = |member: &Member| Slot {
@@ -435,7 +496,14 @@ impl World {
 
     fn judge_probed(&mut self) -> Result<(), Broken> {
         let now = self.env.events.now();
-        for Probed { member, life, group, page } in std::mem::take(&mut self.env.probed) {
+        for Probed { member, life, group, has } in std::mem::take(&mut self.env.probed) {
+            let page = match has {
+                Has::Keys(page) => page,
+                Has::Locks(views) => {
+                    views.iter().try_for_each(|view| self.sightings.observe(now, member, life, view))?;
+                    continue;
+                }
+            };
             for (key, seen) in page_contents(&page, &self.scenario, &self.map, group)? {
                 self.monotone.observe(member, life, key, seen.map(|seen| seen.version))?;
                 self.history.stale.push(StaleRead { key, returned: now, seen });
@@ -498,13 +566,14 @@ impl World {
             Phase::Faulty if now >= self.phase_ends => {
                 self.heal()?;
                 self.clients.iter_mut().for_each(|client| client.free = false);
+                self.lockers.iter_mut().for_each(|locker| locker.free = false);
                 let keys = 0..self.scenario.keys;
                 self.order(keys.flat_map(|key| [Order::Read(key, Consistency::Linearizable), Order::Put(key, None)]));
                 self.set_goal();
                 self.enter(Phase::Settling);
                 self.ring_ends = now + RING_SETTLED_WITHIN_US;
             }
-            Phase::Settling if self.clients.iter().all(Client::is_idle) => {
+            Phase::Settling if self.are_idle() => {
                 if let Some(unsettled) = self.ring_unsettled() {
                     let seconds = RING_SETTLED_WITHIN_US / 1_000_000;
                     let late = now >= self.ring_ends;
@@ -517,13 +586,15 @@ impl World {
                 let keys = 0..self.scenario.keys;
                 let each = keys.flat_map(|key| reads.map(|consistency| Order::Read(key, consistency)));
                 self.order(each);
+                self.order_locks();
                 self.enter(Phase::Reading);
+                self.phase_ends = now + LOCKS_FREED_WITHIN_US;
             }
-            Phase::Reading if self.clients.iter().all(Client::is_idle) => {
+            Phase::Reading if self.are_idle() => {
                 self.order((0..self.scenario.keys).map(|key| Order::Put(key, Some(LAST_TTL_MS))));
                 self.enter(Phase::Converging);
             }
-            Phase::Converging if self.clients.iter().all(Client::is_idle) && self.differing().is_none() => {
+            Phase::Converging if self.are_idle() && self.differing().is_none() => {
                 return Ok(true);
             }
             Phase::Faulty => {}
@@ -533,6 +604,9 @@ impl World {
                     return Err(Broken::Different { group, replicas });
                 }
                 return Err(Broken::NotLive(SETTLED_WITHIN_US / 1_000_000));
+            }
+            Phase::Reading if !self.lockers.iter().all(Locker::is_idle) => {
+                return Err(Broken::LocksNotFreed(LOCKS_FREED_WITHIN_US / 1_000_000));
             }
             _ => return Err(Broken::NotLive(SETTLED_WITHIN_US / 1_000_000)),
         }
@@ -564,7 +638,20 @@ impl World {
         self.env.events.after(1000, Event::Client { client, what: ClientEvent::Next });
     }
 
-    /// A group whose replicas differ or still hold keys, and how.
+    /// Each lock must be to be had, now that nobody wants it any more.
+    fn order_locks(&mut self) {
+        let client = self.clients.len() + self.operators.len() + self.lockers.len() - 1;
+        if let Some(last) = self.lockers.last_mut() {
+            last.orders.extend(0..self.scenario.locks.locks);
+            self.env.events.after(1000, Event::Client { client, what: ClientEvent::Next });
+        }
+    }
+
+    fn are_idle(&self) -> bool {
+        self.clients.iter().all(Client::is_idle) && self.lockers.iter().all(Locker::is_idle)
+    }
+
+    /// A group whose replicas differ or still hold keys or locks, and how.
     fn differing(&self) -> Option<(GroupId, String)> {
         let digests = |group: GroupId| -> Vec<Option<Digested>> {
             let (voters, _) = self.map.group(group).expect("a group of the map");
@@ -587,7 +674,7 @@ struct Digested {
     applied: u64,
     /// The hash of all its records.
     records: String,
-    /// How many keys it has.
+    /// How many keys and locks it has.
     keys: usize,
 }
 
@@ -596,7 +683,7 @@ fn digest(member: &Member, group: GroupId) -> Option<Digested> {
     let replica = lane.replica(group)?;
     let (mut hash, mut keys) = (Sha256::new(), 0);
     let read = lane.state().range(replica.table(), &[], None, &mut |key, value| {
-        keys += usize::from(group != GroupId::MAP && key[0] == VALUE_RECORD);
+        keys += usize::from(group != GroupId::MAP && [VALUE_RECORD, LOCK_RECORD].contains(&key[0]));
         for bytes in [key, value] {
             hash.update((bytes.len() as u64).to_be_bytes());
             hash.update(bytes);

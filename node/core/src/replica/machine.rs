@@ -93,6 +93,17 @@ impl Machine {
         }
     }
 
+    /// How many transactions are open, and for how many milliseconds the oldest has been.
+    pub fn open_txns(&self, state: &dyn State, clock_ms: u64) -> Result<(usize, u64), Error> {
+        match self {
+            Self::Partition(partition) if partition.open_count() > 0 => {
+                let oldest = partition.open_txns(state, clock_ms, 0, 1)?;
+                Ok((partition.open_count(), oldest.first().map_or(0, |view| view.age_ms)))
+            }
+            Self::Map(_) | Self::Partition(_) => Ok((0, 0)),
+        }
+    }
+
     /// Whether there are leases.
     pub fn has_leases(&self) -> bool {
         match self {

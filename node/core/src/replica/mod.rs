@@ -341,6 +341,11 @@ impl Replica {
         self.machine.locks()
     }
 
+    /// How many transactions are open, and for how many milliseconds the oldest has been.
+    pub fn open_txns(&self, now: Instant, state: &dyn State) -> Result<(usize, u64), Error> {
+        self.machine.open_txns(state, self.clock_ms(now))
+    }
+
     /// The last index of the log.
     pub fn last_index(&self) -> u64 {
         self.node.raft.raft_log.last_index()

@@ -56,10 +56,15 @@ impl Waits {
         let cancelled = self.cancelled.remove(&request);
         let (name, asked) = (applied.name.clone(), position.index);
         match applied.outcome {
+            Outcome::Queued { token, .. } if cancelled && self.places.contains_key(&token) => {
+                // Others wait by the same name: the place is theirs, and was asked for last by this.
+                let waiting = self.places.get_mut(&token).into_iter().flatten();
+                waiting.for_each(|waiting| waiting.asked = waiting.asked.max(asked));
+            }
             Outcome::Granted { token, .. } | Outcome::Queued { token, .. } if cancelled => {
                 self.leaving.push(Command::Leave { name, token, asked });
             }
-            Outcome::Queued { token, clock_ms } => {
+            Outcome::Queued { token, clock_ms } if !cancelled => {
                 self.places.entry(token).or_default().push(Waiting { request, name, deadline, asked, clock_ms });
                 self.count += 1;
                 return None;
@@ -113,19 +118,20 @@ impl Waits {
         self.leave(|waiting| waiting.deadline <= now)
     }
 
+    /// Takes out those that are gone, and gives up the places where nobody waits any more.
     fn leave(&mut self, is_gone: impl Fn(&Waiting) -> bool) -> Vec<RequestId> {
         let mut gone = Vec::new();
         let Self { places, leaving, .. } = self;
         places.retain(|token, waiting| {
-            waiting.retain(|waiting| {
-                let goes = is_gone(waiting);
-                if goes {
-                    let (name, token, asked) = (waiting.name.clone(), *token, waiting.asked);
-                    leaving.push(Command::Leave { name, token, asked });
-                    gone.push(waiting.request);
-                }
-                !goes
-            });
+            let asked = waiting.iter().map(|waiting| waiting.asked).max().unwrap_or_default();
+            let name = waiting.first().map(|waiting| waiting.name.clone());
+            let leaves = |waiting: &mut Waiting| is_gone(waiting);
+            gone.extend(waiting.extract_if(.., leaves).map(|waiting| waiting.request));
+            // Whoever goes last gives the place up as it was asked for last.
+            waiting.iter_mut().for_each(|waiting| waiting.asked = asked);
+            if let Some(name) = name.filter(|_| waiting.is_empty()) {
+                leaving.push(Command::Leave { name, token: *token, asked });
+            }
             !waiting.is_empty()
         });
         self.count -= gone.len();

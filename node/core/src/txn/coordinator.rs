@@ -35,6 +35,8 @@ pub struct Coordinator {
     attempts: u32,
     asked: Asked,
     stage: Stage,
+    /// Whether its time is over.
+    is_late: bool,
     answered: bool,
 }
 
@@ -119,6 +121,7 @@ impl Coordinator {
             attempts: 0,
             asked: Asked::default(),
             stage: Stage::Pausing,
+            is_late: false,
             answered: false,
         }
     }
@@ -133,19 +136,14 @@ impl Coordinator {
         self.shares.len()
     }
 
-    /// Its time is over: it ends as well as it can. Nothing more is waited for than what the anchor says.
+    /// Its time is over: it makes no more attempts, and gives up the one that it makes. What was asked is waited for, as that
+    /// has an end of its own.
     pub fn give_up(&mut self) -> Turn<Answer> {
+        self.is_late = true;
         match &self.stage {
-            Stage::Pausing => self.end(Answer::Failed(Failure::Conflict)),
+            Stage::Pausing => self.pause(),
             Stage::Preparing(_) => self.abort(Next::Answer(Answer::Failed(Failure::Conflict))),
-            Stage::Aborting(_, Next::Again) => {
-                if let Stage::Aborting(_, next) = &mut self.stage {
-                    *next = Next::Answer(Answer::Failed(Failure::Conflict));
-                }
-                Turn::default()
-            }
-            Stage::Aborting(_, Next::Answer(_)) | Stage::Settling(_) | Stage::Over => Turn::default(),
-            Stage::Alone | Stage::Recovering(_) => self.end(Answer::Unknown),
+            _ => Turn::default(),
         }
     }
 
@@ -373,7 +371,11 @@ impl Coordinator {
         Turn { asks: turn.asks, ..Turn::default() }
     }
 
+    /// Nothing is done so far: another attempt is made in a while, if there is time.
     fn pause(&mut self) -> Turn<Answer> {
+        if self.is_late {
+            return self.end(Answer::Failed(Failure::Conflict));
+        }
         self.stage = Stage::Pausing;
         self.asked.forget();
         // xorshift64: no more than that is asked of it.

@@ -25,9 +25,10 @@ use super::problem::{Kind, Problem};
 use super::route::{Port, Route};
 use super::{
     EPOCH_HEADER, LEADER_HEADER, Response, admin, evict, history, kv, lock, lock_view, members, openapi, plan, probes,
-    query, ring, scan,
+    query, ring, scan, txn, txn_view,
 };
 use crate::router::Router;
+use crate::transactions::Transactions;
 
 /// One port of one I/O thread.
 pub(super) struct Edge<R> {
@@ -38,15 +39,11 @@ pub(super) struct Edge<R> {
     epoch: RefCell<(u64, HeaderValue)>,
     /// Who was found to hold a lock.
     pub(super) believed: RefCell<Believed>,
+    pub(super) transactions: Transactions<R>,
     shutdown: watch::Receiver<bool>,
 }
 
 impl<R: Router> Edge<R> {
-    pub(super) fn new(port: Port, router: Rc<R>, resources: Arc<Resources>, shutdown: watch::Receiver<bool>) -> Self {
-        let epoch = RefCell::new((0, HeaderValue::from(0)));
-        Self { port, router, resources, epoch, believed: RefCell::default(), shutdown }
-    }
-
     /// The map, or why there is none.
     pub(super) fn map(&self) -> Result<Arc<Map>, Problem> {
         self.router.map().ok_or_else(|| {
@@ -78,6 +75,14 @@ impl<R: Router> Edge<R> {
     pub(super) fn timeout(&self, parameter: Option<&str>) -> Result<Duration, Problem> {
         let limits = &self.resources.limits;
         parameter.map_or(Ok(limits.default_timeout), |value| query::duration("timeout", value, limits.max_timeout))
+    }
+}
+
+impl<R: Router + 'static> Edge<R> {
+    pub(super) fn new(port: Port, router: Rc<R>, resources: Arc<Resources>, shutdown: watch::Receiver<bool>) -> Self {
+        let epoch = RefCell::new((0, HeaderValue::from(0)));
+        let transactions = Transactions::new(Rc::clone(&router), Arc::clone(&resources.metrics));
+        Self { port, router, resources, epoch, believed: RefCell::default(), transactions, shutdown }
     }
 
     /// Answers one request of a connection.
@@ -137,7 +142,8 @@ impl<R: Router> Edge<R> {
         if self.port == Port::Client {
             headers.no_operator_fence()?;
         }
-        let is_fenced = route == Route::Key && [Method::PUT, Method::DELETE].contains(&parts.method);
+        let is_fenced =
+            route == Route::NewTxn || (route == Route::Key && [Method::PUT, Method::DELETE].contains(&parts.method));
         if !is_fenced {
             headers.no_fence()?;
         }
@@ -146,6 +152,9 @@ impl<R: Router> Edge<R> {
             Route::List => scan::answer(self, parts.uri.query()).await,
             Route::Lock | Route::LockRenew => lock::answer(self, route, parts, headers, body).await,
             Route::Locks => lock_view::list(self, parts.uri.query()).await,
+            Route::NewTxn => txn::post(self, parts, headers, body).await,
+            Route::Txn => txn_view::get(self, parts).await,
+            Route::Txns => txn_view::list(self, parts.uri.query()).await,
             Route::AdminBootstrap => admin::bootstrap(self, parts, body).await,
             Route::AdminMembers => members::put(self, parts, headers, body).await,
             Route::AdminMember => members::remove(self, parts, headers).await,
@@ -173,7 +182,7 @@ impl<R: Router> Edge<R> {
         let there_is = match self.port {
             Port::Client => {
                 "/v1/kv/{key}, /v1/kv?prefix=, /v1/locks/{name}, /v1/locks/{name}/renew, /v1/locks?prefix= (a `/` in the \
-                 name of a lock is written %2F), /v1/ring, /healthz, /readyz, /metrics"
+                 name of a lock is written %2F), /v1/txn, /v1/txn/{id}, /v1/txns, /v1/ring, /healthz, /readyz, /metrics"
             }
             Port::Admin => {
                 "/admin/v1/status, /admin/v1/bootstrap, /admin/v1/members, /admin/v1/members/{id}, \

@@ -72,7 +72,7 @@ impl<'a> Headers<'a> {
     /// Refuses a lock's fence where nothing is fenced.
     pub(super) fn no_fence(&self) -> Result<(), Problem> {
         self.fence.map_or(Ok(()), |_| {
-            let detail = "`Annulus-Fence` means something on `PUT` and `DELETE` of a key only";
+            let detail = "`Annulus-Fence` means something on `PUT` and `DELETE` of a key and on `POST /v1/txn` only";
             Err(Problem::new(Kind::InvalidHeader, detail).with("header", FENCE))
         })
     }
@@ -82,6 +82,18 @@ impl<'a> Headers<'a> {
         self.if_match.or(self.if_none_match).map_or(Ok(()), |_| {
             let detail = "what changes a lock takes neither `If-Match` nor `If-None-Match`; its token is the condition";
             Err(Problem::new(Kind::InvalidCondition, detail))
+        })
+    }
+
+    /// Refuses what a transaction says in its body.
+    pub(super) fn nothing_for_a_transaction(&self) -> Result<(), Problem> {
+        if self.if_match.or(self.if_none_match).is_some() {
+            let detail = "a transaction takes neither `If-Match` nor `If-None-Match`; its `if` has the conditions";
+            return Err(Problem::new(Kind::InvalidCondition, detail));
+        }
+        self.idempotency_key.map_or(Ok(()), |_| {
+            let detail = "a transaction takes no `Idempotency-Key`; its `id` is its name";
+            Err(Problem::new(Kind::InvalidHeader, detail).with("header", "idempotency-key"))
         })
     }
 

@@ -110,6 +110,11 @@ impl Resources {
         })
     }
 
+    /// Where everything is counted.
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
     /// Takes room for so many bytes of a body, or tells the client to come back.
     pub(super) fn reserve_bytes(&self, bytes: usize) -> Result<Reservation, Problem> {
         self.bytes.take(bytes).ok_or_else(|| self.no_room())

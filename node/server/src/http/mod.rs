@@ -1,7 +1,7 @@
 //! The HTTP edge: bytes of clients in, operations for groups out, and back.
 //!
 //! ```text
-//! socket ─▶ server (accept, limits) ─▶ guard (deadlines) ─▶ hyper ─▶ edge (route) ─▶ kv · scan · lock · ring · admin … ─▶ Router
+//! socket ─▶ server (accept, limits) ─▶ guard (deadlines) ─▶ hyper ─▶ edge (route) ─▶ kv · scan · lock · txn · ring · admin … ─▶ Router
 //!                                        └▶ framing (faults that hyper lets through)
 //! ```
 //!
@@ -37,6 +37,9 @@ mod ring;
 mod route;
 mod scan;
 mod server;
+mod txn;
+mod txn_body;
+mod txn_view;
 
 #[cfg(test)]
 mod tests;

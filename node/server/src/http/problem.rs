@@ -57,6 +57,12 @@ kinds! {
     InvalidJson "invalid-json" 400 "The JSON body is invalid";
     /// The name of the lock has no bytes or too many.
     InvalidLockName "invalid-lock-name" 400 "The name of the lock is invalid";
+    /// The id of the transaction has other signs, or more of them, than it may.
+    InvalidTxnId "invalid-txn-id" 400 "The id of the transaction is invalid";
+    /// The transaction has too many operations, or too many bytes of keys and values.
+    TxnTooLarge "txn-too-large" 400 "The transaction is too large";
+    /// Two operations of a branch, or two conditions, name the same key.
+    TxnKeyTwice "txn-key-twice" 400 "The transaction names a key twice";
     /// There is nothing at this path.
     UnknownPath "unknown-path" 404 "There is nothing here";
     /// The store has no such member.
@@ -67,12 +73,16 @@ kinds! {
     KeyNotFound "key-not-found" 404 "The key does not exist";
     /// Nobody holds the lock.
     LockNotFound "lock-not-found" 404 "Nobody holds the lock";
+    /// No partition knows of the transaction.
+    TxnNotFound "txn-not-found" 404 "The transaction is not known";
     /// The path does not take this method.
     MethodNotAllowed "method-not-allowed" 405 "The method is not allowed";
     /// The body did not arrive in time.
     BodyTimeout "body-timeout" 408 "The body did not arrive in time";
-    /// The idempotency key has been used for another write.
+    /// The idempotency key has been used for another write, or the id for another transaction.
     IdempotencyConflict "idempotency-conflict" 409 "The idempotency key was used for another write";
+    /// Others were in the transaction's way until its time was over.
+    TxnConflict "txn-conflict" 409 "The transaction met others";
     /// The member already belongs to a store with another first map.
     BootstrapConflict "bootstrap-conflict" 409 "The member already belongs to a store";
     /// A newer operator has spoken.
@@ -99,6 +109,8 @@ kinds! {
     BodyTooLarge "body-too-large" 413 "The body is too large";
     /// The time to live is out of range or not a duration.
     InvalidTtl "invalid-ttl" 422 "The time to live is invalid";
+    /// What the transaction reads has too many bytes.
+    TxnReadsTooMuch "txn-reads-too-much" 422 "The transaction reads too much";
     /// The wait for a lock is out of range.
     InvalidWait "invalid-wait" 422 "The wait is invalid";
     /// A lock has no such mode.

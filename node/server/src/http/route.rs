@@ -24,6 +24,12 @@ pub(super) enum Route {
     LockRenew,
     /// The locks under a prefix.
     Locks,
+    /// A transaction that is to happen.
+    NewTxn,
+    /// What became of one transaction.
+    Txn,
+    /// The transactions that are open.
+    Txns,
     /// Members and assignments.
     Ring,
     /// Whether the process lives.
@@ -69,12 +75,15 @@ const BOTH: &[Port] = &[Port::Client, Port::Admin];
 
 /// All routes, in the order of [`Route`].
 #[rustfmt::skip]
-pub(super) const ROUTES: [Entry; 19] = [
+pub(super) const ROUTES: [Entry; 22] = [
     Entry { route: Route::Key, name: "key", path: "/v1/kv/{key}", methods: "GET, HEAD, PUT, DELETE", ports: CLIENT },
     Entry { route: Route::List, name: "list", path: "/v1/kv", methods: "GET, HEAD", ports: CLIENT },
     Entry { route: Route::Lock, name: "lock", path: "/v1/locks/{name}", methods: "GET, HEAD, POST, DELETE", ports: CLIENT },
     Entry { route: Route::LockRenew, name: "lock_renew", path: "/v1/locks/{name}/renew", methods: "POST", ports: CLIENT },
     Entry { route: Route::Locks, name: "locks", path: "/v1/locks", methods: "GET, HEAD", ports: CLIENT },
+    Entry { route: Route::NewTxn, name: "new_txn", path: "/v1/txn", methods: "POST", ports: CLIENT },
+    Entry { route: Route::Txn, name: "txn", path: "/v1/txn/{id}", methods: "GET, HEAD", ports: CLIENT },
+    Entry { route: Route::Txns, name: "txns", path: "/v1/txns", methods: "GET, HEAD", ports: CLIENT },
     Entry { route: Route::Ring, name: "ring", path: "/v1/ring", methods: "GET, HEAD", ports: CLIENT },
     Entry { route: Route::Health, name: "health", path: "/healthz", methods: "GET, HEAD", ports: BOTH },
     Entry { route: Route::Ready, name: "ready", path: "/readyz", methods: "GET, HEAD", ports: BOTH },
@@ -97,9 +106,12 @@ impl Route {
         if path.starts_with(KEY_PREFIX) {
             return if port == Port::Client { Self::Key } else { Self::Unknown };
         }
-        // A lock whose name is missing, which says more than that there is nothing here.
+        // A lock or a transaction whose name is missing, which says more than that there is nothing here.
         if path == LOCK_PREFIX && port == Port::Client {
             return Self::Lock;
+        }
+        if path == TXN_PREFIX && port == Port::Client {
+            return Self::Txn;
         }
         let entry = ROUTES.iter().find(|entry| entry.ports.contains(&port) && segment(entry.path, path).is_some());
         entry.map_or(Self::Unknown, |entry| entry.route)
@@ -123,7 +135,9 @@ impl Route {
 
     /// Whether its answers carry the epoch of the map.
     pub(super) fn is_v1(self) -> bool {
-        matches!(self, Self::Key | Self::List | Self::Lock | Self::LockRenew | Self::Locks | Self::Ring)
+        let is_of_locks = matches!(self, Self::Lock | Self::LockRenew | Self::Locks);
+        let is_of_txns = matches!(self, Self::NewTxn | Self::Txn | Self::Txns);
+        is_of_locks || is_of_txns || matches!(self, Self::Key | Self::List | Self::Ring)
     }
 }
 
@@ -140,6 +154,8 @@ fn segment<'a>(pattern: &str, path: &'a str) -> Option<&'a str> {
 pub(super) const KEY_PREFIX: &str = "/v1/kv/";
 /// What comes before the name of a lock in a path.
 pub(super) const LOCK_PREFIX: &str = "/v1/locks/";
+/// What comes before the id of a transaction in a path.
+const TXN_PREFIX: &str = "/v1/txn/";
 
 #[cfg(test)]
 mod tests {
@@ -194,6 +210,23 @@ mod tests {
             let found = Route::of(Port::Client, path);
             assert_eq!((found, found.parameter(path)), (route, parameter), "{path}");
             assert_eq!(Route::of(Port::Admin, path), Route::Unknown, "{path}");
+        }
+    }
+
+    #[test]
+    fn the_id_of_a_transaction_is_one_segment() {
+        for (path, route, parameter) in [
+            ("/v1/txn", Route::NewTxn, ""),
+            ("/v1/txn/", Route::Txn, ""),
+            ("/v1/txn/~1", Route::Txn, "~1"),
+            ("/v1/txns", Route::Txns, ""),
+            ("/v1/txns/", Route::Unknown, ""),
+            ("/v1/txn/a/b", Route::Unknown, ""),
+        ] {
+            let found = Route::of(Port::Client, path);
+            assert_eq!((found, found.parameter(path)), (route, parameter), "{path}");
+            assert_eq!(Route::of(Port::Admin, path), Route::Unknown, "{path}");
+            assert!(route == Route::Unknown || route.is_v1());
         }
     }
 

@@ -19,7 +19,7 @@ pub(super) struct NodeCollector {
 
 type Figure = (&'static str, &'static str, fn(&LaneGauges) -> u64);
 
-const GAUGES: [Figure; 9] = [
+const GAUGES: [Figure; 11] = [
     ("lane_replicas", "Groups that this lane holds a replica of", |lane| lane.replicas.load(Ordering::Relaxed) as u64),
     ("lane_moves_in", "Groups whose replica in this lane is still to get what the others have", |lane| {
         lane.moves_in.load(Ordering::Relaxed) as u64
@@ -36,6 +36,12 @@ const GAUGES: [Figure; 9] = [
     ("locks", "Locks that are held, of groups that this lane leads", |lane| lane.locks.load(Ordering::Relaxed)),
     ("lock_waiters", "How many wait for locks of groups that this lane leads", |lane| {
         lane.lock_waiters.load(Ordering::Relaxed)
+    }),
+    ("txns_open", "Transactions that are open in partitions that this lane leads", |lane| {
+        lane.open_txns.load(Ordering::Relaxed)
+    }),
+    ("txns_oldest_open_seconds", "For how long the oldest of the open transactions has been", |lane| {
+        lane.oldest_txn_seconds.load(Ordering::Relaxed)
     }),
     ("lane_overlay_bytes", "What the lane has applied since its last checkpoint began", |lane| {
         lane.overlay_bytes.load(Ordering::Relaxed) as u64

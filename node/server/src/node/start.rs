@@ -252,13 +252,7 @@ async fn serve(
         shared.set_map(Arc::clone(map));
     }
     let (stopping, stop_seen) = watch::channel(false);
-    let (waiters, first_queue) = Waiters::start(0);
-    let (mut replies, mut io) = (vec![first_queue], Vec::new());
-    for number in 1..io_threads() {
-        let (thread, queue) = IoThread::spawn(number).await.map_err(Error::Thread)?;
-        replies.push(queue);
-        io.push(thread);
-    }
+    let (waiters, replies, io) = start_io().await?;
     let (links, clock) = (Links::default(), Clock::default());
     let (map_sender, maps) = mpsc::channel(MAPS);
     let (abandoned_sender, abandoned) = mpsc::channel(ABANDONED);
@@ -281,7 +275,8 @@ async fn serve(
     tokio::task::spawn_local(peers::serve(listener(listeners.peer)?, peers.clone()));
     tokio::task::spawn_local(parts.membership.clone().take_maps(maps));
     tokio::task::spawn_local(link_up(parts.membership.clone(), peers));
-    tokio::task::spawn_local(recover_abandoned(Transactions::new(Rc::clone(&router)), abandoned));
+    let transactions = Transactions::new(Rc::clone(&router), Arc::clone(resources.metrics()));
+    tokio::task::spawn_local(recover_abandoned(transactions, abandoned));
     let mut threads = Vec::new();
     for thread in io {
         let listener = listeners.client.try_clone().map_err(Error::Thread)?;
@@ -310,6 +305,18 @@ async fn serve(
     }
     tracing::info!("stopped");
     Ok(())
+}
+
+/// The waiters of this thread, the other I/O threads, and where each of them all hears of answers.
+async fn start_io() -> Result<(Waiters, Vec<ReplyQueue>, Vec<IoThread>), Error> {
+    let (waiters, first_queue) = Waiters::start(0);
+    let (mut replies, mut io) = (vec![first_queue], Vec::new());
+    for number in 1..io_threads() {
+        let (thread, queue) = IoThread::spawn(number).await.map_err(Error::Thread)?;
+        replies.push(queue);
+        io.push(thread);
+    }
+    Ok((waiters, replies, io))
 }
 
 /// Dials the other members, as soon as it is known who they are, and those that join later.

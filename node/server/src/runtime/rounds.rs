@@ -366,6 +366,7 @@ impl Rounds {
     fn tell_gauges(&self, now: Instant) {
         let (mut replicas, mut moves_in, mut leaders, mut settled, mut log_bytes) = (0, 0, 0, 0, 0);
         let (mut locks, mut lock_waiters) = (0, 0);
+        let (mut open_txns, mut oldest_txn_ms) = (0, 0);
         for replica in self.lane.replicas() {
             log_bytes += replica.log_bytes();
             if !replica.is_voter() {
@@ -378,6 +379,10 @@ impl Rounds {
                 let (held, waiting) = replica.locks();
                 locks += held;
                 lock_waiters += waiting;
+                // A record that can't be read stops whoever needs it; a gauge does without.
+                let (open, oldest_ms) = replica.open_txns(now, self.lane.state()).unwrap_or_default();
+                open_txns += open as u64;
+                oldest_txn_ms = oldest_ms.max(oldest_txn_ms);
             }
             settled += usize::from(replica.leader().is_some() && replica.applied().term == replica.term());
         }
@@ -392,6 +397,8 @@ impl Rounds {
         gauges.settled.store(settled, Ordering::Relaxed);
         gauges.locks.store(locks, Ordering::Relaxed);
         gauges.lock_waiters.store(lock_waiters, Ordering::Relaxed);
+        gauges.open_txns.store(open_txns, Ordering::Relaxed);
+        gauges.oldest_txn_seconds.store(oldest_txn_ms / 1000, Ordering::Relaxed);
         gauges.log_bytes.store(log_bytes, Ordering::Relaxed);
         gauges.snapshots_overtaken.store(self.lane.snapshots_overtaken(), Ordering::Relaxed);
         gauges.overlay_bytes.store(self.lane.state().overlay_bytes(), Ordering::Relaxed);

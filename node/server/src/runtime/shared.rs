@@ -44,6 +44,10 @@ pub struct LaneGauges {
     pub locks: AtomicU64,
     /// How many wait for those.
     pub lock_waiters: AtomicU64,
+    /// Transactions that are open in partitions led here.
+    pub open_txns: AtomicU64,
+    /// For how many whole seconds the oldest of those has been.
+    pub oldest_txn_seconds: AtomicU64,
     /// Bytes in the active overlay.
     pub overlay_bytes: AtomicUsize,
     /// Bytes that the logs take in memory.

@@ -36,9 +36,7 @@ pub async fn recover_abandoned<R: Router + 'static>(
             }
             let (transactions, under_way) = (transactions.clone(), Rc::clone(&under_way));
             tokio::task::spawn_local(async move {
-                let name = String::from_utf8_lossy(pointer.id.name.bytes()).into_owned();
-                let decision = transactions.recover(pointer, partition, TIMEOUT).await;
-                tracing::info!(%group, transaction = %name, ?decision, "ended an abandoned transaction");
+                transactions.recover(pointer, partition, TIMEOUT).await;
                 under_way.borrow_mut().remove(&key);
             });
         }

@@ -122,10 +122,12 @@ impl Lock {
         self.take_out(|holder| holder.token == token, |_| false, clock_ms, settled)
     }
 
-    /// Takes out whoever has this token, if nobody has asked for its place since the entry `asked`.
+    /// Takes out whoever has this token, if nobody has asked for its place since the entry `asked`. A holder that was asked
+    /// for more than once stays: attempts may come in another order than they were sent, and one that was told that it
+    /// holds the lock may have come before the one that is gone.
     pub fn leave(&mut self, token: u64, asked: u64, clock_ms: u64, settled: &mut Vec<Settled>) -> Outcome {
         let is_it = |place: &Place| place.token == token && place.asked == asked;
-        self.take_out(is_it, is_it, clock_ms, settled)
+        self.take_out(|holder| is_it(holder) && asked == token, is_it, clock_ms, settled)
     }
 
     fn take_out(

@@ -13,6 +13,9 @@ mod malformed;
 mod members;
 mod plan;
 mod probes;
+mod txn_machine;
+mod txns;
+mod txns_malformed;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
@@ -35,6 +38,7 @@ use tokio::sync::watch;
 use tokio::task::{JoinHandle, LocalSet, spawn_local};
 
 use self::lock_machine::LockMachine;
+use self::txn_machine::TxnMachine;
 use super::{Limits, Port, Resources, serve};
 use crate::metrics::Metrics;
 use crate::router::{BootstrapError, Identified, NodeStatus, Router};
@@ -47,6 +51,7 @@ struct Fake {
     map: RefCell<Option<Arc<Map>>>,
     keys: RefCell<BTreeMap<Bytes, Item>>,
     locks: LockMachine,
+    txns: TxnMachine,
     version: Cell<u64>,
     /// Answers to give instead of doing anything.
     scripted: RefCell<VecDeque<Reply>>,
@@ -72,6 +77,7 @@ impl Fake {
             map: RefCell::new(Some(Arc::new(map()))),
             keys: RefCell::default(),
             locks: LockMachine::new(),
+            txns: TxnMachine::default(),
             version: Cell::new(16),
             scripted: RefCell::default(),
             asked: RefCell::default(),
@@ -166,6 +172,9 @@ impl Router for Fake {
             Operation::ReadLock { name, .. } => Reply::LockView(self.locks.view(&name)),
             Operation::ListLocks { scan, .. } => self.list_locks(group, &scan),
             Operation::Lock(command) => self.locks.ask(command).await,
+            Operation::Txn(_) | Operation::GetMany { .. } | Operation::ReadTxn { .. } | Operation::ListTxns { .. } => {
+                self.txns.ask(group, operation, timeout).await
+            }
             Operation::ReadPlan | Operation::ReadHistory { .. } => {
                 panic!("a test scripts these")
             }

@@ -78,6 +78,7 @@ impl Store {
             links: Links::default(),
             replies,
             maps: mpsc::channel(4).0,
+            abandoned: mpsc::channel(4).0,
             map_lane: None,
             move_bytes_per_second: 1 << 20,
             overlay_max_bytes: 256 << 10,
