@@ -594,6 +594,16 @@ pub(crate) enum Operation {
     Get,
     /// As many puts as gets
     Mixed,
+    /// Gets a lock drawn at random and gives it up
+    Lock,
+    /// All wait in line for one lock, and give it up at once: how long it takes from one to the next
+    Queue,
+    /// Transactions that put two keys drawn at random
+    Txn,
+    /// Transactions that put two keys of one partition
+    TxnOne,
+    /// Reads two keys at one moment, and puts both if they are still the same: what is committed counts
+    Rmw,
 }
 
 #[derive(Debug, Args)]
@@ -601,7 +611,9 @@ pub(crate) enum Operation {
     after_help = "Each client sends its next request when it has the answer to the last, to the leader of a key \
                         drawn at random from bench/000000000000 on. Without --retries nothing is sent twice: what fails is \
                         counted by kind, and the load goes on. With --rate a request's latency counts from when it was \
-                        due, so that a store that stands still is not let off. Ctrl-C ends early, with the figures so far."
+                        due, so that a store that stands still is not let off. Ctrl-C ends early, with the figures so far.\n\n\
+                        --keys is how many locks there are, too, and for rmw how hot the keys are. queue knows no --rate; \
+                        lock, queue and rmw send nothing again."
 )]
 pub(crate) struct Bench {
     /// What to do

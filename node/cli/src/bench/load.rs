@@ -1,97 +1,35 @@
-//! The loops that make the load, and what they count.
+//! The loops that make the load: those of puts and gets, and what all have in common.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use annulus_client::{Client, Error, GetOptions, PutOptions};
-use hdrhistogram::Histogram;
 use rand::RngExt;
 use tokio::task::{JoinError, JoinSet};
 
+use super::tally::Tally;
 use super::{Load, runtime};
 use crate::args::Operation;
 use crate::exit::Failure;
 
 /// How long a loop pauses after a failure, so that a store in trouble is not asked as fast as a machine can.
-const PAUSE: Duration = Duration::from_millis(5);
+pub(super) const PAUSE: Duration = Duration::from_millis(5);
 /// How long after the end of the measurement the last requests may still be answered.
-const LAST_WAIT: Duration = Duration::from_secs(1);
-/// Latencies above this are counted as this: an hour.
-const LONGEST_US: u64 = 3_600_000_000;
-
-/// What one or more loops have seen.
-#[derive(Debug, Clone)]
-pub(super) struct Tally {
-    /// Latencies of puts that were acknowledged, in microseconds.
-    pub(super) puts: Histogram<u64>,
-    /// Latencies of gets that were answered, in microseconds.
-    pub(super) gets: Histogram<u64>,
-    /// Gets of a key that is not there: answered, and counted among the gets.
-    pub(super) absent: u64,
-    /// Failures by kind (see [`Error::kind`]), of requests that were given up.
-    pub(super) errors: BTreeMap<&'static str, u64>,
-    /// Requests that failed first and were answered well when they were sent again, by how often.
-    pub(super) retried: BTreeMap<u32, u64>,
-    /// When the last request was answered.
-    pub(super) last_answer: Option<Instant>,
-    /// The last failure's words.
-    pub(super) last_error: Option<String>,
-}
-
-impl Tally {
-    pub(super) fn new() -> Self {
-        let histogram = Histogram::new_with_bounds(1, LONGEST_US, 3).expect("sound bounds");
-        Self {
-            puts: histogram.clone(),
-            gets: histogram,
-            absent: 0,
-            errors: BTreeMap::new(),
-            retried: BTreeMap::new(),
-            last_answer: None,
-            last_error: None,
-        }
-    }
-
-    /// How many requests were answered well.
-    pub(super) fn answered(&self) -> u64 {
-        self.puts.len() + self.gets.len()
-    }
-
-    /// Adds what another has seen.
-    pub(super) fn add(&mut self, other: &Self) {
-        self.puts += &other.puts;
-        self.gets += &other.gets;
-        self.absent += other.absent;
-        for (kind, count) in &other.errors {
-            *self.errors.entry(kind).or_default() += count;
-        }
-        for (times, count) in &other.retried {
-            *self.retried.entry(*times).or_default() += count;
-        }
-        self.last_answer = self.last_answer.max(other.last_answer);
-        self.last_error = other.last_error.clone().or(self.last_error.take());
-    }
-
-    fn count_error(&mut self, error: &Error) {
-        *self.errors.entry(error.kind()).or_default() += 1;
-        self.last_error = Some(error.to_string());
-    }
-}
+pub(super) const LAST_WAIT: Duration = Duration::from_secs(1);
 
 fn panicked(_: JoinError) -> Failure {
     Failure::Refused("a loop of the load has panicked: this is a bug of annulus".into())
 }
 
 /// When one loop sends its requests.
-struct Schedule {
+pub(super) struct Schedule {
     interval: Option<Duration>,
     due: Instant,
 }
 
 impl Schedule {
-    fn new(arguments: &crate::args::Bench, number: u32) -> Self {
+    pub(super) fn new(arguments: &crate::args::Bench, number: u32) -> Self {
         let clients = arguments.clients;
         let interval = arguments.rate.map(|rate| Duration::from_secs_f64(f64::from(clients) / f64::from(rate)));
         let offset = interval.map_or(Duration::ZERO, |interval| interval * number / clients);
@@ -99,7 +37,7 @@ impl Schedule {
     }
 
     /// Waits for the next request's time. What its latency counts from: that time, however late it is.
-    async fn next(&mut self) -> Instant {
+    pub(super) async fn next(&mut self) -> Instant {
         let Some(interval) = self.interval else { return Instant::now() };
         let due = self.due;
         self.due += interval;
@@ -121,7 +59,7 @@ impl Load {
         runtime()?.block_on(async {
             let loops = (0..count).map(|number| Arc::clone(&self).measured_loop(client.clone(), number, until));
             let mut loops: JoinSet<Tally> = loops.collect();
-            let mut sum = Tally::new();
+            let mut sum = Tally::new(self.arguments.op);
             while let Some(ended) = loops.join_next().await {
                 sum.add(&ended.map_err(panicked)?);
             }
@@ -130,31 +68,37 @@ impl Load {
     }
 
     async fn measured_loop(self: Arc<Self>, client: Client, number: u32, until: Instant) -> Tally {
-        let mut tally = Tally::new();
+        match self.arguments.op {
+            Operation::Put | Operation::Get | Operation::Mixed => self.key_loop(client, number, until).await,
+            Operation::Lock => self.lock_loop(client, number, until).await,
+            Operation::Queue => self.queue_loop(client, until).await,
+            Operation::Txn | Operation::TxnOne => self.txn_loop(client, number, until).await,
+            Operation::Rmw => self.rmw_loop(client, number, until).await,
+        }
+    }
+
+    /// Puts and gets.
+    async fn key_loop(self: Arc<Self>, client: Client, number: u32, until: Instant) -> Tally {
+        let mut tally = Tally::new(self.arguments.op);
         // In a mixed load every loop takes turns; half of them begin with a get.
         let mut turn = number;
         let mut schedule = Schedule::new(&self.arguments, number);
-        while Instant::now() < until && !self.stop.load(Ordering::Relaxed) {
+        let mut answered = 0;
+        while self.goes_on(until) {
             let key = key(rand::rng().random_range(0..self.arguments.keys));
             let put = match self.arguments.op {
                 Operation::Put => true,
-                Operation::Get => false,
                 Operation::Mixed => turn.is_multiple_of(2),
+                _ => false,
             };
             turn = turn.wrapping_add(1);
             let began = schedule.next().await;
-            let (ended, retries) = self.ask(&client, &key, put, until + LAST_WAIT).await;
-            let latency = u64::try_from(began.elapsed().as_micros()).unwrap_or(LONGEST_US).max(1);
+            let (ended, retries) = self.ask(until, |deadline| self.put_or_get(&client, &key, put, deadline)).await;
             match ended {
                 Ok(present) => {
-                    let histogram = if put { &mut tally.puts } else { &mut tally.gets };
-                    histogram.saturating_record(latency);
+                    tally.record(if put { "put" } else { "get" }, began.elapsed(), retries);
                     tally.absent += u64::from(!present);
-                    if retries > 0 {
-                        *tally.retried.entry(retries).or_default() += 1;
-                    }
-                    tally.last_answer = Some(Instant::now());
-                    self.done.fetch_add(1, Ordering::Relaxed);
+                    answered += self.count_done();
                 }
                 Err(error) => {
                     tally.count_error(&error);
@@ -162,29 +106,50 @@ impl Load {
                 }
             }
         }
-        tally
+        tally.end_loop(answered)
+    }
+
+    /// Whether the key was there; one that was put is.
+    async fn put_or_get(&self, client: &Client, key: &str, put: bool, deadline: Duration) -> Result<bool, Error> {
+        let deadline = Some(deadline);
+        if put {
+            let options = PutOptions { deadline, ..PutOptions::default() };
+            client.put_with(key, self.value.clone(), &options).await.map(|_| true)
+        } else {
+            let options = GetOptions { deadline, ..GetOptions::default() };
+            client.get_with(key, &options).await.map(|item| item.is_some())
+        }
     }
 
     /// Sends one request, and again if it fails, as often as may be. How it ended, and how often it was sent again.
-    async fn ask(&self, client: &Client, key: &str, put: bool, until: Instant) -> (Result<bool, Error>, u32) {
+    pub(super) async fn ask<T, F>(&self, until: Instant, send: impl Fn(Duration) -> F) -> (Result<T, Error>, u32)
+    where
+        F: Future<Output = Result<T, Error>>,
+    {
         let mut retries = 0;
         loop {
-            // Whatever hangs when the time is over is not waited for much longer.
-            let left = until.saturating_duration_since(Instant::now());
-            let deadline = Some(self.arguments.connect.timeout.min(left));
-            let ended = if put {
-                let options = PutOptions { deadline, ..PutOptions::default() };
-                client.put_with(key, self.value.clone(), &options).await.map(|_| true)
-            } else {
-                let options = GetOptions { deadline, ..GetOptions::default() };
-                client.get_with(key, &options).await.map(|item| item.is_some())
-            };
-            if ended.is_ok() || retries >= self.arguments.retries || Instant::now() >= until {
+            let ended = send(self.time_left(until)).await;
+            if ended.is_ok() || retries >= self.arguments.retries || Instant::now() >= until + LAST_WAIT {
                 return (ended, retries);
             }
             retries += 1;
             tokio::time::sleep(PAUSE).await;
         }
+    }
+
+    /// How long a request may take: whatever hangs when the measurement is over is not waited for much longer.
+    pub(super) fn time_left(&self, until: Instant) -> Duration {
+        self.arguments.connect.timeout.min((until + LAST_WAIT).saturating_duration_since(Instant::now()))
+    }
+
+    pub(super) fn goes_on(&self, until: Instant) -> bool {
+        Instant::now() < until && !self.stop.load(Ordering::Relaxed)
+    }
+
+    /// One more is done.
+    pub(super) fn count_done(&self) -> u64 {
+        self.done.fetch_add(1, Ordering::Relaxed);
+        1
     }
 
     /// Puts every key once, with `count` loops on the calling thread.

@@ -6,27 +6,32 @@
 //!       └─ watches: Ctrl-C, the progress bar                           ┘
 //! ```
 //!
-//! Threads share nothing but two counters and the word to stop. The measurement retries nothing but what `--retries` asks
+//! Threads share nothing but two counters, the word to stop, and what is seen of the one lock that all wait for (`queue`). The measurement retries nothing but what `--retries` asks
 //! for: a request that fails is counted by its kind, and the loop goes on with the next.
 
 mod load;
+mod locks;
 mod report;
+mod tally;
+mod txns;
 
 use std::io::{self, IsTerminal};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use annulus_client::Client;
+use annulus_client::{Client, Ring};
 use bytes::Bytes;
 use indicatif::{ProgressBar, ProgressStyle};
 use rand::Rng;
 use tokio::runtime::{Builder, Runtime};
 
-use crate::args;
+use crate::args::{self, Operation};
 use crate::exit::Failure;
-use load::Tally;
+use locks::Queue;
+use tally::Tally;
+use txns::Neighbours;
 
 /// How often the progress bar moves.
 const TICK: Duration = Duration::from_millis(100);
@@ -36,6 +41,11 @@ const TICK: Duration = Duration::from_millis(100);
 struct Load {
     arguments: Arc<args::Bench>,
     value: Bytes,
+    neighbours: Neighbours,
+    /// The one lock that all wait for. It has a name of its own: one that is still held of a load that was killed is not
+    /// waited for.
+    lock_name: String,
+    queue: Mutex<Queue>,
     /// Requests answered so far; of a fill, keys taken so far.
     done: AtomicU64,
     stop: AtomicBool,
@@ -51,7 +61,7 @@ pub(crate) fn run(arguments: args::Bench) -> Result<(), Failure> {
     rand::rng().fill_bytes(&mut value);
     let value = Bytes::from(value);
     if arguments.fill {
-        let load = Load::new(&arguments, value.clone());
+        let load = Load::new(&arguments, value.clone(), Neighbours::default());
         let bar = bar(arguments.keys, "fill {bar:40} {pos}/{len} keys, {eta} left");
         let ended = load.spread(&runtime, &bar, Load::run_fill)?;
         ended.into_iter().collect::<Result<(), _>>()?;
@@ -59,29 +69,55 @@ pub(crate) fn run(arguments: args::Bench) -> Result<(), Failure> {
             return Err(Failure::Refused("interrupted while filling; nothing was measured".into()));
         }
     }
-    let load = Load::new(&arguments, value);
+    let neighbours = neighbours(&arguments, &ring)?;
+    let load = Load::new(&arguments, value, neighbours);
     let began = Instant::now();
     let bar = bar(arguments.secs, "{msg} {bar:40} {pos}/{len} s");
     let tallies = load.spread(&runtime, &bar, Load::run_measured)?;
-    let mut sum = Tally::new();
+    let mut sum = Tally::new(arguments.op);
     for tally in tallies {
         sum.add(&tally?);
     }
     // The time that was asked for, unless it was cut short, and however long the last answer took.
     let stopped = began.elapsed().min(Duration::from_secs(arguments.secs));
     let took = sum.last_answer.map_or(stopped, |last| stopped.max(last - began));
-    let report = report::Report::new(&arguments, ring.members.len(), &sum, took);
+    let queue = load.queue();
+    let report = report::Report::new(&arguments, ring.members.len(), &sum, &queue, took);
     report.write(arguments.output)?;
     match sum.answered() {
+        _ if !queue.is_in_order() => {
+            Err(Failure::Refused("the lock did not go from one to the next in the order of their tokens".into()))
+        }
         0 => Err(Failure::Unavailable("not one request was answered well".into())),
         _ => Ok(()),
     }
 }
 
+/// The keys that lie together, if there is to be a load of those.
+fn neighbours(arguments: &args::Bench, ring: &Ring) -> Result<Neighbours, Failure> {
+    match arguments.op {
+        Operation::Txn | Operation::Rmw if arguments.keys < 2 => {
+            Err(Failure::Usage("a transaction of this load has two keys: --keys must be 2 at least".into()))
+        }
+        Operation::TxnOne => Some(Neighbours::find(ring, arguments.keys))
+            .filter(|neighbours| !neighbours.are_none())
+            .ok_or_else(|| Failure::Usage("no two of so few --keys lie in one partition; give more".into())),
+        _ => Ok(Neighbours::default()),
+    }
+}
+
 impl Load {
-    fn new(arguments: &Arc<args::Bench>, value: Bytes) -> Arc<Self> {
-        let arguments = Arc::clone(arguments);
-        Arc::new(Self { arguments, value, done: AtomicU64::new(0), stop: AtomicBool::new(false) })
+    fn new(arguments: &Arc<args::Bench>, value: Bytes, neighbours: Neighbours) -> Arc<Self> {
+        let lock_name = format!("bench/queue-{:016x}", rand::random::<u64>());
+        Arc::new(Self {
+            arguments: Arc::clone(arguments),
+            value,
+            neighbours,
+            lock_name,
+            queue: Mutex::default(),
+            done: AtomicU64::new(0),
+            stop: AtomicBool::new(false),
+        })
     }
 
     /// Runs this on every thread, each with its share of the clients; meanwhile moves the bar and listens for Ctrl-C.

@@ -7,7 +7,8 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 
-use super::load::Tally;
+use super::locks::Queue;
+use super::tally::Tally;
 use crate::args::{self, Operation};
 use crate::exit::Failure;
 use crate::output::Format;
@@ -21,12 +22,19 @@ pub(super) struct Report<'a> {
     arguments: &'a args::Bench,
     members: usize,
     tally: &'a Tally,
+    queue: &'a Queue,
     seconds: f64,
 }
 
 impl<'a> Report<'a> {
-    pub(super) fn new(arguments: &'a args::Bench, members: usize, tally: &'a Tally, took: Duration) -> Self {
-        Self { arguments, members, tally, seconds: took.as_secs_f64().max(0.001) }
+    pub(super) fn new(
+        arguments: &'a args::Bench,
+        members: usize,
+        tally: &'a Tally,
+        queue: &'a Queue,
+        took: Duration,
+    ) -> Self {
+        Self { arguments, members, tally, queue, seconds: took.as_secs_f64().max(0.001) }
     }
 
     /// Writes the figures to stdout.
@@ -40,20 +48,11 @@ impl<'a> Report<'a> {
         Ok(out.flush()?)
     }
 
-    /// The operations that were asked for, with their latencies.
-    fn parts(&self) -> Vec<(&'static str, &Histogram<u64>)> {
-        match self.arguments.op {
-            Operation::Put => vec![("put", &self.tally.puts)],
-            Operation::Get => vec![("get", &self.tally.gets)],
-            Operation::Mixed => vec![("put", &self.tally.puts), ("get", &self.tally.gets)],
-        }
-    }
-
     fn text(&self, block: char) -> String {
         let args::Bench { clients, value, keys, .. } = self.arguments;
         let members = self.members;
         let mut text = format!("{clients} clients, {keys} keys, values of {value} bytes, {members} members\n");
-        for (name, histogram) in self.parts() {
+        for (name, histogram) in &self.tally.parts {
             let (count, seconds) = (histogram.len(), self.seconds);
             let rate = count as f64 / seconds;
             let _ = writeln!(text, "\n{name}  {rate:.0}/s  ({count} in {seconds:.1} s)");
@@ -78,11 +77,36 @@ impl<'a> Report<'a> {
         for (times, count) in &self.tally.retried {
             let _ = writeln!(text, "\n{count} requests were answered when they were sent again ({times} times)");
         }
+        text.push_str(&self.contention());
         let errors: Vec<String> = self.tally.errors.iter().map(|(kind, count)| format!("{kind} {count}")).collect();
         let errors = if errors.is_empty() { "none".to_owned() } else { errors.join(", ") };
         let _ = writeln!(text, "\nerrors: {errors}");
         if let Some(error) = &self.tally.last_error {
             let _ = writeln!(text, "  the last: {error}");
+        }
+        text
+    }
+
+    /// How those fared that were in each other's way.
+    fn contention(&self) -> String {
+        let mut text = String::new();
+        match self.arguments.op {
+            Operation::Rmw => {
+                let conflicts: u64 = self.tally.conflicts.values().sum();
+                let kinds: Vec<_> =
+                    self.tally.conflicts.iter().map(|(kind, count)| format!("{kind} {count}")).collect();
+                let kinds = if kinds.is_empty() { "none".to_owned() } else { kinds.join(", ") };
+                let share = self.tally.answered() as f64 / (self.tally.answered() + conflicts).max(1) as f64;
+                let _ = writeln!(text, "\nconflicts: {kinds} ({:.1} % of all were committed)", share * 100.0);
+            }
+            Operation::Queue => {
+                let Queue { grants, out_of_order, overlapping, .. } = self.queue;
+                let _ = writeln!(text, "\n{grants} grants: {out_of_order} out of order, {overlapping} overlapping");
+            }
+            _ => return text,
+        }
+        if let Some((fewest, most)) = self.tally.of_one_loop {
+            let _ = writeln!(text, "of one client: {fewest} at the fewest, {most} at the most");
         }
         text
     }
@@ -106,8 +130,8 @@ impl<'a> Report<'a> {
             })
         };
         let parts: serde_json::Map<String, Value> =
-            self.parts().into_iter().map(|(name, histogram)| (name.to_owned(), part(histogram))).collect();
-        json!({
+            self.tally.parts.iter().map(|(name, histogram)| ((*name).to_owned(), part(histogram))).collect();
+        let mut report = json!({
             "clients": self.arguments.clients,
             "keys": self.arguments.keys,
             "value_bytes": self.arguments.value,
@@ -119,7 +143,18 @@ impl<'a> Report<'a> {
             "retried": self.tally.retried,
             "errors": self.tally.errors,
             "last_error": self.tally.last_error,
-        })
+        });
+        if let Some((fewest, most)) = self.tally.of_one_loop {
+            report["of_one_client"] = json!({"fewest": fewest, "most": most});
+        }
+        if self.arguments.op == Operation::Rmw {
+            report["conflicts"] = json!(self.tally.conflicts);
+        }
+        if self.arguments.op == Operation::Queue {
+            let Queue { grants, out_of_order, overlapping, .. } = self.queue;
+            report["queue"] = json!({"grants": grants, "out_of_order": out_of_order, "overlapping": overlapping});
+        }
+        report
     }
 }
 
@@ -146,13 +181,14 @@ mod tests {
 
     #[test]
     fn every_latency_is_in_one_bucket() {
-        let mut histogram = Tally::new().puts;
+        let mut histogram = Tally::new(Operation::Put).parts.remove(0).1;
         for latency in [1, 2, 3, 900, 1000, 1024, 1_500_000] {
             histogram.record(latency).unwrap();
         }
         let buckets = buckets(&histogram);
         assert_eq!(buckets.iter().map(|(_, count)| count).sum::<u64>(), 7);
         assert_eq!((buckets.first(), buckets.last()), (Some(&(2, 1)), Some(&(1 << 21, 1))));
-        assert!(super::buckets(&Tally::new().puts).is_empty());
+        histogram.reset();
+        assert!(super::buckets(&histogram).is_empty());
     }
 }

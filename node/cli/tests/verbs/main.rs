@@ -3,6 +3,7 @@
 #[path = "../../../client/tests/fake/mod.rs"]
 mod fake;
 mod locks;
+mod txns;
 
 use std::io::Write;
 use std::process::{Output, Stdio};
