@@ -103,8 +103,8 @@ impl Group {
                 if keys.iter().any(|key| self.partition.hides(key).is_some()) {
                     return None;
                 }
-                let (items, deletions) = self.partition.get_many(&self.state, keys).expect("it can be read");
-                Some(Reply::Many { items, deletions })
+                let found = self.partition.get_many(&self.state, keys).expect("it can be read");
+                Some(Reply::Many(found.expect("it is little")))
             }
             other => panic!("nobody asks {other:?} here"),
         }

@@ -105,7 +105,7 @@ async fn compete(shared: Arc<Shared>, number: usize, stopped: watch::Receiver<bo
         };
         shared.granted.fetch_add(1, Ordering::Relaxed);
         // One in five is stopped until its lease is long over, and goes on as if nothing had been.
-        let is_slow = turn % 5 == 0;
+        let is_slow = turn.is_multiple_of(5);
         write(&shared, &http, lock, token, turn).await;
         let released_at = if is_slow {
             sleep(TTL * 2).await;

@@ -364,7 +364,7 @@ impl Client {
             Reply::Lock(_) | Reply::LockView(_) | Reply::Locks { .. } => {
                 return Err(Broken::Nonsense("a client was told of a lock that did not ask for it"));
             }
-            Reply::Txn(_) | Reply::Many { .. } | Reply::KnownTxn(_) | Reply::Txns(_) => {
+            Reply::Txn(_) | Reply::Many(_) | Reply::KnownTxn(_) | Reply::Txns(_) => {
                 return Err(Broken::Nonsense("a client was told of a transaction that did not ask for it"));
             }
             Reply::Map(_) | Reply::Changed(_) | Reply::Plan(_) | Reply::History(_) | Reply::PastMap(_) => {

@@ -29,6 +29,7 @@ use crate::map;
 use crate::map::command::{Command, Desired, Intent};
 use crate::map::history::{read_event, write_event};
 use crate::map::plan::{read_plan, write_plan};
+use crate::partition::Many;
 use crate::partition::codec::{
     read_consistency, read_fenced, read_item, read_key, read_outcome, read_page, read_scan, read_write,
     write_consistency, write_fenced, write_item, write_outcome, write_page, write_scan, write_write,
@@ -184,7 +185,7 @@ pub fn write_reply(writer: &mut Writer, reply: &Reply) {
             writer.u8(REPLY_TXN);
             txn::write_outcome(writer, outcome);
         }
-        Reply::Many { items, deletions } => {
+        Reply::Many(Many { items, deletions }) => {
             writer.u8(REPLY_MANY);
             writer.list(items, |writer, item| writer.option(item.as_ref(), write_item));
             writer.u64(*deletions);
@@ -214,6 +215,20 @@ pub fn write_reply(writer: &mut Writer, reply: &Reply) {
             writer.u8(REPLY_SCAN);
             write_page(writer, page);
         }
+        Reply::Map(_) | Reply::Changed(_) | Reply::Plan(_) | Reply::History(_) | Reply::PastMap(_) => {
+            write_map_reply(writer, reply);
+        }
+        Reply::Refused(refusal) => {
+            writer.u8(REPLY_REFUSED);
+            write_refusal(writer, *refusal);
+        }
+        Reply::OutcomeUnknown => writer.u8(REPLY_UNKNOWN),
+    }
+}
+
+/// Writes an answer of the map group.
+fn write_map_reply(writer: &mut Writer, reply: &Reply) {
+    match reply {
         Reply::Map(map) => {
             writer.u8(REPLY_MAP);
             writer.bytes(map);
@@ -234,11 +249,7 @@ pub fn write_reply(writer: &mut Writer, reply: &Reply) {
             writer.u8(REPLY_PAST_MAP);
             writer.option(map.as_ref(), |writer, map| writer.bytes(map));
         }
-        Reply::Refused(refusal) => {
-            writer.u8(REPLY_REFUSED);
-            write_refusal(writer, *refusal);
-        }
-        Reply::OutcomeUnknown => writer.u8(REPLY_UNKNOWN),
+        _ => unreachable!("another answer than one of the map group"),
     }
 }
 
@@ -250,7 +261,9 @@ pub fn read_reply(reader: &mut Reader) -> Result<Reply> {
         REPLY_LOCK_VIEW => Reply::LockView(reader.option(lock::read_view)?),
         REPLY_LOCKS => Reply::Locks { locks: reader.list(lock::read_view)?, more: reader.bool()? },
         REPLY_TXN => Reply::Txn(txn::read_outcome(reader)?),
-        REPLY_MANY => Reply::Many { items: reader.list(|reader| reader.option(read_item))?, deletions: reader.u64()? },
+        REPLY_MANY => {
+            Reply::Many(Many { items: reader.list(|reader| reader.option(read_item))?, deletions: reader.u64()? })
+        }
         REPLY_KNOWN_TXN => Reply::KnownTxn(reader.list(txn::read_known)?),
         REPLY_TXNS => Reply::Txns(reader.list(txn::read_view)?),
         REPLY_GET => Reply::Get(reader.option(read_item)?),

@@ -6,7 +6,7 @@ use crate::id::{GroupId, MemberId, RequestId};
 use crate::map::history::Event;
 use crate::map::plan::Plan;
 use crate::map::{self, Intent, Map};
-use crate::partition::{Consistency, Item, Key, Outcome, Page, Scan, Write, lock, txn};
+use crate::partition::{Consistency, Item, Key, Many, Outcome, Page, Scan, Write, lock, txn};
 use crate::time::Instant;
 
 /// Most open transactions that one partition lists.
@@ -154,12 +154,7 @@ pub enum Reply {
     /// The command to a transaction was applied.
     Txn(txn::Outcome),
     /// Some keys at one moment.
-    Many {
-        /// Their values, as far as they are there, in the order in which they were asked for.
-        items: Vec<Option<Item>>,
-        /// How many values have ever gone away in the partition.
-        deletions: u64,
-    },
+    Many(Many),
     /// What the partition knows of a transaction, all its attempts.
     KnownTxn(Vec<txn::Known>),
     /// The open transactions.

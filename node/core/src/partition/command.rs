@@ -142,6 +142,16 @@ pub struct Item {
     pub value: Bytes,
 }
 
+/// The values of some keys of one partition at one moment.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Many {
+    /// The values, as far as they are there, in the order in which they were asked for.
+    pub items: Vec<Option<Item>>,
+    /// How many values have ever gone away in the partition: a key that is absent twice was absent all the time in between if
+    /// this has not changed.
+    pub deletions: u64,
+}
+
 /// Which replicas may answer a read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Consistency {

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
 use super::codec::write_write;
-use super::command::{Change, Condition, Item, Key, Outcome, Page, Scan, Write};
+use super::command::{Change, Condition, Item, Key, Many, Outcome, Page, Scan, Write};
 use super::entry::{Command, Entry};
 use super::fence::Passed;
 use super::lock;
@@ -152,11 +152,18 @@ impl Partition {
         Ok(self.value(state, key)?.map(|value| value.item))
     }
 
-    /// The values of some keys, as of everything applied, and how many values have ever gone away here: a key that is absent
-    /// twice was absent all the time in between if that has not changed.
-    pub fn get_many(&self, state: &dyn State, keys: &[Key]) -> Result<(Vec<Option<Item>>, u64), Error> {
-        let items = keys.iter().map(|key| self.get(state, key)).collect::<Result<_, _>>()?;
-        Ok((items, self.meta.deletions))
+    /// The values of some keys, as of everything applied. `None`: they have too many bytes.
+    pub fn get_many(&self, state: &dyn State, keys: &[Key]) -> Result<Option<Many>, Error> {
+        let (mut items, mut bytes) = (Vec::with_capacity(keys.len()), 0);
+        for key in keys {
+            let item = self.get(state, key)?;
+            bytes += item.as_ref().map_or(0, |item| item.value.len());
+            if bytes > txn::MAX_READ_BYTES {
+                return Ok(None);
+            }
+            items.push(item);
+        }
+        Ok(Some(Many { items, deletions: self.meta.deletions }))
     }
 
     /// One page of keys in order, as of everything applied.

@@ -15,14 +15,14 @@ pub enum Way {
     /// Nothing: it is free.
     Free,
     /// It waits until the transaction is over.
-    Waits,
+    Blocked,
     /// It must not wait, and is told this.
-    GivesWay(Outcome),
+    Yields(Outcome),
 }
 
 /// Whether an open transaction is in the way.
 pub fn way_of(partition: &Partition, operation: &Operation) -> Way {
-    let wait = |blocker: Option<txn::Pointer>| if blocker.is_some() { Way::Waits } else { Way::Free };
+    let wait = |blocker: Option<txn::Pointer>| if blocker.is_some() { Way::Blocked } else { Way::Free };
     match operation {
         Operation::Write(write) => wait(partition.holds_key(&write.key)),
         Operation::Get { key, .. } => wait(partition.hides(key)),
@@ -32,8 +32,8 @@ pub fn way_of(partition: &Partition, operation: &Operation) -> Way {
         Operation::Txn(Command::Prepare(prepare)) => {
             let is_mine = |by: &txn::Pointer| by.id.name == prepare.id.name;
             match partition.blocks_part(&prepare.part, prepare.priority) {
-                Some((by, true)) if !is_mine(&by) => Way::Waits,
-                Some((by, false)) if !is_mine(&by) => Way::GivesWay(Outcome::Blocked { by, waits: false }),
+                Some((by, true)) if !is_mine(&by) => Way::Blocked,
+                Some((by, false)) if !is_mine(&by) => Way::Yields(Outcome::Blocked { by, waits: false }),
                 // By itself: it was asked before, or this attempt takes the place of an earlier one.
                 _ => Way::Free,
             }

@@ -64,25 +64,36 @@ impl Replica {
             round.replies.push((id, Reply::Refused(Refusal::NoReplica)));
             return Ok(());
         }
-        // Who waits for a lock costs little and may wait for long: that must not keep others from being served.
-        let full = request.operation.waits_for_lock() && self.waits.len() >= MAX_WAITS;
-        if full || self.waiting() - self.waits.len() >= MAX_WAITING {
+        if self.is_full(&request.operation) {
             round.replies.push((id, Reply::Refused(Refusal::Busy)));
             return Ok(());
         }
         if let Machine::Partition(partition) = &self.machine {
             match way_of(partition, &request.operation) {
                 Way::Free => {}
-                Way::Waits => {
+                Way::Blocked => {
                     self.parked.push(request);
                     return Ok(());
                 }
-                Way::GivesWay(outcome) => {
+                Way::Yields(outcome) => {
                     round.replies.push((id, Reply::Txn(outcome)));
                     return Ok(());
                 }
             }
         }
+        self.serve(now, request, state, round)
+    }
+
+    /// Whether there is no room for another that waits. Who waits for a lock costs little and may wait for long: that must not
+    /// keep others from being served.
+    fn is_full(&self, operation: &Operation) -> bool {
+        let locks = self.waits.len();
+        operation.waits_for_lock() && locks >= MAX_WAITS || self.waiting() - locks >= MAX_WAITING
+    }
+
+    /// Proposes or answers a request that nothing is in the way of.
+    fn serve(&mut self, now: Instant, request: Request, state: &dyn State, round: &mut Round) -> Result<(), Error> {
+        let (id, consistency) = (request.id, request.operation.consistency());
         match (request.operation, consistency) {
             (Operation::Txn(command), _) => {
                 self.propose_command(now, id, request.deadline, Command::Txn(command), round);
@@ -337,8 +348,10 @@ impl Replica {
             (Machine::Partition(partition), Operation::Get { key, .. }) => Reply::Get(partition.get(state, key)?),
             (Machine::Partition(partition), Operation::Scan { scan, .. }) => Reply::Scan(partition.scan(state, scan)?),
             (Machine::Partition(partition), Operation::GetMany { keys, .. }) => {
-                let (items, deletions) = partition.get_many(state, keys)?;
-                Reply::Many { items, deletions }
+                match partition.get_many(state, keys)? {
+                    Some(many) => Reply::Many(many),
+                    None => Reply::Txn(txn::Outcome::ReadsTooMuch),
+                }
             }
             (Machine::Partition(partition), Operation::ReadTxn { name, .. }) => {
                 Reply::KnownTxn(partition.known_of(state, name, clock_ms)?)

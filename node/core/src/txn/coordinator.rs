@@ -51,6 +51,9 @@ enum Stage {
     Settling(Settlement),
     /// Another coordinator's attempt is in the way.
     Recovering(Recovery),
+    /// The transaction is committed by another attempt, as somebody says: the anchor knows what came of it, and whether it is
+    /// the same transaction.
+    Confirming(Decision),
     Pausing,
     Over,
 }
@@ -236,7 +239,37 @@ impl Coordinator {
                 turn
             }
             Reply::Txn(Outcome::Blocked { waits: false, .. }) => self.abort(Next::Again),
+            Reply::Txn(Outcome::Finished(Finished { decision, .. }))
+                if decision != Decision::Abort && from != self.anchor() =>
+            {
+                self.confirm(decision)
+            }
             reply => self.heard_otherwise(reply),
+        }
+    }
+
+    /// Asks the anchor what came of the attempt that is committed.
+    fn confirm(&mut self, decision: Decision) -> Turn<Answer> {
+        self.asked.forget();
+        self.stage = Stage::Confirming(decision);
+        let mut turn = Turn::default();
+        self.prepare(self.anchor(), &mut turn);
+        turn
+    }
+
+    /// The anchor has said what it knows of an attempt that is committed.
+    fn heard_confirmed(&mut self, reply: Reply) -> Turn<Answer> {
+        let Stage::Confirming(decision) = self.stage else { return Turn::default() };
+        match reply {
+            Reply::Txn(Outcome::Finished(finished)) if finished.decision != Decision::Abort => {
+                self.committed_before(&finished)
+            }
+            Reply::Txn(Outcome::NameConflict) => self.end(Answer::Failed(Failure::NameConflict)),
+            // It has forgotten what the other partition still knows.
+            Reply::Txn(_) => {
+                self.abort(Next::Answer(Answer::Committed { then: decision == Decision::Then, results: None }))
+            }
+            _ => self.end(Answer::Unknown),
         }
     }
 
@@ -306,11 +339,8 @@ impl Coordinator {
     fn abort(&mut self, next: Next) -> Turn<Answer> {
         self.asked.forget();
         self.next_attempt = self.attempt + 1;
-        let participants: Vec<_> = match &next {
-            // The next attempt tells the others.
-            Next::Again => Vec::new(),
-            Next::Answer(_) => self.shares.keys().copied().collect(),
-        };
+        // All are told, also when there is another attempt: others may wait for what is held there.
+        let participants: Vec<_> = self.shares.keys().copied().collect();
         let (id, anchor) = (self.id(), self.anchor());
         let (settlement, step) = Settlement::decide(id, anchor, participants, Decision::Abort, None, &mut self.asked);
         self.stage = Stage::Aborting(settlement, next);
@@ -333,7 +363,11 @@ impl Coordinator {
                 end.asks = Vec::new();
                 return end;
             }
-            (Some(Decision::Abort), _) if matches!(next, Next::Again) => return self.pause(),
+            (Some(Decision::Abort), _) if matches!(next, Next::Again) => {
+                let mut pause = self.pause();
+                pause.asks = turn.asks;
+                return pause;
+            }
             (Some(Decision::Abort), _) => {
                 if let Next::Answer(answer) = next {
                     let answer = answer.clone();
@@ -353,9 +387,7 @@ impl Coordinator {
     /// This attempt is aborted, and another was found that is not.
     fn heard_of_other(&mut self, id: Id, decision: Option<Decision>) -> Turn<Answer> {
         match (decision, &self.stage) {
-            (Some(decision), _) => {
-                self.committed_before(&Finished { id, decision, results: None, participants: Vec::new() })
-            }
+            (Some(decision), _) => self.confirm(decision),
             // Its time is over: nobody knows by now what becomes of the other.
             (None, Stage::Aborting(_, Next::Answer(Answer::Failed(_)))) => self.end(Answer::Unknown),
             (None, _) => self.recover(Pointer { id, anchor: self.anchor() }),
@@ -419,6 +451,7 @@ impl Machine for Coordinator {
                 let step = settlement.hear(&reply, &mut self.asked);
                 Turn { asks: step.asks, is_over: step.is_over, ..Turn::default() }
             }
+            Stage::Confirming(_) => self.heard_confirmed(reply),
             Stage::Recovering(_) | Stage::Pausing | Stage::Over => Turn::default(),
         }
     }

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use super::{Asked, Machine, Turn};
 use crate::id::PartitionId;
 use crate::lane::{Operation, Refusal, Reply};
-use crate::partition::{Consistency, Item, Key};
+use crate::partition::txn::Outcome;
+use crate::partition::{Consistency, Item, Key, Many};
 
 /// Reads some keys until all partitions answer twice in a row that nothing has changed. What an open transaction is about to
 /// change the partitions do not tell before that is over.
@@ -34,6 +35,8 @@ pub enum Seen {
     Items(Vec<Option<Item>>),
     /// Something changed each time. A transaction that holds the keys will do.
     Changing,
+    /// What is read in one partition has too many bytes.
+    ReadsTooMuch,
     /// A partition could not be asked.
     Refused(Refusal),
 }
@@ -105,10 +108,11 @@ impl Machine for Snapshot {
     fn hear(&mut self, number: u32, reply: Reply) -> Turn<Seen> {
         let Some(from) = self.asked.answered(number) else { return Turn::default() };
         match reply {
-            Reply::Many { items, deletions } if items.len() == self.places[&from].len() => {
+            Reply::Many(Many { items, deletions }) if items.len() == self.places[&from].len() => {
                 self.now.insert(from, (items, deletions));
                 if self.asked.is_empty() { self.all_collected() } else { Turn::default() }
             }
+            Reply::Txn(Outcome::ReadsTooMuch) => self.end(Seen::ReadsTooMuch),
             Reply::Refused(refusal) => self.end(Seen::Refused(refusal)),
             _ => self.end(Seen::Refused(Refusal::TimedOut)),
         }

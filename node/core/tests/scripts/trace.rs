@@ -7,7 +7,7 @@ use annulus_core::map::change::{Change as MapChange, Entry as MapEntry};
 use annulus_core::map::history::Event;
 use annulus_core::map::plan::{Gate, Plan, Planned};
 use annulus_core::map::{Assignment, Map, MemberState, Move, Reason, Report};
-use annulus_core::partition::{Change, Command, Entry, Outcome, Page, Write, lock, txn};
+use annulus_core::partition::{Change, Command, Entry, Many, Outcome, Page, Write, lock, txn};
 use annulus_core::replica::{Configuration, Configure, Step};
 use raft::eraftpb::{ConfState, Entry as LogEntry, Message, MessageType};
 
@@ -162,7 +162,7 @@ pub fn reply(reply: &Reply) -> String {
         Reply::Write(done) => outcome(*done),
         Reply::Lock(outcome) => lock_outcome(outcome),
         Reply::Txn(outcome) => txn_outcome(outcome),
-        Reply::Many { items, deletions } => {
+        Reply::Many(Many { items, deletions }) => {
             let each = items.iter().map(|item| match item {
                 None => "absent".to_owned(),
                 Some(item) => format!("{} version {}", show(&item.value), item.version),

@@ -14,8 +14,8 @@ use annulus_core::map::{
     Report,
 };
 use annulus_core::partition::{
-    Change, Command, Condition, Consistency, Entry, Fence, Item, Key, MAX_SCAN_KEYS, MAX_TTL_MS, Outcome, Page, Scan,
-    Write, lock, txn,
+    Change, Command, Condition, Consistency, Entry, Fence, Item, Key, MAX_SCAN_KEYS, MAX_TTL_MS, Many, Outcome, Page,
+    Scan, Write, lock, txn,
 };
 use annulus_core::replica::{Configuration, Configure, GroupRecord, Step, Tombstone};
 use bytes::Bytes;
@@ -315,7 +315,8 @@ fn reply() -> impl Strategy<Value = Reply> {
         option::of(item()).prop_map(Reply::Get),
         lock_outcome().prop_map(Reply::Lock),
         txn_outcome().prop_map(Reply::Txn),
-        (vec(option::of(item()), 0..3), any::<u64>()).prop_map(|(items, deletions)| Reply::Many { items, deletions }),
+        (vec(option::of(item()), 0..3), any::<u64>())
+            .prop_map(|(items, deletions)| Reply::Many(Many { items, deletions })),
         vec(txn_known(), 0..3).prop_map(Reply::KnownTxn),
         vec(txn_view(), 0..3).prop_map(Reply::Txns),
         option::of(lock_view()).prop_map(Reply::LockView),

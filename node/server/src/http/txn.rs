@@ -104,6 +104,7 @@ async fn snapshot<R: Router + 'static>(
             Ok(Some(content("application/json", edge.resources.hold_answer(written)?)))
         }
         Seen::Changing => Ok(None),
+        Seen::ReadsTooMuch => Err(reads_too_much()),
         Seen::Refused(refusal) => Err(unanswered(&Reply::Refused(refusal))),
     }
 }

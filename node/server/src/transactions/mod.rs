@@ -141,7 +141,7 @@ impl<R: Router + 'static> Transactions<R> {
         let outcome = match &seen {
             Seen::Items(_) => TxnOutcome::Committed,
             Seen::Changing => TxnOutcome::Conflict,
-            Seen::Refused(_) => TxnOutcome::Failed,
+            Seen::ReadsTooMuch | Seen::Refused(_) => TxnOutcome::Failed,
         };
         self.metrics.txns.observe(TxnKind::Snapshot, outcome, 0, began.elapsed());
         seen

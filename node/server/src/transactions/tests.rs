@@ -6,10 +6,10 @@ use std::future::{Future, pending};
 use annulus_core::id::{ClusterId, GroupId, MemberId};
 use annulus_core::lane::{Operation, Reply};
 use annulus_core::map::{Member, MemberState};
-use annulus_core::partition::Item;
 use annulus_core::partition::txn::{
     Action, Command, Done, Finished, Id, Outcome as Said, Prepare, Prepared, Settle, Settled,
 };
+use annulus_core::partition::{Item, Many};
 use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
 use tokio::task::LocalSet;
@@ -109,7 +109,7 @@ impl Router for Fake {
             }
             Operation::GetMany { keys, .. } => {
                 let item = Item { version: 7, value: Bytes::from_static(b"v") };
-                Reply::Many { items: vec![Some(item); keys.len()], deletions: 0 }
+                Reply::Many(Many { items: vec![Some(item); keys.len()], deletions: 0 })
             }
             other => panic!("not of transactions: {other:?}"),
         }

@@ -1,6 +1,5 @@
 //! What commands do to a partition: preparing, probing, and all of a transaction at once.
 
-use std::collections::HashSet;
 use std::ops::ControlFlow;
 
 use bytes::Bytes;
@@ -54,6 +53,10 @@ impl Partition {
         }
         let decision = if self.part_holds(state, &part)? { Decision::Then } else { Decision::Otherwise };
         let actions = part.branch(decision);
+        if decision == Decision::Otherwise && actions.is_empty() {
+            // As over several partitions, nothing is kept of what has nothing to do.
+            return Ok(Outcome::Done { decision, results: Vec::new() });
+        }
         let Some(results) = self.dones(state, index, actions)? else { return Ok(Outcome::ReadsTooMuch) };
         self.do_actions(state, index, actions)?;
         let kept = if id.name.is_made_up() { None } else { kept(&results) };
@@ -168,6 +171,7 @@ impl Partition {
         } else {
             self.finished_of(state, &id.name)?
         };
+        let mut own = None;
         for (other, record) in attempts {
             let is_old = record.deadline_ms <= self.loaded_ms.saturating_add(KEPT_MS);
             if planted(Bug::PreventedForgottenOnRestart) && is_old && record.decision == Decision::Abort {
@@ -176,22 +180,28 @@ impl Partition {
             if record.digest != UNKNOWN_DIGEST && record.digest != *digest {
                 return Ok(Some(Outcome::NameConflict));
             }
-            if other == *id || record.decision != Decision::Abort {
+            if record.decision != Decision::Abort {
                 return Ok(Some(Outcome::Finished(finished(other, record))));
+            }
+            if other == *id {
+                own = Some(Outcome::Finished(finished(other, record)));
             }
         }
         for (other, open) in self.holds.attempts_at(&id.name).filter(|(other, _)| *other != id) {
+            let record = self.read_open(state, other)?;
+            if record.digest != *digest {
+                return Ok(Some(Outcome::NameConflict));
+            }
             if open.things.is_empty() {
                 // Decided, and not to be aborted: it would be finished then.
-                let record = self.read_open(state, other)?;
                 return self.standing(state, other, record).map(Some);
             }
             let is_replaced = other.coordinator == id.coordinator && other.attempt < id.attempt;
-            if !is_replaced {
-                return Ok(Some(Outcome::UnderWay(Pointer { id: other.clone(), anchor: open.anchor })));
+            if own.is_none() && !is_replaced {
+                own = Some(Outcome::UnderWay(Pointer { id: other.clone(), anchor: open.anchor }));
             }
         }
-        Ok(None)
+        Ok(own)
     }
 
     fn refused_by_fence(&mut self, state: &mut dyn State, part: &Part) -> Result<Option<Outcome>, Error> {
@@ -388,8 +398,7 @@ impl Partition {
             ControlFlow::Continue(())
         })?;
         assert_eq!(count, self.meta.finished, "finished transactions are counted");
-        let names: HashSet<_> = self.holds.iter().map(|(id, _)| id).collect();
-        for id in names {
+        for (id, _) in self.holds.iter() {
             assert!(self.read_finished(state, id)?.is_none(), "what is open is not finished");
         }
         Ok(())

@@ -1,6 +1,6 @@
 //! Which keys and locks are held by open transactions: in memory, made from their records.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
@@ -31,7 +31,7 @@ pub struct Open {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Holds {
     open: BTreeMap<Id, Open>,
-    held: HashMap<Thing, Vec<(Id, bool)>>,
+    held: BTreeMap<Thing, Vec<(Id, bool)>>,
 }
 
 impl Holds {

@@ -99,8 +99,8 @@ impl TxnMachine {
                 if keys.iter().any(|key| partition.hides(key).is_some()) {
                     return None;
                 }
-                let (items, deletions) = partition.get_many(state, keys).unwrap();
-                Some(Reply::Many { items, deletions })
+                let many = partition.get_many(state, keys).unwrap();
+                Some(many.map_or(Reply::Txn(Outcome::ReadsTooMuch), Reply::Many))
             }),
             Operation::ReadTxn { name, .. } => self.with(group, |Machine { partition, state, .. }| {
                 Some(Reply::KnownTxn(partition.known_of(state, name, clock_ms).unwrap()))

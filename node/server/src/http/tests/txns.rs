@@ -3,7 +3,7 @@
 use annulus_core::partition::txn::{
     Action, Command, Decision, Id, Name, Outcome as TxnOutcome, Part, Prepare, Settle, Settled,
 };
-use annulus_core::partition::{Fence, Key};
+use annulus_core::partition::{Fence, Key, Many};
 use serde_json::json;
 
 use super::txn_machine::keys_apart;
@@ -128,7 +128,13 @@ fn under_its_id_it_is_done_once_and_told_the_same_again() {
             let again = server.txn(&body).await;
             assert_eq!((again.status, &again.body), (200, &first.body));
         }
-        // What was asked under an id stays its own.
+        // What was asked under an id stays its own, also over several partitions, and after it is known everywhere.
+        let other = json!({"id": "t", "then": [{"put": {"key": a, "value": "9"}}, {"put": {"key": b, "value": "9"}}]});
+        for _ in 0..2 {
+            server.txn(&other).await.problem(409, "idempotency-conflict");
+            server.at_rest().await;
+        }
+        assert_eq!(server.fake.txns.value(b).as_deref(), Some("1"));
         server.txn(&json!({"id": "one", "then": [{"put": {"key": a, "value": "2"}}]})).await;
         let other = json!({"id": "one", "then": [{"put": {"key": a, "value": "3"}}]});
         let problem = server.txn(&other).await.problem(409, "idempotency-conflict");
@@ -181,7 +187,7 @@ fn a_snapshot_of_what_changes_all_the_time_is_taken_with_a_hold_on_the_keys() {
         let [a, b] = &keys_apart(2)[..] else { panic!("two") };
         let item = |version| Some(Item { version, value: Bytes::from_static(b"v") });
         for version in 0..16 {
-            server.fake.script(Reply::Many { items: vec![item(version)], deletions: 0 });
+            server.fake.script(Reply::Many(Many { items: vec![item(version)], deletions: 0 }));
         }
         let json = server.txn(&json!({"then": [{"get": {"key": a}}, {"get": {"key": b}}]})).await.json();
         assert_eq!(json["committed"], true);
@@ -193,10 +199,8 @@ fn a_snapshot_of_what_changes_all_the_time_is_taken_with_a_hold_on_the_keys() {
         assert!(text.contains(r#"annulus_txns_total{outcome="committed",kind="several"} 1"#), "{text}");
         server.fake.script(Reply::Refused(Refusal::NotLeader { leader: None }));
         server.txn(&json!({"then": [{"get": {"key": a}}]})).await.problem(503, "no-leader");
-        server.fake.script(Reply::Many {
-            items: vec![Some(Item { version: 1, value: vec![b'x'; (4 << 20) + 1].into() })],
-            deletions: 0,
-        });
+        let item = Item { version: 1, value: vec![b'x'; (4 << 20) + 1].into() };
+        server.fake.script(Reply::Many(Many { items: vec![Some(item)], deletions: 0 }));
         let problem = server.txn(&json!({"then": [{"get": {"key": a}}]})).await.problem(422, "txn-reads-too-much");
         assert_eq!(problem["limit"], 4 << 20);
     });
