@@ -357,9 +357,9 @@ pub(crate) struct Locks {
 const TXN_HELP: &str = "\
 If all conditions hold, the operations are done, all at one moment. In a FILE there may also be operations that are done if \
 one does not hold, times to live, and bytes that are no UTF-8 (key_base64, value_base64, lock_base64):\n\n  \
-{\"if\":   [{\"key\":\"alice\",\"version\":5}, {\"key\":\"bob\",\"exists\":true}, {\"key\":\"c\",\"value\":\"x\"}, \
-{\"lock\":\"l\",\"token\":7}],\n   \
-\"then\": [{\"put\":{\"key\":\"alice\",\"value\":\"70\"}}, {\"put\":{\"key\":\"s\",\"value\":\"x\",\"ttl_ms\":30000}}, \
+{\"if\":   [{\"key\":\"alice\",\"version\":5}, {\"key\":\"bob\",\"exists\":true},\n            \
+{\"key\":\"c\",\"value\":\"x\"}, {\"lock\":\"l\",\"token\":7}],\n   \
+\"then\": [{\"put\":{\"key\":\"alice\",\"value\":\"70\",\"ttl_ms\":30000}},\n            \
 {\"delete\":{\"key\":\"c\"}}],\n   \
 \"else\": [{\"get\":{\"key\":\"alice\"}}]}\n\n\
 It is done once under its id, however often it is sent, for ten minutes. Without --id it has one of its own, and is sent \

@@ -20,12 +20,15 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 /// An attempt that may be repeated gets this part of the call's time, so that a member that hangs does not use up all.
 const ATTEMPT_SHARE: u32 = 4;
 
+/// Completes a message for an attempt that may take so long.
+pub(crate) type Complete<'a> = dyn Fn(&mut Message, Duration) + Sync + 'a;
+
 /// What is called for.
 pub(crate) struct Call<'a> {
     pub(crate) place: Place<'a>,
     pub(crate) message: Message,
-    /// Completes the message for an attempt that may take so long: for one that says how much time is left.
-    pub(crate) complete: Option<&'a (dyn Fn(&mut Message, Duration) + Sync)>,
+    /// For a message that says how much time is left.
+    pub(crate) complete: Option<&'a Complete<'a>>,
     pub(crate) safety: Safety,
     /// How long it may take, all in all.
     pub(crate) time: Duration,
