@@ -99,6 +99,7 @@ fn the_same_seed_gives_the_same_bytes() {
         (6, Profile::Replacements),
         (7, Profile::LateMaps),
         (8, Profile::Locks),
+        (9, Profile::Transactions),
     ];
     for (seed, profile) in twice {
         let (first, second) = (run(seed, profile), run(seed, profile));

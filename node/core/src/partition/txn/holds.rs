@@ -64,7 +64,10 @@ impl Holds {
     /// Adds one.
     pub fn insert(&mut self, id: Id, open: Open) {
         for (thing, exclusive) in &open.things {
-            self.held.entry(thing.clone()).or_default().push((id.clone(), *exclusive));
+            // In the order of their ids, whoever came first: what is held follows from who is open, and from nothing else.
+            let holders = self.held.entry(thing.clone()).or_default();
+            let place = holders.partition_point(|(holder, _)| *holder < id);
+            holders.insert(place, (id.clone(), *exclusive));
         }
         self.open.insert(id, open);
     }
