@@ -99,6 +99,7 @@ fn the_same_seed_gives_the_same_bytes() {
         (6, Profile::Replacements),
         (7, Profile::LateMaps),
         (8, Profile::Locks),
+        (9, Profile::Transactions),
     ];
     for (seed, profile) in twice {
         let (first, second) = (run(seed, profile), run(seed, profile));
@@ -250,6 +251,36 @@ fn a_lease_that_ends_by_the_leaders_own_clock_is_caught() {
 #[test]
 fn a_token_that_is_counted_anew_is_caught() {
     is_caught(Bug::TokenCountedAnew, Profile::Locks);
+}
+
+#[test]
+fn a_prepare_that_is_acknowledged_too_early_is_caught() {
+    is_caught(Bug::PrepareNotDurable, Profile::Transactions);
+}
+
+#[test]
+fn a_commit_before_all_have_prepared_is_caught() {
+    is_caught(Bug::CommittedWithoutAllPrepares, Profile::Transactions);
+}
+
+#[test]
+fn a_recovery_that_aborts_what_is_committed_is_caught() {
+    is_caught(Bug::RecoveryAbortsCommitted, Profile::Transactions);
+}
+
+#[test]
+fn a_refusal_that_a_restart_forgets_is_caught() {
+    is_caught(Bug::PreventedForgottenOnRestart, Profile::Transactions);
+}
+
+#[test]
+fn a_read_past_what_is_open_is_caught() {
+    is_caught(Bug::ReadPastIntent, Profile::Transactions);
+}
+
+#[test]
+fn an_end_that_is_done_twice_is_caught() {
+    is_caught(Bug::ResolveAppliedTwice, Profile::Transactions);
 }
 
 #[test]

@@ -3,11 +3,13 @@
 use annulus_core::id::GroupId;
 use annulus_core::lane::Operation;
 use annulus_core::map::Map;
+use annulus_core::txn::Transaction;
 
 use super::dice::Dice;
 use super::events::{ClientEvent, ClientRequest, Event, NodeEvent};
 use super::network::Fate;
 use super::scenario::Scenario;
+use super::txns::shell::Demand;
 use super::world::{Environment, members_index};
 
 /// How much longer than its request may take a client waits for the answer, in microseconds.
@@ -34,6 +36,19 @@ pub struct Question<'a> {
     pub wait_ms: u64,
     /// The client waits for no longer than this, in microseconds, whatever it has said.
     pub patience_us: u64,
+}
+
+/// A transaction that is asked for once.
+#[derive(Debug)]
+pub struct Demanded<'a> {
+    /// All of it.
+    pub transaction: &'a Transaction,
+    /// Who is asked.
+    pub member: usize,
+    /// How long the member may take.
+    pub timeout_ms: u32,
+    /// How much longer the client waits, in microseconds.
+    pub more_us: u64,
 }
 
 /// An attempt that is under way.
@@ -75,6 +90,21 @@ impl Asker {
             env.events.after(delays[0], Event::Node { member, life: None, what: NodeEvent::Request(request) });
         }
         Attempt { number: attempt, member, sent: now }
+    }
+
+    /// Asks a member for a transaction. Either the answer comes, or [`ClientEvent::Timeout`]. Returns the attempt's number.
+    pub fn demand(&mut self, demanded: &Demanded<'_>, dice: &mut Dice, env: &mut Environment) -> u64 {
+        self.attempts += 1;
+        let (client, attempt, now) = (self.client, self.attempts, env.events.now());
+        let Demanded { transaction, member, timeout_ms, more_us } = *demanded;
+        env.trace.record(now, format_args!("client {client} asks member {member}, attempt {attempt}"));
+        let timeout_us = u64::from(timeout_ms) * 1000 + more_us;
+        env.events.after(timeout_us, Event::Client { client, what: ClientEvent::Timeout { attempt } });
+        if let Fate::Arrives(delays) = env.network.send_client(dice, &mut env.counters) {
+            let what = NodeEvent::Demand(Demand { client, attempt, timeout_ms, transaction: transaction.clone() });
+            env.events.after(delays[0], Event::Node { member, life: None, what });
+        }
+        attempt
     }
 
     /// The connection of an attempt ends. The member may not hear of it.

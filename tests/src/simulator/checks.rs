@@ -104,6 +104,9 @@ fn find_versions(history: &History) -> Result<BTreeMap<WriteId, u64>, Violation>
             Some((_, Outcome::IdempotencyConflict)) => return Err(Violation::IdempotencyConflict(id)),
             _ => {}
         }
+        if let Some((_, version)) = write.committed {
+            note(write.key, id, version)?;
+        }
     }
     let reads = history.reads.iter().map(|read| (read.key, read.seen));
     let stale = history.stale.iter().map(|read| (read.key, read.seen));
@@ -123,6 +126,7 @@ fn calls_of(history: &History, versions: &BTreeMap<WriteId, u64>, key: usize) ->
     for (id, write) in history.writes.iter().enumerate().filter(|(_, write)| write.key == key && !write.refused) {
         let id = WriteId::try_from(id).expect("few writes");
         let (returned, outcome) = write.answer.unzip();
+        let returned = returned.or(write.committed.map(|(told, _)| told));
         let condition = write.condition;
         let action = match write.change {
             Change::Put { ttl_ms } => {

@@ -149,6 +149,9 @@ impl Client {
                 }
                 Ok(())
             }
+            ClientEvent::Told { .. } => {
+                Err(Broken::Nonsense("a client was told of a transaction that did not ask for it"))
+            }
             ClientEvent::Answer { attempt, reply } => match self.under_way.take() {
                 Some(mut task) if task.attempt == Some(attempt) => {
                     task.attempt = None;
@@ -344,6 +347,12 @@ impl Client {
         let now = env.events.now();
         env.trace.record(now, format_args!("client {} is told {}", self.number, show(&reply)));
         match reply {
+            // A transaction came in between: it is over soon.
+            Reply::Write(Outcome::Blocked) => {
+                self.under_way = Some(task);
+                self.try_again(true, env);
+                return Ok(());
+            }
             Reply::Refused(refusal) => {
                 if let Refusal::NotLeader { leader: Some(leader) } = refusal {
                     task.hint = self.dice.chance(900).then(|| members_index(leader));

@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 
 use annulus_core::id::GroupId;
 use annulus_core::lane::{Operation, Reply};
+use annulus_core::txn::Answer;
 use bytes::Bytes;
 
 use super::faults::FaultEvent;
+use super::txns::shell::{Demand, ShellEvent};
 
 /// Something that happens at a point in time.
 #[derive(Debug)]
@@ -71,6 +73,10 @@ pub enum NodeEvent {
     },
     /// A client's request.
     Request(ClientRequest),
+    /// A client's transaction.
+    Demand(Demand),
+    /// Something happens to the transactions that it makes happen.
+    Shell(ShellEvent),
     /// A client waits no more for the answer to a request, and its connection says so.
     HangUp {
         /// The client.
@@ -108,6 +114,13 @@ pub enum ClientEvent {
         attempt: u64,
         /// The answer.
         reply: Reply,
+    },
+    /// A member has told what came of a transaction.
+    Told {
+        /// To which attempt.
+        attempt: u64,
+        /// What.
+        answer: Answer,
     },
     /// An attempt has taken too long.
     Timeout {

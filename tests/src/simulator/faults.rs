@@ -82,10 +82,48 @@ pub enum Fault {
     LeasesExtended,
     /// A write with a token that is not the newest was refused.
     StaleFenceRefused,
+    /// A transaction over several partitions was done.
+    TxnAcrossPartitions,
+    /// A transaction in one partition was done.
+    TxnAlone,
+    /// A partition's leader let a transaction wait for a younger one.
+    TxnWaited,
+    /// A transaction gave way to an older one.
+    TxnGaveWay,
+    /// An attempt at a transaction was aborted, and another was made.
+    TxnAttemptAborted,
+    /// A partition said at once that a condition does not hold.
+    TxnFailedFast,
+    /// A coordinator has found another's attempt at its transaction.
+    TxnFoundUnderWay,
+    /// A client gave one transaction to two members.
+    TxnTriedByTwo,
+    /// A transaction that was done was asked for again, and answered as before.
+    TxnRepeated,
+    /// A transaction was done while one of its groups was changing its configuration.
+    TxnWhileMoving,
+    /// A member died while it made a transaction happen.
+    CoordinatorCrashed,
+    /// A partition has refused an attempt that somebody took for abandoned.
+    PreparePrevented,
+    /// Whoever found an abandoned transaction has had it committed.
+    RecoveryCommitted,
+    /// Whoever found an abandoned transaction has had it aborted.
+    RecoveryAborted,
+    /// Steps towards the ends of several transactions were taken together.
+    SettledTogether,
+    /// A partition's leader let a read wait for a transaction.
+    ReadWaited,
+    /// A partition's leader let a write wait for a transaction.
+    WriteWaited,
+    /// Some keys had changed while they were read, and were read again.
+    SnapshotRetried,
+    /// Some keys changed all the time, and were held to be read.
+    SnapshotHeld,
 }
 
 /// All of them.
-pub const ALL: [Fault; 35] = [
+pub const ALL: [Fault; 54] = [
     Fault::Crash,
     Fault::CrashInDiskOperation,
     Fault::CrashOfAll,
@@ -121,6 +159,25 @@ pub const ALL: [Fault; 35] = [
     Fault::LeaseOver,
     Fault::LeasesExtended,
     Fault::StaleFenceRefused,
+    Fault::TxnAcrossPartitions,
+    Fault::TxnAlone,
+    Fault::TxnWaited,
+    Fault::TxnGaveWay,
+    Fault::TxnAttemptAborted,
+    Fault::TxnFailedFast,
+    Fault::TxnFoundUnderWay,
+    Fault::TxnTriedByTwo,
+    Fault::TxnRepeated,
+    Fault::TxnWhileMoving,
+    Fault::CoordinatorCrashed,
+    Fault::PreparePrevented,
+    Fault::RecoveryCommitted,
+    Fault::RecoveryAborted,
+    Fault::SettledTogether,
+    Fault::ReadWaited,
+    Fault::WriteWaited,
+    Fault::SnapshotRetried,
+    Fault::SnapshotHeld,
 ];
 
 /// How often each fault has happened.

@@ -54,6 +54,8 @@ pub struct Write {
     pub invoked: u64,
     /// What came of it, and when that was known.
     pub answer: Option<(u64, Outcome)>,
+    /// It was part of a transaction that was done: when that was told, and which version it has written.
+    pub committed: Option<(u64, u64)>,
     /// It has certainly not happened.
     pub refused: bool,
 }
@@ -104,13 +106,27 @@ impl History {
         fence: Option<Fence>,
     ) -> WriteId {
         let id = u32::try_from(self.writes.len()).expect("few writes");
-        self.writes.push(Write { key, condition, change, fence, invoked: now, answer: None, refused: false });
+        self.writes.push(Write {
+            key,
+            condition,
+            change,
+            fence,
+            invoked: now,
+            answer: None,
+            committed: None,
+            refused: false,
+        });
         id
     }
 
     /// The write was answered.
     pub fn answer(&mut self, id: WriteId, now: u64, outcome: Outcome) {
         self.writes[id as usize].answer = Some((now, outcome));
+    }
+
+    /// The put was part of a transaction that is done. Nobody was told whether there was anything before.
+    pub fn commit(&mut self, id: WriteId, now: u64, version: u64) {
+        self.writes[id as usize].committed = Some((now, version));
     }
 
     /// The write has certainly not happened and never will.

@@ -74,6 +74,9 @@ pub struct LaneThreads {
     rounds: u64,
     round_asked: bool,
     ticked: Instant,
+    /// When a round has last taken what had come, and when one had before the round of the last tick.
+    took: Instant,
+    took_before_tick: Instant,
     extensions: u64,
 }
 
@@ -144,6 +147,8 @@ impl LaneThreads {
             rounds: 0,
             round_asked: false,
             ticked: now,
+            took: now,
+            took_before_tick: now,
             extensions: 0,
         }
     }
@@ -174,6 +179,11 @@ impl LaneThreads {
         self.ticked
     }
 
+    /// What had come by then was with the lane at its last tick.
+    pub fn took_before_tick(&self) -> Instant {
+        self.took_before_tick
+    }
+
     /// How often leaders here have given all leases another term since this was asked last.
     pub fn take_extensions(&mut self) -> u64 {
         std::mem::take(&mut self.extensions)
@@ -187,7 +197,10 @@ impl LaneThreads {
     pub fn round(&mut self, now: Instant) -> Result<Output, Error> {
         self.round_asked = false;
         self.rounds += 1;
-        let inputs = if self.takes_inputs() { std::mem::take(&mut self.inbox) } else { Vec::new() };
+        let takes = self.takes_inputs();
+        let inputs = if takes { std::mem::take(&mut self.inbox) } else { Vec::new() };
+        let took = self.took;
+        self.took = if takes { now } else { took };
         for event in std::mem::take(&mut self.events) {
             self.event(now, event)?;
         }
@@ -195,7 +208,7 @@ impl LaneThreads {
             match told {
                 Told::Input(input) => {
                     if matches!(input, Input::Tick) {
-                        self.ticked = now;
+                        (self.ticked, self.took_before_tick) = (now, took);
                     }
                     self.lane.step(now, input)?;
                 }

@@ -5,7 +5,7 @@
 //!      │
 //!   world ── events (virtual time) ── nemesis ─────────────────────────────┐
 //!      │                                                                    ▼
-//!   client, locks ─requests──▶ node ── lane (its threads) ── core Lane      crashes, cuts, pauses, clocks,
+//!   client, locks, txns ─────▶ node ── lane (its threads) ── core Lane      crashes, cuts, pauses, clocks,
 //!      │   ◀─replies──    │ ▲            │                             slow and full disks, bad weather
 //!      ▼                  │ └─frames─ network                               │
 //!   history               └────────── storage: WAL, overlay, redb, identity │
@@ -37,6 +37,7 @@ pub mod operator;
 pub mod ring_checks;
 pub mod scenario;
 pub mod trace;
+pub mod txns;
 pub mod work;
 pub mod world;
 

@@ -35,6 +35,7 @@ use super::lane::{Error, LaneThreads, WalDone};
 use super::locks::all_locks;
 use super::network::Fate;
 use super::scenario::Scenario;
+use super::txns::shell::Shell;
 use super::world::{Environment, Has, Probed, members_index};
 
 /// How long after a full disk the WAL thread tries again, in microseconds.
@@ -95,6 +96,8 @@ pub struct Member {
     pub source_lag_us: Vec<u64>,
     /// How many times longer its disk takes.
     pub disk_factor: u64,
+    /// Steps towards the ends of transactions that it takes by themselves, in 1000.
+    pub hasty: u32,
     clock: Clock,
 }
 
@@ -109,17 +112,19 @@ pub struct Process {
     /// The newest that it has heard of meanwhile.
     heard: Option<Arc<Map>>,
     /// Which of the member's processes it is.
-    life: u64,
+    pub(super) life: u64,
     requests: u64,
     waiting: BTreeMap<RequestId, Waiting>,
-    forwards: u64,
+    pub(super) forwards: u64,
     /// Requests sent on to other members.
-    forwarded: BTreeMap<u64, Forwarded>,
+    pub(super) forwarded: BTreeMap<u64, Forwarded>,
     /// By group.
-    leaders: Vec<Option<MemberId>>,
+    pub(super) leaders: Vec<Option<MemberId>>,
     /// By group.
     seen: Vec<Seen>,
     ticks: u64,
+    /// The transactions that it makes happen.
+    pub shell: Shell,
 }
 
 /// A request that a lane has and has not answered yet.
@@ -127,6 +132,7 @@ pub struct Process {
 struct Waiting {
     reply_to: ReplyTo,
     group: GroupId,
+    asked: Instant,
     deadline: Instant,
     /// Whether it may wait for a lock: then it ends when its client is gone.
     is_cancellable: bool,
@@ -134,13 +140,12 @@ struct Waiting {
 
 /// A request that was sent on to another member.
 #[derive(Debug, Clone, Copy)]
-struct Forwarded {
-    client: usize,
-    attempt: u64,
-    group: GroupId,
-    to: MemberId,
+pub(super) struct Forwarded {
+    pub(super) reply_to: ReplyTo,
+    pub(super) group: GroupId,
+    pub(super) to: MemberId,
     /// See [`Waiting`].
-    is_cancellable: bool,
+    pub(super) is_cancellable: bool,
 }
 
 /// What was seen of a replica when it was last looked at.
@@ -153,15 +158,16 @@ struct Seen {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum ReplyTo {
+pub(super) enum ReplyTo {
     Client { client: usize, attempt: u64 },
+    Shell { asking: u64, attempt: usize },
     Member { peer: usize, ticket: Ticket },
     Probe { group: GroupId },
 }
 
 /// What a frame carries.
 #[derive(Debug, Clone, Copy)]
-enum Carries {
+pub(super) enum Carries {
     /// Messages between replicas, which bear being doubled.
     Messages,
     /// A client's request, which comes once or not at all, as over a connection.
@@ -186,6 +192,7 @@ impl Member {
             paused_until: 0,
             source_lag_us: vec![0; scenario.slots() + 1],
             disk_factor: 1,
+            hasty: scenario.txns.hasty,
             clock: Clock { base_us: 0, since: 0, rate_per_mille: 1000 },
         }
     }
@@ -254,6 +261,7 @@ impl Member {
             leaders: vec![None; groups],
             seen: vec![Seen::default(); groups],
             ticks: 0,
+            shell: Shell::default(),
         });
         let (member, life) = (self.index, self.life);
         env.trace.record(env.events.now(), format_args!("member {member} starts its life {life}"));
@@ -289,7 +297,12 @@ impl Member {
         env.events.after(self.clock.real_us(settings.tick()), self.event(NodeEvent::Tick));
     }
 
-    fn event(&self, what: NodeEvent) -> Event {
+    /// What its clock shows.
+    pub fn clock_at(&self, now: u64) -> Instant {
+        self.clock.at(now)
+    }
+
+    pub(super) fn event(&self, what: NodeEvent) -> Event {
         Event::Node { member: self.index, life: Some(self.life), what }
     }
 
@@ -326,9 +339,12 @@ impl Member {
             NodeEvent::Unreachable { peer } => {
                 let peer = member_id(peer);
                 self.lanes().iter_mut().for_each(|lane| lane.push(Input::Unreachable(peer)));
+                self.link_lost(peer, env);
             }
             NodeEvent::Frame { from, bytes } => self.frame(now, from, bytes, env),
             NodeEvent::Request(request) => self.request(now, request, env),
+            NodeEvent::Demand(demand) => self.demanded(demand, env),
+            NodeEvent::Shell(what) => self.shell_event(what, env),
             NodeEvent::HangUp { client, attempt } => self.hung_up(client, attempt, env),
         }
         self.write_map(scenario, env);
@@ -406,7 +422,9 @@ impl Member {
         // At each tick a lane answers what has waited for too long; some of its ticks may come a little early.
         let answered_by = lane.ticked() - 2 * (scenario.election_timeout / 10);
         let of_lane = process.waiting.values().filter(|waiting| waiting.group.0 as usize % lanes == number);
-        let late = of_lane.into_iter().find(|waiting| waiting.deadline < answered_by);
+        // What has come while the lane only waited for the disk is answered at its next tick.
+        let taken = lane.took_before_tick();
+        let late = of_lane.into_iter().find(|waiting| waiting.deadline < answered_by && waiting.asked <= taken);
         assert!(late.is_none(), "every request is answered by its deadline: {late:?} at {:?}", lane.ticked());
         if lane.rounds().is_multiple_of(scenario.check_every) {
             lane.lane.check()?;
@@ -446,13 +464,22 @@ impl Member {
                 }
                 Item::Forward(Forward { ticket, group, timeout_ms, operation }) => {
                     let reply_to = ReplyTo::Member { peer: from, ticket };
+                    process.count_waits(group, &operation, env);
                     process.ask_lane(now, group, timeout_ms, operation, reply_to);
                 }
                 Item::Forwarded { ticket, reply } => {
                     let number = ticket.number_in(process.life);
                     if let Some(forwarded) = number.and_then(|number| process.forwarded.remove(&number)) {
-                        process.learn(forwarded, &reply);
-                        answer(forwarded.client, forwarded.attempt, reply, env);
+                        match forwarded.reply_to {
+                            ReplyTo::Shell { asking, attempt } => self.asked_answered(asking, attempt, reply, env),
+                            ReplyTo::Client { client, attempt } => {
+                                process.learn(forwarded, &reply);
+                                answer(client, attempt, reply, env);
+                            }
+                            ReplyTo::Member { .. } | ReplyTo::Probe { .. } => {
+                                unreachable!("what is sent on is its own")
+                            }
+                        }
                     }
                 }
                 Item::Cancel { ticket, .. } => process.cancel(ReplyTo::Member { peer: from, ticket }, env),
@@ -565,13 +592,15 @@ impl Member {
             None => Some(*env.dice.pick(replicas)),
         };
         let Some(to) = to.filter(|to| *to != own) else {
+            process.count_waits(group, &operation, env);
             process.ask_lane(now, group, timeout_ms, operation, ReplyTo::Client { client, attempt });
             return;
         };
         process.forwards += 1;
         let number = process.forwards;
         let is_cancellable = operation.waits_for_lock();
-        process.forwarded.insert(number, Forwarded { client, attempt, group, to, is_cancellable });
+        let reply_to = ReplyTo::Client { client, attempt };
+        process.forwarded.insert(number, Forwarded { reply_to, group, to, is_cancellable });
         let mut writer = FrameWriter::default();
         let ticket = Ticket { life: process.life, number };
         writer.push(&Item::Forward(Forward { ticket, group, timeout_ms, operation }));
@@ -582,7 +611,8 @@ impl Member {
     fn hung_up(&mut self, client: usize, attempt: u64, env: &mut Environment) {
         let process = self.process.as_mut().expect("it runs");
         process.cancel(ReplyTo::Client { client, attempt }, env);
-        let is_it = |sent: &Forwarded| (sent.client, sent.attempt) == (client, attempt) && sent.is_cancellable;
+        let by = ReplyTo::Client { client, attempt };
+        let is_it = |sent: &Forwarded| sent.reply_to == by && sent.is_cancellable;
         let number = process.forwarded.iter().find(|(_, sent)| is_it(sent)).map(|(number, _)| *number);
         let Some((number, sent)) = number.and_then(|number| process.forwarded.remove_entry(&number)) else { return };
         let mut writer = FrameWriter::default();
@@ -630,6 +660,7 @@ impl Member {
         for (id, reply) in output.replies {
             self.reply(id, reply, env);
         }
+        self.found_abandoned(output.abandoned, env);
     }
 
     fn reply(&mut self, id: RequestId, reply: Reply, env: &mut Environment) {
@@ -637,6 +668,7 @@ impl Member {
         let waiting = process.waiting.remove(&id).expect("a lane answers each request once");
         match waiting.reply_to {
             ReplyTo::Client { client, attempt } => answer(client, attempt, reply, env),
+            ReplyTo::Shell { asking, attempt } => self.asked_answered(asking, attempt, reply, env),
             ReplyTo::Member { peer, ticket } => {
                 let mut writer = FrameWriter::default();
                 writer.push(&Item::Forwarded { ticket, reply });
@@ -656,19 +688,20 @@ impl Member {
         }
     }
 
-    /// Puts a frame on its way.
-    fn send(&mut self, to: usize, writer: FrameWriter, carries: Carries, env: &mut Environment) {
+    /// Puts a frame on its way. Returns what becomes of it.
+    pub(super) fn send(&mut self, to: usize, writer: FrameWriter, carries: Carries, env: &mut Environment) -> Fate {
         let bytes = writer.finish();
         env.work.frames += 1;
         env.work.frame_bytes += bytes.len() as u64;
         let link = (self.index, to);
         let may_double = matches!(carries, Carries::Messages);
         let now = env.events.now();
-        match env.network.send(now, link, may_double, &mut env.dice, &mut env.counters) {
+        let fate = env.network.send(now, link, may_double, &mut env.dice, &mut env.counters);
+        match &fate {
             Fate::Arrives(delays) => {
                 for delay in delays {
                     let what = NodeEvent::Frame { from: self.index, bytes: bytes.clone() };
-                    env.events.after(delay, Event::Node { member: to, life: None, what });
+                    env.events.after(*delay, Event::Node { member: to, life: None, what });
                 }
             }
             Fate::Lost => {}
@@ -678,6 +711,7 @@ impl Member {
                 }
             }
         }
+        fate
     }
 }
 
@@ -700,12 +734,19 @@ impl Process {
         &mut self.lanes[group.0 as usize % lanes]
     }
 
-    fn ask_lane(&mut self, now: Instant, group: GroupId, timeout_ms: u32, operation: Operation, reply_to: ReplyTo) {
+    pub(super) fn ask_lane(
+        &mut self,
+        now: Instant,
+        group: GroupId,
+        timeout_ms: u32,
+        operation: Operation,
+        reply_to: ReplyTo,
+    ) {
         self.requests += 1;
         let id = RequestId(self.requests);
         let deadline = now + Duration::from_millis(u64::from(timeout_ms));
         let is_cancellable = operation.waits_for_lock();
-        self.waiting.insert(id, Waiting { reply_to, group, deadline, is_cancellable });
+        self.waiting.insert(id, Waiting { reply_to, group, asked: now, deadline, is_cancellable });
         self.lane_of(group).push(Input::Request(Request { id, group, deadline, operation }));
     }
 

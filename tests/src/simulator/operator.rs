@@ -143,6 +143,7 @@ impl Operator {
                     self.again(env);
                 }
             }
+            ClientEvent::Told { .. } => unreachable!("it asks for no transactions"),
             ClientEvent::Answer { attempt, reply } => {
                 let asked = self.under_way.take_if(|asked| asked.attempt == Some(attempt));
                 if let Some(asked) = asked {

@@ -10,6 +10,7 @@ use annulus_core::lane::LogBudget;
 use super::dice::Dice;
 use super::lane::Limits;
 use super::locks::Plan;
+use super::txns;
 
 /// What a run is to bring out. All are the same simulator and the same checks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +45,8 @@ pub enum Profile {
     Answers,
     /// Clients wait for locks, hold them, write under them and lose them, whatever members do.
     Locks,
+    /// Clients use transactions over several partitions, whatever members do.
+    Transactions,
 }
 
 /// A kind of fault that is drawn.
@@ -203,6 +206,8 @@ pub struct Scenario {
     pub limits: Limits,
     /// What is done with locks.
     pub locks: Plan,
+    /// What is done with transactions.
+    pub txns: txns::Plan,
 }
 
 const MILLI: u64 = 1000;
@@ -254,11 +259,13 @@ impl Scenario {
                 overlay_age: Duration::from_millis(*dice.pick(&[300, 1000, 5000])),
             },
             locks: Plan::NONE,
+            txns: txns::Plan::NONE,
         };
         scenario.draw_ring(dice);
         scenario.draw_log(dice);
         scenario.suit(profile, dice);
         scenario.locks = Plan::draw(dice, profile);
+        scenario.txns = txns::Plan::draw(dice, profile);
         scenario
     }
 
@@ -300,6 +307,7 @@ impl Scenario {
             check_every: 0,
             limits: Limits { overlay_bytes: 64 << 20, overlay_age: Duration::from_secs(60) },
             locks: Plan::NONE,
+            txns: txns::Plan::NONE,
         }
     }
 
@@ -388,6 +396,7 @@ impl Scenario {
             }
             Profile::Elections | Profile::SlowDisks | Profile::Checkpoints => self.suit_disks(profile),
             Profile::Locks => self.suit_locks(dice),
+            Profile::Transactions => self.suit_transactions(dice),
             _ => self.suit_rings(profile),
         }
     }
@@ -403,6 +412,29 @@ impl Scenario {
         self.faults = Kind::draw(dice);
         self.faults.extend([(4, Kind::Crash), (1, Kind::CrashOfAll), (2, Kind::Pause)]);
         self.fault_gap_us = 200 * MILLI..=2500 * MILLI;
+        self.down_us = MILLI..=800 * MILLI;
+        self.pause_us = 50 * MILLI..=1800 * MILLI;
+        if dice.chance(500) {
+            self.spares = 1;
+            self.command_gap_us = Some(500 * MILLI..=3000 * MILLI);
+            self.faults.extend([(1, Kind::CrashMapLeader), (2, Kind::HitMovingLeader)]);
+        }
+    }
+
+    /// Everything may go wrong, and often enough that coordinators die and are cut off in between.
+    fn suit_transactions(&mut self, dice: &mut Dice) {
+        self.faulty_us = 25 * SECOND;
+        self.members = *dice.pick(&[3, 5]);
+        self.clients = 2;
+        self.keys = 4;
+        self.partitions = 4;
+        self.limits.overlay_bytes = self.limits.overlay_bytes.max(16 << 10);
+        self.forward = *dice.pick(&[0, 1000]);
+        self.idempotent = 100;
+        self.latency_us = *dice.pick(&[(50, 500), (1000, 10_000)]);
+        self.faults = Kind::draw(dice);
+        self.faults.extend([(6, Kind::Crash), (1, Kind::CrashOfAll), (2, Kind::Pause), (2, Kind::CutPair)]);
+        self.fault_gap_us = 100 * MILLI..=1500 * MILLI;
         self.down_us = MILLI..=800 * MILLI;
         self.pause_us = 50 * MILLI..=1800 * MILLI;
         if dice.chance(500) {
@@ -560,7 +592,7 @@ impl Kind {
 
 impl Profile {
     /// All of them.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::General,
         Self::Crashes,
         Self::Leases,
@@ -576,5 +608,6 @@ impl Profile {
         Self::Replacements,
         Self::Answers,
         Self::Locks,
+        Self::Transactions,
     ];
 }

@@ -40,6 +40,9 @@ use super::operator::{Fences, Operator, Slot, View};
 use super::ring_checks::{self, Ring};
 use super::scenario::{Profile, Scenario};
 use super::trace::Trace;
+use super::txns;
+use super::txns::record::Record as TxnRecord;
+use super::txns::trader::{self, Trader};
 use super::work::Work;
 
 /// How long after everything is healed every key must have been read and written, and how long after that all replicas
@@ -50,6 +53,8 @@ const RING_SETTLED_WITHIN_US: u64 = 60_000_000;
 /// How long after the last client has let go of the locks each of them must have been taken and given back, in
 /// microseconds.
 const LOCKS_FREED_WITHIN_US: u64 = 30_000_000;
+/// How long after all clients are done nothing of a transaction may be left, in microseconds.
+const TXNS_ENDED_WITHIN_US: u64 = 15_000_000;
 /// How many operators change the ring.
 const OPERATORS: usize = 2;
 /// The last write of every key lets it expire after this long.
@@ -136,6 +141,9 @@ pub enum Broken {
     /// A check of the locks found it.
     #[error(transparent)]
     Locks(#[from] locks::checks::Violation),
+    /// A check of the transactions found it.
+    #[error(transparent)]
+    Txns(#[from] txns::checks::Violation),
     /// The ring was not as it was asked for.
     #[error("{0} s after everything was healed the ring was not as it was asked for: {1}")]
     RingNotSettled(u64, String),
@@ -169,6 +177,9 @@ pub enum Broken {
     /// Locks could not be had although nobody wanted them any more.
     #[error("{0} s after everybody had let go of the locks not each of them could be taken and given back")]
     LocksNotFreed(u64),
+    /// Transactions were left open although nobody was at them any more.
+    #[error("{0} s after all clients were done transactions were left: {1}")]
+    TxnsNotEnded(u64, String),
     /// Replicas of one group stayed different, or kept keys that should have expired.
     #[error("the replicas of {group} stay different, or keep what has expired: {replicas}")]
     Different {
@@ -223,12 +234,16 @@ pub(super) struct World {
     clients: Vec<Client>,
     operators: Vec<Operator>,
     lockers: Vec<Locker>,
+    pub(super) traders: Vec<Trader>,
     fences: Fences,
     ring: Ring,
     history: History,
     monotone: Monotone,
     locks: Record,
     sightings: Sightings,
+    pub(super) txns: TxnRecord,
+    /// By when nothing of a transaction may be left.
+    txns_end: u64,
     pub(super) phase: Phase,
     pub(super) phase_ends: u64,
     /// By when the ring must be as it was asked for last.
@@ -253,7 +268,7 @@ pub fn run(seed: u64, profile: Profile) -> Report {
         world.env.trace.record(now, format_args!("BROKEN: {broken}"));
     }
     let answered = world.history.reads.len() + world.history.writes.iter().filter(|w| w.answer.is_some()).count();
-    let answered = answered + world.locks.answered();
+    let answered = answered + world.locks.answered() + world.txns.answered();
     Report { trace: world.env.trace, counters: world.env.counters, answered, broken }
 }
 
@@ -303,7 +318,12 @@ impl World {
         // As with the clients, the last does only as it is told.
         let first = scenario.clients + 1 + operators.len();
         let lockers = first..if scenario.locks.lockers == 0 { first } else { first + scenario.locks.lockers + 1 };
-        let lockers = lockers.map(|number| Locker::new(number, dice.fork())).collect();
+        let lockers: Vec<Locker> = lockers.map(|number| Locker::new(number, dice.fork())).collect();
+        // And so with these.
+        let first = first + lockers.len();
+        let traders = first..if scenario.txns.traders == 0 { first } else { first + scenario.txns.traders + 1 };
+        let traders = traders.map(|number| Trader::new(number, &scenario, dice.fork())).collect();
+        let txns = TxnRecord { accounts: scenario.txns.accounts, ..TxnRecord::default() };
         let mut env = Environment { trace: Trace::default(), ..Environment::new(&scenario, dice) };
         env.trace.record(0, format_args!("seed {seed}, {profile:?}: {scenario:?}"));
         Self {
@@ -316,6 +336,7 @@ impl World {
             clients,
             operators,
             lockers,
+            traders,
             fences: Fences::default(),
             ring: Ring::default(),
             ring_ends: 0,
@@ -324,6 +345,8 @@ impl World {
             monotone: Monotone::default(),
             locks: Record::default(),
             sightings: Sightings::default(),
+            txns,
+            txns_end: 0,
             phase: Phase::Faulty,
         }
     }
@@ -345,7 +368,10 @@ impl World {
             last.free = false;
         }
         let first = orders + 1 + self.operators.len();
-        for client in first..first + self.lockers.len() {
+        if let Some(last) = self.traders.last_mut() {
+            last.free = false;
+        }
+        for client in first..first + self.lockers.len() + self.traders.len() {
             self.env.events.after(300_000, Event::Client { client, what: ClientEvent::Next });
         }
         self.env.events.after(500_000, Event::Fault(FaultEvent::Draw));
@@ -364,7 +390,9 @@ impl World {
         let found = locks::checks::places_found_again(&self.locks, &self.sightings);
         self.env.counters.add(Fault::PlaceFoundAgain, found);
         let versions = checks::check_history(&self.history, self.scenario.keys)?;
-        Ok(locks::checks::check(&self.locks, &self.sightings, &self.history, &versions, &self.map)?)
+        locks::checks::check(&self.locks, &self.sightings, &self.history, &versions, &self.map)?;
+        txns::checks::check(&self.txns)?;
+        Ok(txns::checks::check_keys(&self.txns, &versions)?)
     }
 
     /// Lets one thing happen. Returns whether it was the last.
@@ -372,7 +400,7 @@ impl World {
         match event {
             Event::Node { member, life, what } => self.node_event(member, life, what)?,
             Event::Client { client, what } if client >= self.clients.len() + self.operators.len() => {
-                self.locker_event(client - self.clients.len() - self.operators.len(), what)?;
+                self.user_event(client - self.clients.len() - self.operators.len(), what)?;
             }
             Event::Client { client, what } if client >= self.clients.len() => self.operator_event(client, what)?,
             Event::Client { client, what } => {
@@ -460,10 +488,19 @@ impl World {
         Ok(())
     }
 
-    /// One of the clients that use locks does something.
-    fn locker_event(&mut self, locker: usize, what: ClientEvent) -> Result<(), Broken> {
-        let Self { scenario, map, locks, history, env, .. } = self;
-        self.lockers[locker].handle(what, &mut Shared { scenario, map, record: locks, history, env })
+    /// One of the clients that use locks or transactions does something.
+    fn user_event(&mut self, number: usize, what: ClientEvent) -> Result<(), Broken> {
+        let Self { scenario, map, locks, txns, history, env, .. } = self;
+        if let Some(number) = number.checked_sub(self.lockers.len()) {
+            let record = txns;
+            return self.traders[number].handle(what, &mut trader::Shared { scenario, map, record, history, env });
+        }
+        self.lockers[number].handle(what, &mut Shared { scenario, map, record: locks, history, env })
+    }
+
+    /// The number of the first client that uses transactions.
+    pub(super) fn first_trader(&self) -> usize {
+        self.clients.len() + self.operators.len() + self.lockers.len()
     }
 
     fn slots(&self) -> Vec<Slot> {
@@ -547,6 +584,8 @@ impl World {
     fn count_crash(&mut self, index: usize) {
         let leads = |group: GroupId| self.members[index].replica(group).is_some_and(Replica::leads);
         let (leads_map, leads_moving) = (leads(GroupId::MAP), self.map.moves.keys().any(|group| leads(*group)));
+        let coordinators = self.members[index].process.as_ref().map_or(0, |process| process.shell.coordinators());
+        self.env.counters.add(Fault::CoordinatorCrashed, coordinators);
         self.env.counters.add(Fault::MapLeaderCrashed, u64::from(leads_map && self.map.epoch > 1));
         self.env.counters.add(Fault::MovingLeaderCrashed, u64::from(leads_moving));
     }
@@ -567,6 +606,7 @@ impl World {
                 self.heal()?;
                 self.clients.iter_mut().for_each(|client| client.free = false);
                 self.lockers.iter_mut().for_each(|locker| locker.free = false);
+                self.traders.iter_mut().for_each(|trader| trader.free = false);
                 let keys = 0..self.scenario.keys;
                 self.order(keys.flat_map(|key| [Order::Read(key, Consistency::Linearizable), Order::Put(key, None)]));
                 self.set_goal();
@@ -587,10 +627,18 @@ impl World {
                 let each = keys.flat_map(|key| reads.map(|consistency| Order::Read(key, consistency)));
                 self.order(each);
                 self.order_locks();
+                self.order_txns(trader::Order::Look);
                 self.enter(Phase::Reading);
+                self.txns_end = now + TXNS_ENDED_WITHIN_US;
                 self.phase_ends = now + LOCKS_FREED_WITHIN_US;
             }
             Phase::Reading if self.are_idle() => {
+                if let Some(left) = self.txns_left() {
+                    let seconds = TXNS_ENDED_WITHIN_US / 1_000_000;
+                    return if now >= self.txns_end { Err(Broken::TxnsNotEnded(seconds, left)) } else { Ok(false) };
+                }
+                self.check_known()?;
+                self.order_txns(trader::Order::Clear);
                 self.order((0..self.scenario.keys).map(|key| Order::Put(key, Some(LAST_TTL_MS))));
                 self.enter(Phase::Converging);
             }
@@ -648,7 +696,8 @@ impl World {
     }
 
     fn are_idle(&self) -> bool {
-        self.clients.iter().all(Client::is_idle) && self.lockers.iter().all(Locker::is_idle)
+        let are_idle = self.clients.iter().all(Client::is_idle) && self.lockers.iter().all(Locker::is_idle);
+        are_idle && self.traders.iter().all(Trader::is_idle)
     }
 
     /// A group whose replicas differ or still hold keys or locks, and how.

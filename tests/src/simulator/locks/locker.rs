@@ -140,6 +140,9 @@ impl Locker {
                     self.unanswered(Some(attempt), shared);
                 }
             }
+            ClientEvent::Told { .. } => {
+                return Err(Broken::Nonsense("a client was told of a transaction that did not ask for it"));
+            }
             ClientEvent::Answer { attempt, reply } => {
                 let asked = self.ask.as_mut().and_then(|ask| ask.attempt.take_if(|asked| asked.number == attempt));
                 if let Some(attempt) = asked {
@@ -321,6 +324,11 @@ impl Locker {
                     ask.hint = hint;
                 }
                 self.try_again(hint.is_some(), shared);
+                Ok(())
+            }
+            // A transaction came in between: it is over soon.
+            Reply::Write(Outcome::Blocked) | Reply::Lock(lock::Outcome::Pinned) => {
+                self.try_again(true, shared);
                 Ok(())
             }
             Reply::OutcomeUnknown => {
