@@ -254,6 +254,36 @@ fn a_token_that_is_counted_anew_is_caught() {
 }
 
 #[test]
+fn a_prepare_that_is_acknowledged_too_early_is_caught() {
+    is_caught(Bug::PrepareNotDurable, Profile::Transactions);
+}
+
+#[test]
+fn a_commit_before_all_have_prepared_is_caught() {
+    is_caught(Bug::CommittedWithoutAllPrepares, Profile::Transactions);
+}
+
+#[test]
+fn a_recovery_that_aborts_what_is_committed_is_caught() {
+    is_caught(Bug::RecoveryAbortsCommitted, Profile::Transactions);
+}
+
+#[test]
+fn a_refusal_that_a_restart_forgets_is_caught() {
+    is_caught(Bug::PreventedForgottenOnRestart, Profile::Transactions);
+}
+
+#[test]
+fn a_read_past_what_is_open_is_caught() {
+    is_caught(Bug::ReadPastIntent, Profile::Transactions);
+}
+
+#[test]
+fn an_end_that_is_done_twice_is_caught() {
+    is_caught(Bug::ResolveAppliedTwice, Profile::Transactions);
+}
+
+#[test]
 fn every_known_bug_has_a_test() {
     let source = include_str!("simulator.rs");
     for (name, bug) in bugs::ALL {

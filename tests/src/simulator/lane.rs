@@ -199,7 +199,8 @@ impl LaneThreads {
         self.rounds += 1;
         let takes = self.takes_inputs();
         let inputs = if takes { std::mem::take(&mut self.inbox) } else { Vec::new() };
-        let took = std::mem::replace(&mut self.took, if takes { now } else { self.took });
+        let took = self.took;
+        self.took = if takes { now } else { took };
         for event in std::mem::take(&mut self.events) {
             self.event(now, event)?;
         }
