@@ -167,7 +167,10 @@ mod tests {
         }
     }
 
-    fn record(txns: Vec<Txn>, sights: &[(u64, u64, &[(Thing, Option<TxnId>)])]) -> Record {
+    /// From when to when things were looked at, and what was seen of each.
+    type Look<'a> = (u64, u64, &'a [(Thing, Option<TxnId>)]);
+
+    fn record(txns: Vec<Txn>, sights: &[Look<'_>]) -> Record {
         let sight = |(invoked, returned, seen): &(u64, u64, &[(Thing, Option<TxnId>)])| Sight {
             invoked: *invoked,
             returned: *returned,

@@ -62,7 +62,7 @@ impl Account {
 
     /// From a value; `None`: nobody has put that.
     pub fn decode(mut value: Bytes) -> Option<Self> {
-        if value.len() < 8 || value.len() % 4 != 0 {
+        if value.len() < 8 || !value.len().is_multiple_of(4) {
             return None;
         }
         let balance = value.get_i64();

@@ -28,6 +28,9 @@ use crate::simulator::history::{History, Read};
 use crate::simulator::scenario::Scenario;
 use crate::simulator::world::{Broken, Environment, members_index};
 
+/// A thing as it was seen: the transaction that it was from.
+type SeenThing = (Thing, Option<TxnId>);
+
 /// How long a client tries one thing, in microseconds.
 const PATIENCE_US: u64 = 6_000_000;
 /// In the end everything is put to expire after this long.
@@ -448,7 +451,7 @@ impl Trader {
         (invoked, now): (u64, u64),
         about: About,
         done: Done,
-        (seen_now, batons): (&mut Vec<(Thing, Option<TxnId>)>, &mut Vec<Option<TxnId>>),
+        (seen_now, batons): (&mut Vec<SeenThing>, &mut Vec<Option<TxnId>>),
         shared: &mut Shared<'_>,
     ) -> Result<(), Broken> {
         let baton = shared.record.baton();
