@@ -95,6 +95,9 @@ impl Replica {
     fn serve(&mut self, now: Instant, request: Request, state: &dyn State, round: &mut Round) -> Result<(), Error> {
         let (id, consistency) = (request.id, request.operation.consistency());
         match (request.operation, consistency) {
+            (Operation::Txn(txn::Command::Prepare(prepare)), _) if planted(Bug::PrepareNotDurable) => {
+                self.prepare_too_early(now, id, request.deadline, prepare, state, round)?;
+            }
             (Operation::Txn(command), _) => {
                 self.propose_command(now, id, request.deadline, Command::Txn(command), round);
             }
@@ -146,10 +149,6 @@ impl Replica {
             Command::Lock(lock::Command::Acquire(wish)) => Duration::from_millis(wish.wait_ms),
             _ => Duration::ZERO,
         };
-        let early = match &command {
-            Command::Txn(txn::Command::Prepare(prepare)) if planted(Bug::PrepareNotDurable) => Some(prepare.clone()),
-            _ => None,
-        };
         let entry = Entry { clock_ms: self.clock_ms(now), command };
         round.pace.hear_write();
         match self.propose(entry.encode()) {
@@ -161,10 +160,6 @@ impl Replica {
                 };
                 round.replies.push((id, refused));
             }
-            Some(position) if planted(Bug::PrepareNotDurable) && early.is_some() => {
-                let outcome = early.map(|part| prepared_too_early(&part, position.index)).expect("just seen");
-                round.replies.push((id, Reply::Txn(outcome)));
-            }
             Some(position) if is_write && planted(Bug::ReplyBeforeQuorum) => {
                 round.replies.push((id, Reply::Write(Outcome::Written { version: position.index, created: true })));
             }
@@ -174,6 +169,30 @@ impl Replica {
                 self.proposals.push(Proposal { position, request: id, deadline, lock_wait, since: now });
             }
         }
+    }
+
+    /// Says what will come of an entry when it is only proposed: a bug.
+    fn prepare_too_early(
+        &mut self,
+        now: Instant,
+        id: RequestId,
+        deadline: Instant,
+        prepare: txn::Prepare,
+        state: &dyn State,
+        round: &mut Round,
+    ) -> Result<(), Error> {
+        let index = self.last_index() + 1;
+        let early = match &self.machine {
+            Machine::Partition(partition) => partition.prepared_too_early(state, index, &prepare)?,
+            Machine::Map(_) => None,
+        };
+        let command = Command::Txn(txn::Command::Prepare(prepare));
+        let entry = Entry { clock_ms: self.clock_ms(now), command: command.clone() };
+        match early {
+            Some(outcome) if self.propose(entry.encode()).is_some() => round.replies.push((id, Reply::Txn(outcome))),
+            _ => self.propose_command(now, id, deadline, command, round),
+        }
+        Ok(())
     }
 
     pub(super) fn propose(&mut self, entry: Bytes) -> Option<LogPosition> {
@@ -375,19 +394,4 @@ impl Replica {
             _ => Reply::Refused(Refusal::NoReplica),
         })
     }
-}
-
-/// What a partition would say if it prepared this, and its conditions held: the bug of one that says so before it has.
-fn prepared_too_early(prepare: &txn::Prepare, index: u64) -> txn::Outcome {
-    let done = |action: &txn::Action| match action {
-        txn::Action::Put { .. } => txn::Done::Put(index),
-        txn::Action::Delete { .. } => txn::Done::Deleted(true),
-        txn::Action::Get { .. } => txn::Done::Got(None),
-    };
-    txn::Outcome::Prepared(txn::Prepared {
-        holds: true,
-        then: prepare.part.then.iter().map(done).collect(),
-        otherwise: prepare.part.otherwise.iter().map(done).collect(),
-        participants: prepare.participants.clone(),
-    })
 }

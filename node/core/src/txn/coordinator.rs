@@ -313,16 +313,18 @@ impl Coordinator {
             let dones = if holds { &prepared.then } else { &prepared.otherwise };
             self.shares[partition].place(decision, dones, &mut results);
         }
+        let is_whole = prepared.len() == self.shares.len();
         let results: Vec<Done> = results.into_iter().flatten().collect();
         let mut writer = crate::codec::Writer::with_capacity(64);
         write_dones(&mut writer, &results);
-        let kept =
-            (writer.len() <= MAX_KEPT_RESULTS_BYTES && !self.transaction.name.is_made_up()).then(|| writer.finish());
+        let is_short = is_whole && writer.len() <= MAX_KEPT_RESULTS_BYTES;
+        let kept = (is_short && !self.transaction.name.is_made_up()).then(|| writer.finish());
         let participants: Vec<_> = self.shares.keys().copied().collect();
         let (settlement, step) =
             Settlement::decide(self.id(), self.anchor(), participants, decision, kept, &mut self.asked);
         self.stage = Stage::Settling(settlement);
-        let answer = self.answer_once(Answer::Committed { then: holds, results: Some(results) });
+        // Only a bug commits what is not whole.
+        let answer = self.answer_once(Answer::Committed { then: holds, results: is_whole.then_some(results) });
         Turn { asks: step.asks, answer, ..Turn::default() }
     }
 
