@@ -147,6 +147,8 @@ impl NodeRouter {
                     is_unknown = true;
                     self.learn(group, target, None)
                 }
+                // That nothing was done this time does not mean that nothing was done before.
+                Reply::Refused(_) if is_unknown => return Reply::OutcomeUnknown,
                 Reply::Refused(_) | Reply::OutcomeUnknown => return reply,
                 // A transaction came in between: it is over soon.
                 Reply::Write(Outcome::Blocked) | Reply::Lock(lock::Outcome::Pinned) => {
