@@ -184,7 +184,7 @@ impl Trader {
         };
         let now = shared.env.events.now();
         let transaction = match &what {
-            What::Look(about) => Some(look(about, TxnId::try_from(shared.record.sights.len()).expect("few reads"))),
+            What::Look(about) => Some(look(about, self.asker.client, shared.env.events.now())),
             What::Do(deed) => Some(deed.transaction.clone()),
             What::Clear => Some(self.clear()),
             What::Peek(..) | What::Mark(..) => None,
@@ -538,15 +538,16 @@ fn not_done(id: TxnId, is_known: bool, shared: &mut Shared<'_>) {
     }
 }
 
-/// A read of all this at one moment.
-fn look(about: &[About], number: TxnId) -> Transaction {
+/// A read of all this at one moment, by this client, begun now.
+fn look(about: &[About], client: usize, now: u64) -> Transaction {
     let key = |about: &About| match *about {
         About::Account(number) => account_key(number),
         About::Place(place) => baton_key(place),
         About::Key(key, _) => key_name(key),
     };
     let then = about.iter().map(|about| Action::Get { key: key(about) }).collect();
-    let name = Name::made_up(u128::from(number) | 1 << 100);
+    // No client begins two things at once.
+    let name = Name::made_up(1 << 100 | u128::from(now) << 16 | client as u128);
     Transaction { name, conditions: Vec::new(), locks: Vec::new(), then, otherwise: Vec::new(), fence: None }
 }
 
