@@ -562,6 +562,10 @@ impl Member {
             }
             // A transaction came in between: it is over soon.
             Reply::Write(partition::Outcome::Blocked) | Reply::Lock(lock::Outcome::Pinned) => true,
+            // That nothing was done this time does not mean that nothing was done before.
+            Reply::Refused(_) if question.is_unknown => {
+                return self.answer_asking(asking, Reply::OutcomeUnknown, env);
+            }
             reply => {
                 if asked != own && !matches!(reply, Reply::Refused(_) | Reply::OutcomeUnknown) {
                     leader.get_or_insert(asked);
