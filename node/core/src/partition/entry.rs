@@ -51,6 +51,8 @@ impl Entry {
         let size = match &self.command {
             Command::Write(Write { key, change: Change::Put { value, .. }, .. }) => key.bytes().len() + value.len(),
             Command::Write(write) => write.key.bytes().len(),
+            Command::Txn(txn::Command::Alone(txn::Alone { part, .. })) => part.bytes(),
+            Command::Txn(txn::Command::Prepare(prepare)) => prepare.part.bytes(),
             Command::Txn(_) | Command::Lock(_) | Command::Expire | Command::ExtendLeases | Command::Configure(_) => 0,
         };
         let mut writer = Writer::with_capacity(64 + size);

@@ -198,7 +198,8 @@ impl Coordinator {
             digest: self.digest,
             anchor,
             participants: if is_anchor { self.shares.keys().copied().collect() } else { Vec::new() },
-            fails_fast: self.transaction.otherwise.is_empty(),
+            // What has a client's name is remembered, also when there was nothing to do: a late attempt must not find otherwise.
+            fails_fast: self.transaction.otherwise.is_empty() && self.transaction.name.is_made_up(),
             part: self.shares[&partition].part.clone(),
         };
         turn.asks.push(self.asked.ask(partition, Operation::Txn(Command::Prepare(prepare))));
@@ -225,12 +226,10 @@ impl Coordinator {
                 if is_enough { self.commit() } else { Turn::default() }
             }
             Reply::Txn(Outcome::ConditionFailed) => {
+                // It has done nothing, whatever becomes of the attempt, and nobody else makes one.
                 let answer = Answer::Committed { then: false, results: Some(Vec::new()) };
                 let mut turn = self.abort(Next::Answer(answer.clone()));
-                if self.transaction.name.is_made_up() {
-                    // It has done nothing, whatever becomes of the attempt, and nobody else makes one.
-                    turn.answer = self.answer_once(answer);
-                }
+                turn.answer = self.answer_once(answer);
                 turn
             }
             Reply::Txn(Outcome::Blocked { waits: true, .. }) => {

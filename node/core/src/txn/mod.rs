@@ -101,7 +101,7 @@ impl Transaction {
         if count > MAX_OPERATIONS {
             return Err(Invalid::TooManyOperations(count));
         }
-        let bytes = self.bytes();
+        let bytes = self.whole().bytes();
         if bytes > MAX_BYTES {
             return Err(Invalid::TooLarge(bytes));
         }
@@ -116,21 +116,6 @@ impl Transaction {
         Ok(())
     }
 
-    /// Bytes of its keys and values.
-    pub fn bytes(&self) -> usize {
-        use crate::partition::txn::Check;
-        let conditions = self.conditions.iter().map(|condition| {
-            let value = if let Check::Value(value) = &condition.check { value.len() } else { 0 };
-            condition.key.bytes().len() + value
-        });
-        let locks = self.locks.iter().map(|held| held.lock.bytes().len());
-        let actions = self.then.iter().chain(&self.otherwise).map(|action| {
-            let value = if let Action::Put { value, .. } = action { value.len() } else { 0 };
-            action.key().bytes().len() + value
-        });
-        conditions.chain(locks).chain(actions).sum()
-    }
-
     /// The keys, if all that it does is to read them: no condition, no write.
     pub fn only_reads(&self) -> Option<Vec<Key>> {
         let unconditional = self.conditions.is_empty() && self.locks.is_empty() && self.otherwise.is_empty();
@@ -142,10 +127,16 @@ impl Transaction {
 
     /// What tells it from every other but its name: SHA-256 of its byte form, fence left out.
     pub fn digest(&self) -> [u8; 32] {
-        let Self { conditions, locks, then, otherwise, .. } = self.clone();
-        let mut writer = Writer::with_capacity(256 + self.bytes());
-        write_part(&mut writer, &Part { conditions, locks, then, otherwise, fence: None });
+        let whole = self.whole();
+        let mut writer = Writer::with_capacity(256 + whole.bytes());
+        write_part(&mut writer, &whole);
         Sha256::digest(writer.finish()).into()
+    }
+
+    /// All of it as if one partition had it, without its fence.
+    fn whole(&self) -> Part {
+        let Self { conditions, locks, then, otherwise, .. } = self.clone();
+        Part { conditions, locks, then, otherwise, fence: None }
     }
 
     /// Takes it apart into what each partition has to do.

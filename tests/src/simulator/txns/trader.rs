@@ -368,7 +368,13 @@ impl Trader {
     fn told(&mut self, attempt: u64, answer: Answer, shared: &mut Shared<'_>) -> Result<(), Broken> {
         self.trace(shared, format_args!("is told {}", outline(&answer)));
         let ask = self.ask.as_mut().expect("it was just answered");
-        let has_otherwise = ask.transaction.as_ref().is_some_and(|transaction| !transaction.otherwise.is_empty());
+        let has_nothing_to_do = |transaction: &Transaction| transaction.otherwise.is_empty();
+        let fails = matches!(answer, Answer::Committed { then: false, .. });
+        let fails_for_nothing = fails && ask.transaction.as_ref().is_some_and(has_nothing_to_do);
+        let is_named = ask.transaction.as_ref().is_some_and(|transaction| !transaction.name.is_made_up());
+        if let (true, What::Do(deed)) = (fails_for_nothing, &ask.what) {
+            shared.record.txns[deed.id as usize].failed_by = Some(shared.env.events.now());
+        }
         match answer {
             Answer::Unknown => self.set(attempt, State::Lost),
             Answer::Failed(Failure::NameConflict) => {
@@ -378,17 +384,8 @@ impl Trader {
                 return Err(Broken::Nonsense("a transaction without a fence was refused for one"));
             }
             Answer::Failed(_) => self.set(attempt, State::NotDone),
-            // Nothing is kept of it: another may still find that the conditions hold.
-            Answer::Committed { then: false, .. } if !has_otherwise => {
-                if ask.committed.is_some() {
-                    return Err(Violation::AnsweredTwice { answer: outline(&answer) }.into());
-                }
-                self.set(attempt, State::NotDone);
-                if let What::Do(deed) = &self.ask.as_ref().expect("it was just answered").what {
-                    let txn = &mut shared.record.txns[deed.id as usize];
-                    txn.failed_by = Some(shared.env.events.now());
-                }
-            }
+            // Nothing is kept of it, as nobody else tries it.
+            Answer::Committed { .. } if fails_for_nothing && !is_named => self.set(attempt, State::NotDone),
             Answer::Committed { then, results } => self.committed(then, results, shared)?,
         }
         self.go_on(shared);

@@ -53,8 +53,8 @@ impl Partition {
         }
         let decision = if self.part_holds(state, &part)? { Decision::Then } else { Decision::Otherwise };
         let actions = part.branch(decision);
-        if decision == Decision::Otherwise && actions.is_empty() {
-            // As over several partitions, nothing is kept of what has nothing to do.
+        if decision == Decision::Otherwise && actions.is_empty() && id.name.is_made_up() {
+            // It has nothing to do, and nobody asks again.
             return Ok(Outcome::Done { decision, results: Vec::new() });
         }
         let Some(results) = self.dones(state, index, actions)? else { return Ok(Outcome::ReadsTooMuch) };

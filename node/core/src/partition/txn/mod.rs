@@ -190,6 +190,20 @@ pub struct Part {
 }
 
 impl Part {
+    /// Bytes of its keys, names and values.
+    pub fn bytes(&self) -> usize {
+        let conditions = self.conditions.iter().map(|condition| {
+            let value = if let Check::Value(value) = &condition.check { value.len() } else { 0 };
+            condition.key.bytes().len() + value
+        });
+        let locks = self.locks.iter().map(|held| held.lock.bytes().len());
+        let actions = self.then.iter().chain(&self.otherwise).map(|action| {
+            let value = if let Action::Put { value, .. } = action { value.len() } else { 0 };
+            action.key().bytes().len() + value
+        });
+        conditions.chain(locks).chain(actions).sum()
+    }
+
     /// The operations of a branch.
     pub fn branch(&self, decision: Decision) -> &[Action] {
         match decision {

@@ -140,6 +140,20 @@ fn under_its_id_it_is_done_once_and_told_the_same_again() {
         let problem = server.txn(&other).await.problem(409, "idempotency-conflict");
         assert!(problem["detail"].as_str().unwrap().contains("`id`"), "{problem}");
         assert_eq!(server.fake.txns.value(a).as_deref(), Some("2"));
+        // That a condition did not hold is told again, though it holds by now: another try of it may still be on its way.
+        let absent =
+            json!({"id": "f", "if": [{"key": a, "exists": false}], "then": [{"put": {"key": b, "value": "8"}}]});
+        let alone =
+            json!({"id": "g", "if": [{"key": a, "exists": false}], "then": [{"put": {"key": a, "value": "8"}}]});
+        for round in 0..2 {
+            for body in [&absent, &alone] {
+                let failed = server.txn(body).await.json();
+                assert_eq!((&failed["committed"], &failed["results"]), (&json!(false), &json!([])), "round {round}");
+            }
+            server.at_rest().await;
+            server.txn(&json!({"then": [{"delete": {"key": a}}]})).await;
+        }
+        assert_eq!(server.fake.txns.value(b).as_deref(), Some("1"));
         // Another id is another transaction.
         let body = json!({"id": "u", "then": body["then"]});
         let again = server.txn(&body).await.json();
