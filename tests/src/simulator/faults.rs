@@ -120,10 +120,12 @@ pub enum Fault {
     SnapshotRetried,
     /// Some keys changed all the time, and were held to be read.
     SnapshotHeld,
+    /// A transaction has said whether a lock is held that is its condition.
+    LockNamed,
 }
 
 /// All of them.
-pub const ALL: [Fault; 54] = [
+pub const ALL: [Fault; 55] = [
     Fault::Crash,
     Fault::CrashInDiskOperation,
     Fault::CrashOfAll,
@@ -178,6 +180,7 @@ pub const ALL: [Fault; 54] = [
     Fault::WriteWaited,
     Fault::SnapshotRetried,
     Fault::SnapshotHeld,
+    Fault::LockNamed,
 ];
 
 /// How often each fault has happened.

@@ -11,7 +11,7 @@ use annulus_core::partition;
 use annulus_core::partition::lock::{Holder, Mode, Outcome};
 use bytes::Bytes;
 
-use super::record::{Action, Answer, Call, Record, WishId, owner_of};
+use super::record::{Action, Answer, Call, Claim, Record, WishId, owner_of};
 use super::sightings::Sightings;
 use crate::simulator::client::key_name;
 use crate::simulator::history::{History, Write, WriteId};
@@ -169,6 +169,7 @@ pub fn check(
         judge.check_overlaps()?;
         judge.check_ends()?;
         judge.check_losses()?;
+        judge.check_claims()?;
         judge.check_waits()?;
         check_fences(lock, history, versions, map)?;
         judge.check_refusals(history, map)?;
@@ -366,6 +367,23 @@ impl<'a> Judge<'a> {
         Ok(())
     }
 
+    /// A lock that is a transaction's condition was held when it was done, and was not when that was said to be why it is not.
+    fn check_claims(&self) -> Result<(), Violation> {
+        let lock = self.lock;
+        for claim in self.record.claims.iter().filter(|claim| self.record.wishes[claim.wish].lock == lock) {
+            let Claim { token, invoked, told, is_held, .. } = *claim;
+            let ended = self.ended.get(&token).copied().unwrap_or(u64::MAX);
+            let until = self.counted.get(&token).copied().unwrap_or(0);
+            if is_held && ended < invoked {
+                return Err(Violation::Revived { lock, token, ended, invoked });
+            }
+            if !is_held && told < until {
+                return Err(Violation::LostEarly { lock, token, told, until });
+            }
+        }
+        Ok(())
+    }
+
     fn check_waits(&self) -> Result<(), Violation> {
         for (call, answer) in &self.calls {
             let wait_ms = self.record.wishes[call.wish].wait_ms;
@@ -417,9 +435,13 @@ fn check_fences(lock: usize, history: &History, versions: &BTreeMap<WriteId, u64
         if let Some(pair) = by_version.windows(2).find(|pair| pair[0].1 > pair[1].1) {
             return Err(Violation::OldTokenWrote { group, lock, older: pair[1].1, newer: pair[0].1 });
         }
-        let answered = writes.iter().filter_map(|(_, write, token)| Some((write.answer?, write.invoked, *token)));
-        let passed = answered.filter(|((_, outcome), ..)| *outcome != partition::Outcome::IdempotencyConflict);
-        let passed: Vec<(u64, u64, u64)> = passed.map(|((told, _), invoked, token)| (told, invoked, token)).collect();
+        let told = |write: &Write| match write.answer {
+            Some((_, partition::Outcome::IdempotencyConflict)) => None,
+            Some((told, _)) => Some(told),
+            None => write.committed.map(|(told, _)| told),
+        };
+        let passed = writes.iter().filter_map(|(_, write, token)| Some((told(write)?, write.invoked, *token)));
+        let passed: Vec<(u64, u64, u64)> = passed.collect();
         for (_, invoked, older) in &passed {
             if let Some((.., newer)) = passed.iter().find(|(told, _, token)| told < invoked && token > older) {
                 return Err(Violation::OldTokenWrote { group, lock, older: *older, newer: *newer });

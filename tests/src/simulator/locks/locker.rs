@@ -16,14 +16,17 @@ use annulus_core::id::GroupId;
 use annulus_core::lane::{Operation, Refusal, Reply};
 use annulus_core::map::Map;
 use annulus_core::partition::lock::{self, Acquire, Mode};
+use annulus_core::partition::txn::Done;
 use annulus_core::partition::{self, Condition, Fence, Outcome};
+use annulus_core::txn::{Answer as TxnAnswer, Transaction};
 use bytes::Bytes;
 
 use super::checks::Violation;
 use super::plan::{Intent, Plan};
-use super::record::{Action, Answer, Record, Refused, WishId, owner_of, request_of};
+use super::record::{Action, Answer, Claim, Record, Refused, WishId, owner_of, request_of};
+use super::under::{self, Told};
 use super::{COUNTED_PER_MILLE, lock_name};
-use crate::simulator::asking::{Asker, Attempt, Question};
+use crate::simulator::asking::{Asker, Attempt, Demanded, Question};
 use crate::simulator::client::key_name;
 use crate::simulator::dice::Dice;
 use crate::simulator::events::{ClientEvent, Event};
@@ -71,13 +74,23 @@ struct Hold {
 #[derive(Debug)]
 struct Ask {
     what: What,
-    group: GroupId,
-    operation: Operation,
+    asks: Asks,
+    /// When it asked first.
+    invoked: u64,
     give_up_at: u64,
     attempt: Option<Attempt>,
     /// Whether some attempt may have had, or may still have, its effect.
     unknown: bool,
     hint: Option<usize>,
+}
+
+/// Who is asked for what.
+#[derive(Debug)]
+enum Asks {
+    /// A group.
+    Group(GroupId, Operation),
+    /// Any member, for a transaction.
+    Member(Transaction),
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -86,6 +99,8 @@ enum What {
     Call(usize),
     /// A write under the lock.
     Write { id: WriteId, idempotent: bool },
+    /// A write under the lock, by a transaction.
+    Deed { id: WriteId, names_lock: bool },
 }
 
 /// What all clients share.
@@ -140,8 +155,11 @@ impl Locker {
                     self.unanswered(Some(attempt), shared);
                 }
             }
-            ClientEvent::Told { .. } => {
-                return Err(Broken::Nonsense("a client was told of a transaction that did not ask for it"));
+            ClientEvent::Told { attempt, answer } => {
+                let asked = self.ask.as_mut().and_then(|ask| ask.attempt.take_if(|asked| asked.number == attempt));
+                if asked.is_some() {
+                    return self.deed_told(answer, shared);
+                }
             }
             ClientEvent::Answer { attempt, reply } => {
                 let asked = self.ask.as_mut().and_then(|ask| ask.attempt.take_if(|asked| asked.number == attempt));
@@ -233,7 +251,10 @@ impl Locker {
         let change = if self.dice.chance(850) { Change::Put { ttl_ms: None } } else { Change::Delete };
         let idempotent = self.dice.chance(300);
         let now = shared.env.events.now();
-        let id = shared.history.invoke(now, key, condition, change, Some(history::Fence { lock, token }));
+        let locked = self.dice.chance(shared.scenario.txns.locked);
+        let (names_lock, is_fenced) = *self.dice.pick(&[(true, true), (true, false), (false, true)]);
+        let fence = (is_fenced || !locked).then_some(history::Fence { lock, token });
+        let id = shared.history.invoke(now, key, condition, change, fence);
         let change = match change {
             Change::Put { .. } => {
                 let bytes = usize::try_from(self.dice.within(shared.scenario.value_bytes.clone())).expect("small");
@@ -241,12 +262,19 @@ impl Locker {
             }
             Change::Delete => partition::Change::Delete,
         };
+        if locked {
+            let deed = under::Deed { id, key, condition, change, lock, token, names_lock, is_fenced };
+            let transaction = deed.transaction(&mut self.dice);
+            self.trace(shared, format_args!("writes {id} to key {key} by a transaction under token {token}"));
+            return self.begin(What::Deed { id, names_lock }, Asks::Member(transaction), PATIENCE_US, shared);
+        }
         let idempotency_key = idempotent.then(|| Bytes::from(format!("write-{id}")));
         let fence = Some(Fence { lock: lock_name(lock), token, is_held: true });
         let write = partition::Write { key: key_name(key), condition, change, idempotency_key, fence };
         let group = shared.map.partition_of(write.key.bytes()).group();
         self.trace(shared, format_args!("writes {id} to key {key} under token {token}"));
-        self.begin(What::Write { id, idempotent }, group, Operation::Write(write), PATIENCE_US, shared);
+        let asks = Asks::Group(group, Operation::Write(write));
+        self.begin(What::Write { id, idempotent }, asks, PATIENCE_US, shared);
     }
 
     fn call(&mut self, action: Action, command: lock::Command, patience_us: u64, shared: &mut Shared<'_>) {
@@ -254,12 +282,13 @@ impl Locker {
         let call = shared.record.call(shared.env.events.now(), *wish, action);
         let group = shared.map.partition_of(command.name().bytes()).group();
         self.trace(shared, format_args!("asks {action:?} for wish {wish}"));
-        self.begin(What::Call(call), group, Operation::Lock(command), patience_us, shared);
+        self.begin(What::Call(call), Asks::Group(group, Operation::Lock(command)), patience_us, shared);
     }
 
-    fn begin(&mut self, what: What, group: GroupId, operation: Operation, patience_us: u64, shared: &mut Shared<'_>) {
-        let give_up_at = shared.env.events.now().saturating_add(patience_us);
-        self.ask = Some(Ask { what, group, operation, give_up_at, attempt: None, unknown: false, hint: None });
+    fn begin(&mut self, what: What, asks: Asks, patience_us: u64, shared: &mut Shared<'_>) {
+        let invoked = shared.env.events.now();
+        let give_up_at = invoked.saturating_add(patience_us);
+        self.ask = Some(Ask { what, asks, invoked, give_up_at, attempt: None, unknown: false, hint: None });
         self.attempt(shared);
     }
 
@@ -270,16 +299,26 @@ impl Locker {
         if let What::Call(call) = ask.what {
             shared.record.calls[call].attempts += 1;
         }
+        let (group, operation) = match &ask.asks {
+            Asks::Group(group, operation) => (*group, operation),
+            Asks::Member(transaction) => {
+                let member = members_index(self.dice.pick(&shared.map.members).id);
+                let timeout_ms = *self.dice.pick(&[300, 1000]);
+                let demanded = Demanded { transaction, member, timeout_ms, more_us: 20_000 };
+                let number = self.asker.demand(&demanded, &mut self.dice, shared.env);
+                ask.attempt = Some(Attempt { number, member, sent: now });
+                return;
+            }
+        };
         let (mut wait_ms, mut patience_us) = (0, u64::MAX);
-        if let Operation::Lock(lock::Command::Acquire(acquire)) = &ask.operation {
+        if let Operation::Lock(lock::Command::Acquire(acquire)) = operation {
             wait_ms = acquire.wait_ms;
             let is_told = self.wish.as_ref().is_some_and(|(_, intent)| intent.is_told);
             let ends_early = !is_told && self.dice.chance(shared.scenario.locks.hangs_up);
             patience_us = if ends_early { self.dice.within(1_000..=wait_ms * 1000 + 50_000) } else { u64::MAX };
             patience_us = patience_us.min(ask.give_up_at - now);
         }
-        let question =
-            Question { group: ask.group, operation: &ask.operation, hint: ask.hint.take(), wait_ms, patience_us };
+        let question = Question { group, operation, hint: ask.hint.take(), wait_ms, patience_us };
         let world = (shared.scenario, shared.map);
         ask.attempt = Some(self.asker.ask(question, world, &mut self.dice, shared.env));
     }
@@ -288,10 +327,17 @@ impl Locker {
     fn unanswered(&mut self, silent: Option<Attempt>, shared: &mut Shared<'_>) {
         let Some(ask) = self.ask.as_mut() else { return };
         ask.unknown = true;
-        if let Some(attempt) = silent.filter(|_| ask.operation.waits_for_lock()) {
+        let waits = matches!(&ask.asks, Asks::Group(_, operation) if operation.waits_for_lock());
+        if let Some(attempt) = silent.filter(|_| waits) {
             self.asker.hang_up(attempt, &mut self.dice, shared.env);
         }
-        if let What::Write { idempotent: false, .. } = ask.what {
+        // Of these nobody else can tell what came of them.
+        let is_lost = match (&ask.what, &ask.asks) {
+            (What::Write { idempotent, .. }, _) => !idempotent,
+            (_, Asks::Member(transaction)) => transaction.name.is_made_up(),
+            _ => false,
+        };
+        if is_lost {
             self.ask = None;
         }
         self.try_again(false, shared);
@@ -302,8 +348,8 @@ impl Locker {
         self.trace(shared, format_args!("gives up"));
         let Some(ask) = self.ask.take() else { return };
         match ask.what {
-            What::Write { id, .. } if !ask.unknown => shared.history.refuse(id),
-            What::Write { .. } => {}
+            What::Write { id, .. } | What::Deed { id, .. } if !ask.unknown => shared.history.refuse(id),
+            What::Write { .. } | What::Deed { .. } => {}
             What::Call(call) => match shared.record.calls[call].action {
                 Action::Renew { .. } => {}
                 Action::Acquire | Action::Release { .. } => return self.let_go(shared),
@@ -349,23 +395,82 @@ impl Locker {
         let (wish, token) = (self.wish.as_ref().map(|(wish, _)| *wish), self.hold.as_ref().map(|hold| hold.token));
         let (Some(wish), Some(token)) = (wish, token) else { return Err(Broken::Nonsense("it wrote under no lock")) };
         match outcome {
-            // No attempt can have its effect after one was refused: fences never go back.
             Outcome::StaleFence { newest } => {
-                shared.history.refuse(id);
-                shared.env.counters.add(Fault::StaleFenceRefused, 1);
-                let key = shared.history.writes[id as usize].key;
-                shared.record.refused.push(Refused { wish, token, key, told: now, newest });
-                // Some go on all the same: they must be refused again.
-                if self.dice.chance(700) {
-                    self.let_go(shared);
-                    return Ok(());
-                }
+                self.refused(id, (wish, token), newest, shared);
+                return Ok(());
             }
             Outcome::TooManyFences => return Err(Broken::Nonsense("there are more fences than locks")),
             _ => shared.history.answer(id, now, outcome),
         }
         let pause = self.dice.within(shared.scenario.locks.pause_us.clone());
         self.go_on_after(pause, shared);
+        Ok(())
+    }
+
+    /// A newer token was there. No attempt can have its effect after one was refused: fences never go back.
+    fn refused(&mut self, id: WriteId, (wish, token): (WishId, u64), newest: Option<u64>, shared: &mut Shared<'_>) {
+        shared.history.refuse(id);
+        shared.env.counters.add(Fault::StaleFenceRefused, 1);
+        let (key, told) = (shared.history.writes[id as usize].key, shared.env.events.now());
+        shared.record.refused.push(Refused { wish, token, key, told, newest });
+        self.perhaps_go_on(shared);
+    }
+
+    /// It has heard that it holds nothing any more. Some go on all the same: they must be refused again.
+    fn perhaps_go_on(&mut self, shared: &mut Shared<'_>) {
+        if self.dice.chance(700) {
+            return self.let_go(shared);
+        }
+        let pause = self.dice.within(shared.scenario.locks.pause_us.clone());
+        self.go_on_after(pause, shared);
+    }
+
+    /// A member has told what came of a transaction.
+    fn deed_told(&mut self, answer: TxnAnswer, shared: &mut Shared<'_>) -> Result<(), Broken> {
+        self.trace(shared, format_args!("is told {answer:?}"));
+        let told = shared.env.events.now();
+        let Some(Ask { what: What::Deed { id, names_lock }, invoked, .. }) = self.ask else {
+            return Err(Broken::Nonsense("what was no transaction was answered as one"));
+        };
+        let (wish, token) = (self.wish.as_ref().map(|(wish, _)| *wish), self.hold.as_ref().map(|hold| hold.token));
+        let (Some(wish), Some(token)) = (wish, token) else { return Err(Broken::Nonsense("it wrote under no lock")) };
+        let mut claim = |is_held: bool| {
+            shared.env.counters.add(Fault::LockNamed, 1);
+            shared.record.claims.push(Claim { wish, token, invoked, told, is_held });
+        };
+        match under::read(answer) {
+            Told::Nothing => self.unanswered(None, shared),
+            Told::NotNow => self.try_again(false, shared),
+            Told::Done(done) => {
+                if names_lock {
+                    claim(true);
+                }
+                match done {
+                    Some(Done::Put(version)) => shared.history.commit(id, told, version),
+                    Some(Done::Deleted(true)) => shared.history.answer(id, told, Outcome::Deleted),
+                    Some(Done::Deleted(false)) => shared.history.answer(id, told, Outcome::NotFound),
+                    Some(Done::Got(_)) => return Err(Broken::Nonsense("a write was answered as a read")),
+                    None => {}
+                }
+                self.ask = None;
+                let pause = self.dice.within(shared.scenario.locks.pause_us.clone());
+                self.go_on_after(pause, shared);
+            }
+            Told::NotHeld => {
+                self.ask = None;
+                // The key's own condition may not have held.
+                if names_lock && shared.history.writes[id as usize].condition == Condition::Always {
+                    claim(false);
+                }
+                shared.history.refuse(id);
+                self.perhaps_go_on(shared);
+            }
+            Told::Stale { newest } => {
+                self.ask = None;
+                self.refused(id, (wish, token), newest, shared);
+            }
+            Told::Nonsense => return Err(Broken::Nonsense("a transaction under a lock came to what it can't")),
+        }
         Ok(())
     }
 

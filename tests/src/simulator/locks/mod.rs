@@ -17,6 +17,7 @@ pub mod locker;
 pub mod plan;
 pub mod record;
 pub mod sightings;
+mod under;
 
 use annulus_core::partition::Scan;
 use annulus_core::partition::lock::Name;

@@ -83,6 +83,21 @@ pub struct Refused {
     pub newest: Option<u64>,
 }
 
+/// What a transaction under the condition that a lock is held has said of that.
+#[derive(Debug, Clone, Copy)]
+pub struct Claim {
+    /// The client's wish.
+    pub wish: WishId,
+    /// Its token.
+    pub token: u64,
+    /// When it was asked for first.
+    pub invoked: u64,
+    /// When the client took note of what came of it.
+    pub told: u64,
+    /// Whether the token held the lock.
+    pub is_held: bool,
+}
+
 /// Everything that clients asked of locks and were told.
 #[derive(Debug, Default)]
 pub struct Record {
@@ -90,6 +105,8 @@ pub struct Record {
     pub wishes: Vec<Wish>,
     /// All calls, in the order in which they began.
     pub calls: Vec<Call>,
+    /// What transactions have said of who holds a lock.
+    pub claims: Vec<Claim>,
     /// All writes that were refused.
     pub refused: Vec<Refused>,
 }
