@@ -117,6 +117,7 @@ fn write_table(
     }
     let mut records = transaction.open_table(definition)?;
     for (key, value) in &changes.records {
+        let key = key.bytes();
         match value {
             Some(value) => drop(records.insert(&key[..], store::seal(key, value).as_slice())?),
             None => drop(records.remove(&key[..])?),

@@ -20,6 +20,7 @@ mod identity;
 #[cfg(test)]
 mod memory_disk;
 mod overlay;
+mod overlay_key;
 mod state;
 mod store;
 #[cfg(test)]

@@ -15,10 +15,12 @@ use annulus_core::bugs::{Bug, planted};
 use annulus_core::state::{Error, TableId, Visit};
 use bytes::Bytes;
 
+use super::overlay_key::{Lookup, OverlayKey, Wanted};
 use super::store::StoredTable;
 
-/// What a record takes in memory beside its bytes: two handles, their counters and a share of the tree's nodes.
-const RECORD_OVERHEAD_BYTES: usize = 128;
+/// What a record takes in memory beside its bytes: two handles, their counters, the key's beginning and a share of the tree's
+/// nodes.
+const RECORD_OVERHEAD_BYTES: usize = 152;
 /// What a table takes in memory beside its records.
 const TABLE_OVERHEAD_BYTES: usize = 128;
 
@@ -28,7 +30,7 @@ pub(super) struct OverlayTable {
     /// Whether everything in older layers is gone.
     pub(super) cleared: bool,
     /// Records put, and `None` for records deleted.
-    pub(super) records: BTreeMap<Bytes, Option<Bytes>>,
+    pub(super) records: BTreeMap<OverlayKey, Option<Bytes>>,
 }
 
 /// The changes to all tables.
@@ -52,7 +54,7 @@ impl Overlay {
         match self.tables.get_mut(&table) {
             // Nothing lies below that a tombstone would have to hide.
             Some(changes) if changes.cleared => {
-                if let Some(old) = changes.records.remove(&key) {
+                if let Some(old) = changes.records.remove::<dyn Lookup>(&Wanted::new(&key)) {
                     self.bytes -= record_bytes(&key, old.as_ref());
                 }
             }
@@ -63,20 +65,21 @@ impl Overlay {
     fn set(&mut self, table: TableId, key: Bytes, value: Option<Bytes>) {
         let changes = table_mut(&mut self.tables, &mut self.bytes, table);
         self.bytes += record_bytes(&key, value.as_ref());
-        match changes.records.entry(key) {
+        match changes.records.entry(OverlayKey::new(key)) {
             btree_map::Entry::Vacant(place) => {
                 place.insert(value);
             }
             btree_map::Entry::Occupied(mut place) => {
                 let old = place.insert(value);
-                self.bytes -= record_bytes(place.key(), old.as_ref());
+                self.bytes -= record_bytes(place.key().bytes(), old.as_ref());
             }
         }
     }
 
     pub(super) fn clear(&mut self, table: TableId) {
         let changes = table_mut(&mut self.tables, &mut self.bytes, table);
-        self.bytes -= changes.records.iter().map(|(key, value)| record_bytes(key, value.as_ref())).sum::<usize>();
+        let records = changes.records.iter();
+        self.bytes -= records.map(|(key, value)| record_bytes(key.bytes(), value.as_ref())).sum::<usize>();
         *changes = OverlayTable { cleared: true, records: BTreeMap::new() };
     }
 }
@@ -118,8 +121,9 @@ impl<'a> Layers<'a> {
     }
 
     pub(super) fn get(&self, key: &[u8]) -> Result<Option<Bytes>, Error> {
+        let wanted = Wanted::new(key);
         for changes in [self.newer, self.older].into_iter().flatten() {
-            if let Some(value) = changes.records.get(key) {
+            if let Some(value) = changes.records.get::<dyn Lookup>(&wanted) {
                 return Ok(value.clone());
             }
         }
@@ -158,7 +162,7 @@ impl<'a> Layers<'a> {
     }
 }
 
-type Records<'a> = Peekable<btree_map::Range<'a, Bytes, Option<Bytes>>>;
+type Records<'a> = Peekable<btree_map::Range<'a, OverlayKey, Option<Bytes>>>;
 
 /// The changes of both overlays in key order; where both changed a key, only the newer change.
 struct Changes<'a> {
@@ -168,8 +172,10 @@ struct Changes<'a> {
 
 impl<'a> Changes<'a> {
     fn new(newer: Option<&'a OverlayTable>, older: Option<&'a OverlayTable>, from: &[u8], to: Option<&[u8]>) -> Self {
-        let bounds = (Bound::Included(from), to.map_or(Bound::Unbounded, Bound::Excluded));
-        let records = |changes: &'a OverlayTable| changes.records.range::<[u8], _>(bounds).peekable();
+        let (from, to) = (Wanted::new(from), to.map(Wanted::new));
+        let from: Bound<&dyn Lookup> = Bound::Included(&from);
+        let to: Bound<&dyn Lookup> = to.as_ref().map_or(Bound::Unbounded, |to| Bound::Excluded(to));
+        let records = |changes: &'a OverlayTable| changes.records.range::<dyn Lookup, _>((from, to)).peekable();
         Self { newer: newer.map(records), older: older.map(records) }
     }
 }
@@ -178,6 +184,12 @@ impl<'a> Iterator for Changes<'a> {
     type Item = (&'a Bytes, &'a Option<Bytes>);
 
     fn next(&mut self) -> Option<Self::Item> {
+        self.next_record().map(|(key, value)| (key.bytes(), value))
+    }
+}
+
+impl<'a> Changes<'a> {
+    fn next_record(&mut self) -> Option<(&'a OverlayKey, &'a Option<Bytes>)> {
         let newer = self.newer.as_mut().and_then(|records| records.peek().map(|(key, _)| *key));
         let older = self.older.as_mut().and_then(|records| records.peek().map(|(key, _)| *key));
         if older == newer || newer.is_none_or(|newer| older.is_some_and(|older| older < newer)) {
