@@ -227,6 +227,7 @@ impl World {
         for _ in 0..tries {
             let (number, priority) = (self.dice.draw(), self.clock_ms);
             let coordinator = Coordinator::new(transaction.clone(), partition_of, number, priority);
+            let coordinator = if number % 3 == 0 { coordinator.look_first() } else { coordinator };
             self.add(coordinator, |coordinator| Agent::Transfer { coordinator, mark });
         }
     }

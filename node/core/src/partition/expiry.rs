@@ -27,6 +27,7 @@ impl Partition {
             let due = self.due(state, kind, room)?;
             room -= due.len();
             for (expiry, record) in due {
+                let deadline_ms = split_expiry_key(&expiry).map_or(0, |(deadline_ms, _)| deadline_ms);
                 state.delete(self.table, expiry);
                 match kind {
                     // Its record stays for as long as anybody is at it.
@@ -45,7 +46,10 @@ impl Partition {
                     }
                     IDEMPOTENCY_EXPIRY => self.meta.idempotency_records -= 1,
                     FENCE_EXPIRY => self.meta.fences -= 1,
-                    _ => self.meta.finished -= 1,
+                    _ => {
+                        self.forget_finished(state, deadline_ms, record)?;
+                        continue;
+                    }
                 }
                 state.delete(self.table, record);
             }

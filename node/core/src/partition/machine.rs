@@ -73,6 +73,8 @@ pub struct Partition {
     pub(super) loaded_ms: u64,
     /// What open transactions hold.
     pub(super) holds: txn::Holds,
+    /// Where the finished transactions with made-up names are.
+    pub(super) deadlines: txn::Deadlines,
     /// The expiry of the finished transaction that was forgotten last to make room; empty: none was.
     pub(super) oldest_finished: Bytes,
 }
@@ -90,9 +92,11 @@ impl Partition {
             next_expiry_ms: u64::MAX,
             loaded_ms: meta.clock_ms,
             holds: txn::Holds::default(),
+            deadlines: txn::Deadlines::default(),
             oldest_finished: Bytes::new(),
         };
         partition.holds = partition.load_holds(state)?;
+        (partition.deadlines, _) = partition.load_deadlines(state)?;
         if !is_counted {
             partition.meta.bytes = partition.count_bytes(state)?;
         }
@@ -209,14 +213,17 @@ impl Partition {
         let (mut idempotency_records, mut fences) = (0, 0);
         let mut first_expiry = u64::MAX;
         let mut missing = Vec::new();
-        state.range(self.table, &[], None, &mut |key, _| {
+        state.range(self.table, &[], None, &mut |key, value| {
             match key[0] {
                 super::record::IDEMPOTENCY => idempotency_records += 1,
                 super::record::FENCE => fences += 1,
                 kind if EXPIRIES.contains(&kind) => {
                     let (deadline, record) = split_expiry_key(key).expect("expiry keys hold a deadline");
                     first_expiry = first_expiry.min(deadline);
-                    missing.push(record);
+                    // What became of a transaction with a made-up name stands here itself.
+                    if value.is_empty() {
+                        missing.push(record);
+                    }
                 }
                 _ => {}
             }

@@ -157,7 +157,7 @@ impl Replica {
         match self.propose_change(map, &next, reason) {
             Some(Some(position)) => {
                 let lock_wait = Duration::ZERO;
-                self.proposals.push(Proposal { position, request, deadline, lock_wait, since: now });
+                self.proposals.push(Proposal { position, request, deadline, lock_wait, since: now, share: None });
             }
             Some(None) => round.replies.push((request, self.busy_or_not_leader())),
             None => round.replies.push((request, Reply::Changed(Ok(Changed::between(map, &next))))),

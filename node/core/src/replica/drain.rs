@@ -41,6 +41,7 @@ impl Replica {
             self.advance_reads(now, state, round)?;
             self.leave_places(now);
             self.retry_parked(now, state, round)?;
+            self.propose_settling(now, round);
             if !self.node.has_ready() {
                 break;
             }

@@ -13,6 +13,7 @@
 
 mod admit;
 mod chair;
+mod claims;
 mod configure;
 mod drain;
 mod election;
@@ -23,6 +24,7 @@ mod parked;
 mod pending;
 mod recover;
 mod serve;
+mod settling;
 mod snapshot;
 mod stream;
 mod waits;
@@ -43,11 +45,13 @@ use crate::partition::{self, txn};
 use crate::state::{self, State, TableId};
 use crate::time::Instant;
 
+use claims::Claims;
 use lease::Lease;
 use log::Log;
 use machine::Machine;
 use parked::Parked;
 use pending::{Proposals, Reads};
+use settling::Settling;
 use stream::{Receiving, Sending};
 use waits::Waits;
 
@@ -188,6 +192,8 @@ pub struct Replica {
     reads: Reads,
     waits: Waits,
     parked: Parked,
+    settling: Settling,
+    claims: Claims,
     sending: BTreeMap<MemberId, Sending>,
     sent_streams: u32,
     receiving: Option<Receiving>,
@@ -272,6 +278,8 @@ impl Replica {
             reads: Reads::default(),
             waits: Waits::default(),
             parked: Parked::default(),
+            settling: Settling::default(),
+            claims: Claims::default(),
             sending: BTreeMap::new(),
             sent_streams: 0,
             receiving: None,
@@ -333,7 +341,8 @@ impl Replica {
 
     /// How many requests wait for an answer.
     pub fn waiting(&self) -> usize {
-        self.proposals.len() + self.reads.len() + self.parked.len() + self.waits.len() + self.commands_waiting()
+        let transactions = self.parked.len() + self.settling.len();
+        self.proposals.len() + self.reads.len() + transactions + self.waits.len() + self.commands_waiting()
     }
 
     /// How many locks are held, and how many wait for one.
@@ -430,6 +439,7 @@ impl Replica {
             }
         }
         self.propose_expiry(now);
+        self.settling.hurry();
         self.find_abandoned(now, round);
         self.rebalance(now);
         self.reconfigure(now);
@@ -455,6 +465,7 @@ impl Replica {
             || self.reads.has_waiting()
             || self.commands_waiting() > 0
             || self.waits.has_leaving()
+            || self.settling.is_due()
     }
 
     /// Whether everything that this replica's log holds is durable, what the round is still to write included.

@@ -3,13 +3,14 @@
 
 use std::collections::VecDeque;
 
+use super::claims::Claims;
 use crate::id::RequestId;
 use crate::lane::{Operation, Request};
 use crate::partition::txn::{Command, Outcome};
 use crate::partition::{Partition, txn};
 use crate::time::Instant;
 
-/// What an open transaction means for a request.
+/// What an open transaction, or one that is about to be, means for a request.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Way {
     /// Nothing: it is free.
@@ -21,19 +22,25 @@ pub enum Way {
 }
 
 /// Whether an open transaction is in the way.
-pub fn way_of(partition: &Partition, operation: &Operation) -> Way {
+pub fn way_of(partition: &Partition, claims: &Claims, operation: &Operation) -> Way {
     let wait = |blocker: Option<txn::Pointer>| if blocker.is_some() { Way::Blocked } else { Way::Free };
     match operation {
+        Operation::Write(write) if claims.has(&write.key) => Way::Blocked,
         Operation::Write(write) => wait(partition.holds_key(&write.key)),
         Operation::Get { key, .. } => wait(partition.hides(key)),
+        // Whoever reads several keys is about to change them: what is going to be old in a moment is of no use to him.
+        Operation::GetMany { keys, .. } if keys.iter().any(|key| claims.has_exclusively(key)) => Way::Blocked,
         Operation::GetMany { keys, .. } => wait(keys.iter().find_map(|key| partition.hides(key))),
         Operation::Scan { scan, .. } => wait(partition.hides_any(&scan.prefix)),
-        Operation::Txn(Command::Alone(alone)) => wait(partition.blocks_part(&alone.part, 0).map(|(by, _)| by)),
+        Operation::Txn(Command::Alone(alone)) => {
+            wait(partition.blocks_part(&alone.part, 0).or_else(|| claims.in_way_of(&alone.part, 0)).map(|(by, _)| by))
+        }
         Operation::Txn(Command::Prepare(prepare)) => {
             let is_mine = |by: &txn::Pointer| by.id.name == prepare.id.name;
-            match partition.blocks_part(&prepare.part, prepare.priority) {
-                Some((by, true)) if !is_mine(&by) => Way::Blocked,
-                Some((by, false)) if !is_mine(&by) => Way::Yields(Outcome::Blocked { by, waits: false }),
+            let held = partition.blocks_part(&prepare.part, prepare.priority);
+            match held.or_else(|| claims.in_way_of(&prepare.part, prepare.priority)) {
+                Some((by, waits)) if (waits || prepare.is_patient) && !is_mine(&by) => Way::Blocked,
+                Some((by, _)) if !is_mine(&by) => Way::Yields(Outcome::Blocked { by, waits: false }),
                 // By itself: it was asked before, or this attempt takes the place of an earlier one.
                 _ => Way::Free,
             }

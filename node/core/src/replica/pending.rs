@@ -30,6 +30,8 @@ pub struct Proposal {
     pub lock_wait: Duration,
     /// When it was proposed.
     pub since: Instant,
+    /// Which steps of the entry are its own, if it shares the entry with others: the first, and how many.
+    pub share: Option<(usize, usize)>,
 }
 
 /// What became of a proposal.
@@ -53,10 +55,10 @@ impl Proposals {
     pub fn push(&mut self, proposal: Proposal) {
         let order = |position: LogPosition| (position.index, position.term);
         let position = proposal.position;
-        if self.queue.back().is_none_or(|back| order(back.position) < order(position)) {
+        if self.queue.back().is_none_or(|back| order(back.position) <= order(position)) {
             self.queue.push_back(proposal);
         } else {
-            let at = self.queue.partition_point(|known| order(known.position) < order(position));
+            let at = self.queue.partition_point(|known| order(known.position) <= order(position));
             self.queue.insert(at, proposal);
         }
     }
@@ -202,7 +204,7 @@ mod tests {
 
     fn proposal(position: LogPosition, request: u64, deadline: Instant) -> Proposal {
         let lock_wait = Duration::ZERO;
-        Proposal { position, request: RequestId(request), deadline, lock_wait, since: Instant(0) }
+        Proposal { position, request: RequestId(request), deadline, lock_wait, since: Instant(0), share: None }
     }
 
     fn settled(proposals: &mut Proposals, position: LogPosition) -> Vec<(u64, Fate)> {

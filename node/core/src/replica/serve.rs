@@ -7,6 +7,7 @@ use bytes::Bytes;
 use super::machine::Applied;
 use super::parked::{Way, way_of};
 use super::pending::{Fate, Proposal, Read, reply_for};
+use super::settling::{self, Waiting, may_wait};
 use super::waits::MAX_WAITS;
 use super::{Error, Replica, Round};
 use crate::bugs::{Bug, planted};
@@ -68,20 +69,46 @@ impl Replica {
             round.replies.push((id, Reply::Refused(Refusal::Busy)));
             return Ok(());
         }
+        if self.fails_at_once(now, &request.operation, state)? {
+            let failed = txn::Outcome::Done { decision: txn::Decision::Otherwise, results: Vec::new() };
+            let is_alone = matches!(request.operation, Operation::Txn(txn::Command::Alone(_)));
+            let outcome = if is_alone { failed } else { txn::Outcome::ConditionFailed };
+            round.replies.push((id, Reply::Txn(outcome)));
+            return Ok(());
+        }
         if let Machine::Partition(partition) = &self.machine {
-            match way_of(partition, &request.operation) {
+            match way_of(partition, &self.claims, &request.operation) {
                 Way::Free => {}
                 Way::Blocked => {
+                    self.settling.hurry();
                     self.parked.push(request);
                     return Ok(());
                 }
                 Way::Yields(outcome) => {
+                    self.settling.hurry();
                     round.replies.push((id, Reply::Txn(outcome)));
                     return Ok(());
                 }
             }
         }
         self.serve(now, request, state, round)
+    }
+
+    /// Whether a transaction of which nothing is kept if its conditions do not hold can be told so without an entry: what it
+    /// reads here is read as a client would, and it is not known yet.
+    fn fails_at_once(&self, now: Instant, operation: &Operation, state: &dyn State) -> Result<bool, Error> {
+        let Machine::Partition(partition) = &self.machine else { return Ok(false) };
+        let (id, part) = match operation {
+            Operation::Txn(txn::Command::Prepare(prepare)) if prepare.fails_fast() => (&prepare.id, &prepare.part),
+            Operation::Txn(txn::Command::Alone(alone)) if alone.fails_fast() => (&alone.id, &alone.part),
+            _ => return Ok(false),
+        };
+        // Of a token that is too old it is told, whatever else may be wrong.
+        let is_fenced = part.fence.is_some();
+        Ok(!is_fenced
+            && self.may_read(now)
+            && partition.certainly_fails(state, part, |id| self.settling.commits(id))?
+            && !partition.knows_attempt(state, id)?)
     }
 
     /// Whether there is no room for another that waits. Who waits for a lock costs little and may wait for long: that must not
@@ -97,6 +124,13 @@ impl Replica {
         match (request.operation, consistency) {
             (Operation::Txn(txn::Command::Prepare(prepare)), _) if planted(Bug::PrepareNotDurable) => {
                 self.prepare_too_early(now, id, request.deadline, prepare, state, round)?;
+            }
+            (Operation::Txn(txn::Command::Settle(steps)), _) if may_wait(&steps) => {
+                self.settling.push(Waiting { request: id, deadline: request.deadline, steps });
+                if self.parked.len() > 0 {
+                    self.settling.hurry();
+                    self.parked.released();
+                }
             }
             (Operation::Txn(command), _) => {
                 self.propose_command(now, id, request.deadline, Command::Txn(command), round);
@@ -151,22 +185,46 @@ impl Replica {
         };
         let entry = Entry { clock_ms: self.clock_ms(now), command };
         round.pace.hear_write();
-        match self.propose(entry.encode()) {
-            None => {
-                let refused = if self.leads() && self.node.raft.lead_transferee.is_none() {
-                    Reply::Refused(Refusal::Busy)
-                } else {
-                    self.not_leader()
-                };
-                round.replies.push((id, refused));
-            }
+        self.settling.hurry();
+        let proposed = self.propose(entry.encode());
+        if let (Some(position), Command::Txn(txn::Command::Prepare(prepare))) = (proposed, &entry.command) {
+            self.claims.add(position.index, prepare);
+        }
+        match proposed {
+            None => round.replies.push((id, self.not_proposed())),
             Some(position) if is_write && planted(Bug::ReplyBeforeQuorum) => {
                 round.replies.push((id, Reply::Write(Outcome::Written { version: position.index, created: true })));
             }
             Some(position) => {
                 // The entry is not waited for any longer than another would be.
                 let deadline = deadline - lock_wait;
-                self.proposals.push(Proposal { position, request: id, deadline, lock_wait, since: now });
+                self.proposals.push(Proposal { position, request: id, deadline, lock_wait, since: now, share: None });
+            }
+        }
+    }
+
+    /// Why an entry could not be proposed.
+    fn not_proposed(&self) -> Reply {
+        let is_full = self.leads() && self.node.raft.lead_transferee.is_none();
+        if is_full { Reply::Refused(Refusal::Busy) } else { self.not_leader() }
+    }
+
+    /// Proposes those steps that end transactions and wait no longer.
+    pub(super) fn propose_settling(&mut self, now: Instant, round: &mut Round) {
+        while self.leads() && self.settling.is_due() {
+            let due = self.settling.due();
+            let steps = due.iter().flat_map(|waiting| waiting.steps.iter().cloned()).collect();
+            let command = Command::Txn(txn::Command::Settle(steps));
+            let proposed = self.propose(Entry { clock_ms: self.clock_ms(now), command }.encode());
+            let mut first = 0;
+            for Waiting { request, deadline, steps } in due {
+                let Some(position) = proposed else {
+                    round.replies.push((request, self.not_proposed()));
+                    continue;
+                };
+                let (lock_wait, share) = (Duration::ZERO, Some((first, steps.len())));
+                self.proposals.push(Proposal { position, request, deadline, lock_wait, since: now, share });
+                first += steps.len();
             }
         }
     }
@@ -269,9 +327,10 @@ impl Replica {
         let mut proposed = Vec::new();
         self.proposals.applied(position, |proposal, fate| {
             round.pace.answered(now.since(proposal.since));
-            proposed.push((proposal.request, proposal.deadline + proposal.lock_wait, fate));
+            let until = proposal.deadline + proposal.lock_wait;
+            proposed.push((proposal.request, until, proposal.share, fate));
         });
-        for (request, until, fate) in proposed {
+        for (request, until, share, fate) in proposed {
             let reply = match (fate, applied) {
                 (Fate::Committed, Applied::Write(outcome)) => Reply::Write(*outcome),
                 (Fate::Committed, Applied::Lock(applied)) => {
@@ -280,7 +339,13 @@ impl Replica {
                         None => continue,
                     }
                 }
-                (Fate::Committed, Applied::Txn(applied)) => Reply::Txn(applied.outcome.clone()),
+                (Fate::Committed, Applied::Txn(applied)) => {
+                    let reply = Reply::Txn(applied.outcome.clone());
+                    match share {
+                        Some((first, count)) => settling::share(reply, first, count),
+                        None => reply,
+                    }
+                }
                 (Fate::Committed, Applied::Map(Some(changed))) => Reply::Changed(Ok(changed.clone())),
                 (Fate::Committed, Applied::Map(None)) => not_leader.clone(),
                 _ => reply_for(fate, not_leader.clone()),
@@ -288,7 +353,8 @@ impl Replica {
             self.waits.forget(request);
             round.replies.push((request, reply));
         }
-        if let Applied::Txn(txn::Applied { released: true, .. }) = applied {
+        let is_applied = self.claims.applied(position.index);
+        if is_applied || matches!(applied, Applied::Txn(txn::Applied { released: true, .. })) {
             self.parked.released();
         }
         if let Applied::Lock(lock::Applied { settled, .. }) | Applied::Expired(settled) = applied {
@@ -300,9 +366,11 @@ impl Replica {
     /// Asks Raft to confirm this leader for the reads that wait, or turns them away.
     pub(super) fn advance_reads(&mut self, now: Instant, state: &dyn State, round: &mut Round) -> Result<(), Error> {
         if !self.leads() {
+            self.claims.clear();
             let not_leader = self.not_leader();
             round.replies.extend(self.waits.drain().into_iter().map(|request| (request, not_leader.clone())));
             round.replies.extend(self.parked.drain().into_iter().map(|request| (request.id, not_leader.clone())));
+            round.replies.extend(self.settling.drain().into_iter().map(|request| (request, not_leader.clone())));
             round.replies.extend(self.reads.drain().into_iter().map(|read| (read.request, not_leader.clone())));
             return Ok(());
         }
@@ -313,9 +381,10 @@ impl Replica {
         }
         for read in self.reads.answerable(self.applied().index) {
             if let Machine::Partition(partition) = &self.machine
-                && way_of(partition, &read.operation) != Way::Free
+                && way_of(partition, &self.claims, &read.operation) != Way::Free
             {
                 let Read { request: id, deadline, operation } = read;
+                self.settling.hurry();
                 self.parked.push(Request { id, group: self.group, deadline, operation });
                 continue;
             }
@@ -339,6 +408,8 @@ impl Replica {
         }
         let late = self.parked.expired(now).into_iter();
         round.replies.extend(late.map(|request| (request, Reply::Refused(Refusal::TimedOut))));
+        let late = self.settling.expired(now).into_iter();
+        round.replies.extend(late.map(|request| (request, Reply::Refused(Refusal::TimedOut))));
         let late = self.waits.expired(now).into_iter();
         round.replies.extend(late.map(|request| (request, Reply::Refused(Refusal::TimedOut))));
         round.replies.extend(self.expired_command(now).map(|request| (request, Reply::Refused(Refusal::TimedOut))));
@@ -354,6 +425,8 @@ impl Replica {
         round.replies.extend(waits);
         let parked = self.parked.drain().into_iter().map(|request| (request.id, Reply::Refused(Refusal::NoReplica)));
         round.replies.extend(parked);
+        let settling = self.settling.drain().into_iter().map(|request| (request, Reply::Refused(Refusal::NoReplica)));
+        round.replies.extend(settling);
         let reads = self.reads.drain().into_iter().map(|read| (read.request, Reply::Refused(Refusal::NoReplica)));
         round.replies.extend(reads);
         let now = Instant(u64::MAX);

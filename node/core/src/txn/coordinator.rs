@@ -1,6 +1,6 @@
 //! Whoever makes a transaction happen.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::settlement::{Settlement, Step};
@@ -13,6 +13,7 @@ use crate::partition::txn::codec::{read_dones, write_dones};
 use crate::partition::txn::{
     Alone, Command, Decision, Done, Finished, Id, MAX_KEPT_RESULTS_BYTES, Outcome, Pointer, Prepare, Prepared,
 };
+use crate::partition::{Consistency, Many};
 
 /// The shortest and the longest pause before another attempt; each attempt doubles what is drawn from.
 const FIRST_PAUSE: Duration = Duration::from_micros(500);
@@ -33,8 +34,17 @@ pub struct Coordinator {
     /// others hear of it.
     next_attempt: u32,
     attempts: u32,
+    /// The partitions that have said of this attempt that nothing is kept of it there.
+    clear: BTreeSet<PartitionId>,
+    /// Where an older transaction was in the way of the attempt before. The next one asks there first, and waits: it holds
+    /// nothing meanwhile.
+    blocked_at: Option<PartitionId>,
+    /// The only partition that was asked so far, if others are to be.
+    first: Option<PartitionId>,
     asked: Asked,
     stage: Stage,
+    /// Whether it looks at the keys of its conditions before its first attempt.
+    looks_first: bool,
     /// Whether its time is over.
     is_late: bool,
     answered: bool,
@@ -42,6 +52,8 @@ pub struct Coordinator {
 
 #[derive(Debug)]
 enum Stage {
+    /// The keys of its conditions are read before anything is held.
+    Looking,
     /// All of it is asked of one partition.
     Alone,
     Preparing(BTreeMap<PartitionId, Prepared>),
@@ -122,11 +134,20 @@ impl Coordinator {
             attempt: 0,
             next_attempt: 0,
             attempts: 0,
+            clear: BTreeSet::new(),
+            blocked_at: None,
+            first: None,
             asked: Asked::default(),
             stage: Stage::Pausing,
+            looks_first: false,
             is_late: false,
             answered: false,
         }
+    }
+
+    /// Has it look at the keys of its conditions before its first attempt: for when others are likely to change them.
+    pub fn look_first(self) -> Self {
+        Self { looks_first: true, ..self }
     }
 
     /// How many attempts were made.
@@ -146,6 +167,7 @@ impl Coordinator {
         match &self.stage {
             Stage::Pausing => self.pause(),
             Stage::Preparing(_) => self.abort(Next::Answer(Answer::Failed(Failure::Conflict))),
+            Stage::Looking => self.end(Answer::Failed(Failure::Conflict)),
             _ => Turn::default(),
         }
     }
@@ -169,6 +191,32 @@ impl Coordinator {
         (!std::mem::replace(&mut self.answered, true)).then_some(answer)
     }
 
+    /// Looks at the keys that its conditions name before it asks anybody to hold them: where others change them all the time,
+    /// most attempts would hold some in vain, and keep others waiting for them. Only when that a condition does not hold is all that
+    /// is to be said of it.
+    fn look(&mut self) -> Turn<Answer> {
+        let mut turn = Turn::default();
+        for (partition, share) in self.shares.iter().filter(|(_, share)| !share.part.conditions.is_empty()) {
+            let keys = share.part.conditions.iter().map(|condition| condition.key.clone()).collect();
+            let operation = Operation::GetMany { keys, consistency: Consistency::Linearizable };
+            turn.asks.push(self.asked.ask(*partition, operation));
+        }
+        self.stage = Stage::Looking;
+        turn
+    }
+
+    fn heard_looking(&mut self, from: PartitionId, reply: &Reply) -> Turn<Answer> {
+        if let Reply::Many(Many { items, .. }) = reply {
+            let conditions = &self.shares[&from].part.conditions;
+            let holds = conditions.iter().zip(items).all(|(condition, item)| condition.check.holds_of(item.as_ref()));
+            if !holds {
+                return self.end(Answer::Committed { then: false, results: Some(Vec::new()) });
+            }
+        }
+        // Whoever can't be read from will say so again.
+        if self.asked.is_empty() { self.attempt() } else { Turn::default() }
+    }
+
     fn attempt(&mut self) -> Turn<Answer> {
         self.attempts += 1;
         self.attempt = self.next_attempt;
@@ -181,12 +229,22 @@ impl Coordinator {
             return Turn { asks: vec![ask], ..Turn::default() };
         }
         self.stage = Stage::Preparing(BTreeMap::new());
-        let partitions: Vec<_> = self.shares.keys().copied().collect();
+        self.clear.clear();
+        self.first = self.blocked_at.take();
         let mut turn = Turn::default();
-        for partition in partitions {
-            self.prepare(partition, &mut turn);
+        match self.first {
+            Some(first) => self.prepare(first, &mut turn),
+            None => self.prepare_others(None, &mut turn),
         }
         turn
+    }
+
+    /// Asks all partitions but this one.
+    fn prepare_others(&mut self, first: Option<PartitionId>, turn: &mut Turn<Answer>) {
+        let partitions: Vec<_> = self.shares.keys().copied().filter(|partition| Some(*partition) != first).collect();
+        for partition in partitions {
+            self.prepare(partition, turn);
+        }
     }
 
     fn prepare(&mut self, partition: PartitionId, turn: &mut Turn<Answer>) {
@@ -198,21 +256,21 @@ impl Coordinator {
             digest: self.digest,
             anchor,
             participants: if is_anchor { self.shares.keys().copied().collect() } else { Vec::new() },
-            // What has a client's name is remembered, also when there was nothing to do: a late attempt must not find otherwise.
-            fails_fast: self.transaction.otherwise.is_empty() && self.transaction.name.is_made_up(),
+            without_else: self.transaction.otherwise.is_empty(),
+            is_patient: self.first == Some(partition),
             part: self.shares[&partition].part.clone(),
         };
         turn.asks.push(self.asked.ask(partition, Operation::Txn(Command::Prepare(prepare))));
     }
 
     /// A partition has answered that which all of it was asked of.
-    fn heard_alone(&mut self, reply: Reply) -> Turn<Answer> {
+    fn heard_alone(&mut self, from: PartitionId, reply: Reply) -> Turn<Answer> {
         match reply {
             Reply::Txn(Outcome::Done { decision, results }) => {
                 self.end(Answer::Committed { then: decision == Decision::Then, results: Some(results) })
             }
             Reply::Txn(Outcome::Blocked { .. }) => self.pause(),
-            reply => self.heard_otherwise(reply),
+            reply => self.heard_otherwise(from, reply),
         }
     }
 
@@ -221,15 +279,21 @@ impl Coordinator {
             Reply::Txn(Outcome::Prepared(here)) => {
                 let Stage::Preparing(prepared) = &mut self.stage else { return Turn::default() };
                 prepared.insert(from, here);
+                if self.first.take().is_some() {
+                    let mut turn = Turn::default();
+                    self.prepare_others(Some(from), &mut turn);
+                    return turn;
+                }
                 let missing = self.shares.len() - prepared.len();
                 let is_enough = missing == 0 || (missing == 1 && planted(Bug::CommittedWithoutAllPrepares));
                 if is_enough { self.commit() } else { Turn::default() }
             }
             Reply::Txn(Outcome::ConditionFailed) => {
                 // It has done nothing, whatever becomes of the attempt, and nobody else makes one.
+                self.clear.insert(from);
                 let answer = Answer::Committed { then: false, results: Some(Vec::new()) };
                 let mut turn = self.abort(Next::Answer(answer.clone()));
-                turn.answer = self.answer_once(answer);
+                turn.answer = turn.answer.or_else(|| self.answer_once(answer));
                 turn
             }
             Reply::Txn(Outcome::Blocked { waits: true, .. }) => {
@@ -237,19 +301,24 @@ impl Coordinator {
                 self.prepare(from, &mut turn);
                 turn
             }
-            Reply::Txn(Outcome::Blocked { waits: false, .. }) => self.abort(Next::Again),
+            Reply::Txn(Outcome::Blocked { waits: false, .. }) => {
+                self.clear.insert(from);
+                self.blocked_at = Some(from);
+                self.abort(Next::Again)
+            }
             Reply::Txn(Outcome::Finished(Finished { decision, .. }))
                 if decision != Decision::Abort && from != self.anchor() =>
             {
                 self.confirm(decision)
             }
-            reply => self.heard_otherwise(reply),
+            reply => self.heard_otherwise(from, reply),
         }
     }
 
     /// Asks the anchor what came of the attempt that is committed.
     fn confirm(&mut self, decision: Decision) -> Turn<Answer> {
         self.asked.forget();
+        self.first = None;
         self.stage = Stage::Confirming(decision);
         let mut turn = Turn::default();
         self.prepare(self.anchor(), &mut turn);
@@ -264,6 +333,8 @@ impl Coordinator {
                 self.committed_before(&finished)
             }
             Reply::Txn(Outcome::NameConflict) => self.end(Answer::Failed(Failure::NameConflict)),
+            // It is still to hear what the other has been told.
+            Reply::Txn(Outcome::UnderWay(pointer)) => self.recover(pointer),
             // It has forgotten what the other partition still knows.
             Reply::Txn(_) => {
                 self.abort(Next::Answer(Answer::Committed { then: decision == Decision::Then, results: None }))
@@ -273,7 +344,7 @@ impl Coordinator {
     }
 
     /// What a partition may say of any transaction.
-    fn heard_otherwise(&mut self, reply: Reply) -> Turn<Answer> {
+    fn heard_otherwise(&mut self, from: PartitionId, reply: Reply) -> Turn<Answer> {
         let failure = match reply {
             // Somebody took this attempt for abandoned.
             Reply::Txn(Outcome::Finished(Finished { decision: Decision::Abort, .. })) => {
@@ -294,8 +365,10 @@ impl Coordinator {
             Reply::Refused(refusal) => Failure::Refused(refusal),
             // Of one partition nobody but itself knows what became of it.
             _ if self.shares.len() == 1 => return self.end(Answer::Unknown),
-            _ => Failure::Refused(Refusal::TimedOut),
+            // It may be prepared there.
+            _ => return self.abort(Next::Answer(Answer::Failed(Failure::Refused(Refusal::TimedOut)))),
         };
+        self.clear.insert(from);
         let answer = Answer::Failed(failure);
         if self.shares.len() == 1 { self.end(answer) } else { self.abort(Next::Answer(answer)) }
     }
@@ -320,7 +393,7 @@ impl Coordinator {
         let kept = (is_short && !self.transaction.name.is_made_up()).then(|| writer.finish());
         let participants: Vec<_> = self.shares.keys().copied().collect();
         let (settlement, step) =
-            Settlement::decide(self.id(), self.anchor(), participants, decision, kept, &mut self.asked);
+            Settlement::tell(self.id(), self.anchor(), participants, decision, kept, &mut self.asked);
         self.stage = Stage::Settling(settlement);
         // Only a bug commits what is not whole.
         let answer = self.answer_once(Answer::Committed { then: holds, results: is_whole.then_some(results) });
@@ -336,16 +409,24 @@ impl Coordinator {
         self.end(Answer::Committed { then: finished.decision == Decision::Then, results })
     }
 
-    /// Has the anchor abort the attempt.
+    /// Has the anchor abort the attempt. It need not be asked if it was asked for its part and has kept nothing: the attempt
+    /// can't be committed any more. Under a name that a client has given others may have to do with the transaction: then the
+    /// anchor has the last word in any case.
     fn abort(&mut self, next: Next) -> Turn<Answer> {
         self.asked.forget();
         self.next_attempt = self.attempt + 1;
-        // All are told, also when there is another attempt: others may wait for what is held there.
-        let participants: Vec<_> = self.shares.keys().copied().collect();
-        let (id, anchor) = (self.id(), self.anchor());
-        let (settlement, step) = Settlement::decide(id, anchor, participants, Decision::Abort, None, &mut self.asked);
+        // Those that may hold something are told, also when there is another attempt: others may wait for it.
+        let is_known = self.transaction.name.is_made_up();
+        let is_clear = |partition: &PartitionId| is_known && self.clear.contains(partition);
+        let participants: Vec<_> = self.shares.keys().copied().filter(|partition| !is_clear(partition)).collect();
+        let (id, anchor, decision) = (self.id(), self.anchor(), Decision::Abort);
+        let (settlement, step) = if is_clear(&anchor) {
+            Settlement::follow(id, anchor, participants, decision, &mut self.asked)
+        } else {
+            Settlement::decide(id, anchor, participants, decision, None, &mut self.asked)
+        };
         self.stage = Stage::Aborting(settlement, next);
-        Turn { asks: step.asks, ..Turn::default() }
+        self.heard_aborting(step)
     }
 
     fn heard_aborting(&mut self, step: Step) -> Turn<Answer> {
@@ -365,9 +446,9 @@ impl Coordinator {
                 return end;
             }
             (Some(Decision::Abort), _) if matches!(next, Next::Again) => {
-                let mut pause = self.pause();
-                pause.asks = turn.asks;
-                return pause;
+                let mut next = if self.blocked_at.is_some() && !self.is_late { self.attempt() } else { self.pause() };
+                turn.asks.append(&mut next.asks);
+                return Turn { asks: turn.asks, ..next };
             }
             (Some(Decision::Abort), _) => {
                 if let Next::Answer(answer) = next {
@@ -425,6 +506,11 @@ impl Machine for Coordinator {
     type Answer = Answer;
 
     fn begin(&mut self) -> Turn<Answer> {
+        let fails_fast = self.transaction.otherwise.is_empty() && self.transaction.name.is_made_up();
+        let has_conditions = !self.transaction.conditions.is_empty() && self.transaction.fence.is_none();
+        if self.looks_first && fails_fast && has_conditions && self.shares.len() > 1 {
+            return self.look();
+        }
         self.attempt()
     }
 
@@ -442,7 +528,8 @@ impl Machine for Coordinator {
         }
         let Some(from) = self.asked.answered(number) else { return Turn::default() };
         match &mut self.stage {
-            Stage::Alone => self.heard_alone(reply),
+            Stage::Looking => self.heard_looking(from, &reply),
+            Stage::Alone => self.heard_alone(from, reply),
             Stage::Preparing(_) => self.heard_prepared(from, reply),
             Stage::Aborting(settlement, _) => {
                 let step = settlement.hear(&reply, &mut self.asked);

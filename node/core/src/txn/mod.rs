@@ -11,11 +11,13 @@
 //!
 //! The first of a transaction's partitions is its *anchor*. What decides is this: an attempt that is prepared at all of its
 //! partitions is committed, and nobody else can find otherwise; one that a partition has refused for good, or that the anchor
-//! has decided to abort, is not, and never will be. Only the coordinator acts upon the first before the anchor says so; whoever
-//! finds an abandoned attempt ([`Recovery`]) has each partition that has not prepared refuse it, and then has the anchor decide.
+//! has decided to abort, is not, and never will be. Only the coordinator acts upon the first by itself, and tells all partitions at
+//! once; each keeps that until all have heard. Whoever finds an abandoned attempt ([`Recovery`]) has each partition that has not
+//! prepared refuse it, and then has the anchor decide.
 //!
 //! Nobody waits for each other in a circle: of two in each other's way the one that was first tried earlier waits at
-//! the partition, and the other gives everything back and tries again. It keeps its rank, so its turn comes.
+//! the partition, and the other gives everything back, waits there with nothing held, and tries again. It keeps its rank, so its turn
+//! comes.
 //!
 //! Source of the commit rule: CockroachDB, "Parallel Commits" (2019); of the rank: Rosenkrantz, Stearns and Lewis,
 //! "System level concurrency control for distributed database systems" (1978), wait-die.

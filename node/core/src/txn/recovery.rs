@@ -12,9 +12,9 @@ use crate::partition::txn::{Command, Decision, Finished, Outcome, Pointer, Prepa
 /// Finds out what must become of an abandoned attempt, and brings it about.
 ///
 /// ```text
-/// Probe the anchor ─┬─ prepared ─▶ probe the others ─┬─ all prepared ─▶ Decide: commit ─┐
-///                   │                                └─ one refuses ──▶ Decide: abort ──┼─▶ Resolve ─▶ Forget
-///                   └─ decided, or it refuses it from now on ───────────────────────────┘
+/// Probe the anchor ─┬─ prepared ─▶ probe the others ─┬─ all prepared, or one is told ─▶ Decide: commit ─┐
+///                   │                                └─ one refuses ──────────────────▶ Decide: abort ──┼─▶ Resolve ─▶ Forget
+///                   └─ decided, or it refuses it from now on ───────────────────────────────────────────┘
 /// ```
 ///
 /// Its answer is what was decided, or `None` when the anchor could not be reached.
@@ -105,10 +105,10 @@ impl Recovery {
                 let participants = participants.clone();
                 self.decide(participants, decision)
             }
-            // It has been told by whoever has decided; or it refuses the attempt. The anchor knows the first.
-            Reply::Txn(Outcome::Finished(_)) => {
+            // It refuses the attempt; or it has been told already what becomes of it, because all have prepared.
+            Reply::Txn(Outcome::Finished(Finished { decision, .. })) => {
                 let participants = participants.clone();
-                self.decide(participants, Decision::Abort)
+                self.decide(participants, decision)
             }
             _ => self.give_up(),
         }

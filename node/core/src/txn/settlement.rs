@@ -1,4 +1,5 @@
-//! The end of an attempt: the anchor decides, the others follow, the anchor forgets.
+//! The end of an attempt. Whoever has seen it prepared everywhere tells all partitions at once, and they forget when all have
+//! heard it. Anybody else has the anchor decide first; then the others follow, and the anchor forgets.
 
 use bytes::Bytes;
 
@@ -10,6 +11,7 @@ use crate::partition::txn::{Command, Decision, Id, Outcome, Settle, Settled};
 /// Where it stands.
 #[derive(Debug, PartialEq, Eq)]
 enum Phase {
+    Telling,
     Deciding,
     Resolving,
     Forgetting,
@@ -43,6 +45,25 @@ pub(super) struct Step {
 }
 
 impl Settlement {
+    /// All partitions have prepared it, and are told so.
+    pub(super) fn tell(
+        id: Id,
+        anchor: PartitionId,
+        participants: Vec<PartitionId>,
+        decision: Decision,
+        results: Option<Bytes>,
+        asked: &mut Asked,
+    ) -> (Self, Step) {
+        let mut step = Step { decided: Some(decision), ..Step::default() };
+        for participant in &participants {
+            let results = results.clone().filter(|_| *participant == anchor);
+            step.asks.push(asked.ask(*participant, settle(Settle::Decide { id: id.clone(), decision, results })));
+        }
+        let others = participants.into_iter().filter(|partition| *partition != anchor).collect();
+        let (phase, complete) = (Phase::Telling, true);
+        (Self { id, anchor, others, decision, results: None, phase, complete }, step)
+    }
+
     /// Has the anchor decide; `participants` are all partitions.
     pub(super) fn decide(
         id: Id,
@@ -83,6 +104,17 @@ impl Settlement {
             _ => None,
         };
         match self.phase {
+            Phase::Telling => {
+                // One that does not know it has been told so before.
+                self.complete &= matches!(settled, Some(Settled::Decided(_) | Settled::Unknown));
+                if asked.is_empty() {
+                    let forgetful = if self.complete { std::mem::take(&mut self.others) } else { Vec::new() };
+                    for other in forgetful {
+                        step.asks.push(asked.ask(other, settle(Settle::Forget { id: self.id.clone() })));
+                    }
+                    self.forget(asked, &mut step);
+                }
+            }
             Phase::Deciding => match settled {
                 Some(Settled::Decided(decision)) => {
                     self.decision = decision;
@@ -109,7 +141,7 @@ impl Settlement {
             }
             Phase::Forgetting | Phase::Over => {
                 self.phase = Phase::Over;
-                step.is_over = true;
+                step.is_over = asked.is_empty();
             }
         }
         step

@@ -150,7 +150,8 @@ impl<'a> Arguments<'a> {
                     digest,
                     anchor,
                     participants: participants.map_err(|_| "`of` names partitions".to_owned())?,
-                    fails_fast: self.option("fast").is_some(),
+                    without_else: self.option("without-else").is_some(),
+                    is_patient: self.option("patient").is_some(),
                     part: self.part()?,
                 })
             }

@@ -180,10 +180,10 @@ pub fn txn_command() -> impl Strategy<Value = txn::Command> {
             txn_id().prop_map(|id| txn::Settle::Forget { id }),
         ]
     };
-    let prepare = (txn_id(), any::<(u64, [u8; 32], u32, bool)>(), participants(), part()).prop_map(
-        |(id, (priority, digest, anchor, fails_fast), participants, part)| {
+    let prepare = (txn_id(), any::<(u64, [u8; 32], u32, (bool, bool))>(), participants(), part()).prop_map(
+        |(id, (priority, digest, anchor, (without_else, is_patient)), participants, part)| {
             let anchor = PartitionId(anchor);
-            txn::Prepare { id, priority, digest, anchor, participants, fails_fast, part }
+            txn::Prepare { id, priority, digest, anchor, participants, without_else, is_patient, part }
         },
     );
     prop_oneof![

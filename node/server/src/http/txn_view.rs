@@ -11,7 +11,9 @@ use annulus_core::codec::Reader;
 use annulus_core::id::PartitionId;
 use annulus_core::lane::{Operation, Reply};
 use annulus_core::partition::txn::codec::read_dones;
-use annulus_core::partition::txn::{Decision, Done, Finished, Id, KEPT_MS, Known, Name, Pointer, View};
+use annulus_core::partition::txn::{
+    Decision, Done, Finished, Id, KEPT_MS, Known, MADE_UP_KEPT_MS, Name, Pointer, View,
+};
 use annulus_core::partition::{Consistency, Key};
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -168,7 +170,7 @@ pub(super) async fn get<R: Router + 'static>(edge: &Edge<R>, parts: &Parts) -> R
         } else if let Some(reply) = found.unasked {
             return Err(txn::unanswered(&reply));
         } else if found.open.is_empty() {
-            return if found.aborted { fate(edge, &name, "aborted") } else { Err(not_found()) };
+            return if found.aborted { fate(edge, &name, "aborted") } else { Err(not_found(&name)) };
         } else if is_over {
             return fate(edge, &name, "pending");
         }
@@ -246,8 +248,8 @@ fn written<R: Router>(edge: &Edge<R>, shown: &impl Serialize) -> Result<Response
     Ok(content("application/json", edge.resources.hold_answer(Bytes::from(written))?))
 }
 
-fn not_found() -> Problem {
-    let minutes = KEPT_MS / 60_000;
+fn not_found(name: &Name) -> Problem {
+    let minutes = if name.is_made_up() { MADE_UP_KEPT_MS } else { KEPT_MS } / 60_000;
     let detail = format!("no such transaction is known: it has not happened, or is longer ago than {minutes} minutes");
     Problem::new(Kind::TxnNotFound, detail)
 }

@@ -1,12 +1,12 @@
 //! One machine of `annulus_core::txn`, from its beginning to its end.
 
-use std::future::Future;
+use std::future::{Future, ready};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::time::Duration;
 
 use annulus_core::lane::{Operation, Reply};
-use annulus_core::partition::txn::{Command, Settle};
+use annulus_core::partition::txn::{Command, Outcome, Settle, Settled};
 use annulus_core::txn::{Ask, Coordinator, Machine, Recovery, Snapshot, Turn};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
@@ -90,6 +90,13 @@ pub(super) async fn drive<R: Router + 'static, M: Timed>(
             return;
         }
         let times_out = !gave_up && answer.is_some();
+        if times_out && Instant::now() >= deadline {
+            // Also when answers have come: this member may have stood still for so long that others have forgotten what they
+            // have answered to.
+            gave_up = true;
+            turn = machine.give_up();
+            continue;
+        }
         turn = tokio::select! {
             Some((number, reply)) = asking.next() => machine.hear(number, reply),
             () = sleep_until(wakes_at.unwrap_or(deadline)), if wakes_at.is_some() => {
@@ -104,13 +111,17 @@ pub(super) async fn drive<R: Router + 'static, M: Timed>(
     }
 }
 
-/// Steps towards an end are sent together with those of others; everything else goes by itself.
+/// Steps towards an end are sent together with those of others, and nobody waits for the last; everything else goes by itself.
 fn ask_group<R: Router + 'static>(router: &Rc<R>, settler: &Rc<Settler<R>>, ask: Ask, until: Instant) -> Asking {
     let Ask { number, group, operation } = ask;
     let timeout = until.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
     match operation {
         Operation::Txn(Command::Settle(mut steps)) if steps.len() == 1 => {
             let step: Settle = steps.remove(0);
+            if let Settle::Forget { id } = step {
+                Settler::forget(settler, group, id);
+                return Box::pin(ready((number, Reply::Txn(Outcome::Settled(vec![Settled::Done])))));
+            }
             let settled = Settler::settle(settler, group, step, timeout);
             Box::pin(async move { (number, settled.await) })
         }

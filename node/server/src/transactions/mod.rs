@@ -40,6 +40,8 @@ pub use recoveries::{Found, recover_abandoned};
 
 /// Most transactions that one I/O thread has under way, those in the background counted.
 const MAX_RUNNING: usize = 8192;
+/// So many of 1024 that met others, and the next ones look before they hold anything.
+const CONTENDED: u32 = 300;
 /// A transaction that takes longer is told of in the log.
 const SLOW: Duration = Duration::from_secs(1);
 
@@ -48,13 +50,16 @@ pub struct Transactions<R> {
     router: Rc<R>,
     settler: Rc<Settler<R>>,
     running: Rc<Cell<usize>>,
+    /// How many of the last transactions with conditions over several partitions met others: of 1024, the last ones counting most.
+    contention: Rc<Cell<u32>>,
     metrics: Arc<Metrics>,
 }
 
 impl<R> Clone for Transactions<R> {
     fn clone(&self) -> Self {
         let (router, settler) = (Rc::clone(&self.router), Rc::clone(&self.settler));
-        Self { router, settler, running: Rc::clone(&self.running), metrics: Arc::clone(&self.metrics) }
+        let (running, contention) = (Rc::clone(&self.running), Rc::clone(&self.contention));
+        Self { router, settler, running, contention, metrics: Arc::clone(&self.metrics) }
     }
 }
 
@@ -82,7 +87,7 @@ impl<R: Router + 'static> Transactions<R> {
     /// For the thread that this is called on.
     pub fn new(router: Rc<R>, metrics: Arc<Metrics>) -> Self {
         let settler = Rc::new(Settler::new(Rc::clone(&router)));
-        Self { router, settler, running: Rc::default(), metrics }
+        Self { router, settler, running: Rc::default(), contention: Rc::default(), metrics }
     }
 
     fn begin(&self) -> Option<Running> {
@@ -98,7 +103,10 @@ impl<R: Router + 'static> Transactions<R> {
     pub async fn run(&self, map: &Map, transaction: Transaction, priority: u64, timeout: Duration) -> Outcome {
         let (began, number) = (Instant::now(), rand::rng().next_u64());
         let name = transaction.name.clone();
+        let has_conditions = !transaction.conditions.is_empty();
         let coordinator = Coordinator::new(transaction, partition_of(map), number, priority);
+        let looks_first = self.contention.get() >= CONTENDED;
+        let coordinator = if looks_first { coordinator.look_first() } else { coordinator };
         let partitions = coordinator.participants();
         let Some(running) = self.begin() else {
             let answer = Answer::Failed(Failure::Refused(Refusal::Busy));
@@ -109,10 +117,14 @@ impl<R: Router + 'static> Transactions<R> {
         let (sender, receiver) = oneshot::channel();
         let driving = drive(Rc::clone(&self.router), Rc::clone(&self.settler), coordinator, began + timeout, sender);
         let (teller, told) = oneshot::channel();
-        let metrics = Arc::clone(&self.metrics);
+        let (metrics, contention) = (Arc::clone(&self.metrics), Rc::clone(&self.contention));
         let telling = async move {
             let (answer, attempts) = receiver.await.unwrap_or((Answer::Unknown, 0));
             let outcome = Outcome { answer, attempts, partitions };
+            if has_conditions && partitions > 1 {
+                let met = attempts > 1 || matches!(outcome.answer, Answer::Committed { then: false, .. });
+                contention.set(contention.get() * 7 / 8 + if met { 128 } else { 0 });
+            }
             observe(&metrics, &name, &outcome, began);
             // Whoever asked may be gone.
             let _ = teller.send(outcome);

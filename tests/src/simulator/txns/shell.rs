@@ -258,7 +258,8 @@ impl Member {
             Some(keys) => Kind::Snapshot(Snapshot::new(keys, partition_of), transaction),
             None => {
                 let (number, priority) = (env.dice.number(), env.events.now() + env.dice.below(20_000));
-                Kind::Coordinator(Coordinator::new(transaction, partition_of, number, priority))
+                let coordinator = Coordinator::new(transaction, partition_of, number, priority);
+                Kind::Coordinator(if number % 3 == 0 { coordinator.look_first() } else { coordinator })
             }
         };
         self.begin(machine, role, deadline, env);

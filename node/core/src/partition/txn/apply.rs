@@ -1,14 +1,16 @@
 //! What commands do to a partition: preparing, probing, and all of a transaction at once.
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::codec::write_dones;
+use super::finished::{finished, kept_ms};
 use super::holds::{Open, Thing, things};
 use super::record::{FinishedRecord, OpenRecord, State as Stage};
 use super::{
-    Action, Alone, Applied, Check, Command, Decision, Done, Finished, Id, KEPT_MS, Known, MAX_KEPT_RESULTS_BYTES,
+    Action, Alone, Applied, Check, Command, Condition, Decision, Done, Finished, Id, Known, MAX_KEPT_RESULTS_BYTES,
     MAX_OPEN, MAX_READ_BYTES, Name, Outcome, Part, Pointer, Prepare, Prepared, View,
 };
 use crate::bugs::{Bug, planted};
@@ -16,7 +18,7 @@ use crate::codec::Writer;
 use crate::partition::command::Key;
 use crate::partition::fence::Passed;
 use crate::partition::machine::{Error, Partition};
-use crate::partition::record::{FINISHED_TXN, OPEN_TXN, split_txn_key, txn_key, txn_prefix};
+use crate::partition::record::{OPEN_TXN, split_txn_key, txn_key};
 use crate::state::State;
 
 /// The digest of a transaction that is only known to be refused.
@@ -41,6 +43,7 @@ impl Partition {
     }
 
     fn alone(&mut self, state: &mut dyn State, index: u64, alone: Alone) -> Result<Outcome, Error> {
+        let is_fast = alone.fails_fast();
         let Alone { id, digest, part } = alone;
         if let Some(outcome) = self.known_attempt(state, &id, &digest)? {
             return Ok(outcome);
@@ -53,14 +56,13 @@ impl Partition {
         }
         let decision = if self.part_holds(state, &part)? { Decision::Then } else { Decision::Otherwise };
         let actions = part.branch(decision);
-        if decision == Decision::Otherwise && actions.is_empty() && id.name.is_made_up() {
-            // It has nothing to do, and nobody asks again.
+        if decision == Decision::Otherwise && is_fast {
             return Ok(Outcome::Done { decision, results: Vec::new() });
         }
         let Some(results) = self.dones(state, index, actions)? else { return Ok(Outcome::ReadsTooMuch) };
         self.do_actions(state, index, actions)?;
         let kept = if id.name.is_made_up() { None } else { kept(&results) };
-        self.finish(state, id, FinishedRecord { decision, digest, results: kept, deadline_ms: 0 })?;
+        self.finish(state, &id, FinishedRecord { decision, digest, results: kept, deadline_ms: 0 })?;
         Ok(Outcome::Done { decision, results })
     }
 
@@ -74,7 +76,8 @@ impl Partition {
         if let Some(outcome) = self.prepared_before(state, &prepare)? {
             return Ok(outcome);
         }
-        let Prepare { id, priority, digest, anchor, participants, fails_fast, part } = prepare;
+        let is_fast = prepare.fails_fast();
+        let Prepare { id, priority, digest, anchor, participants, without_else, is_patient, part } = prepare;
         if let Some(outcome) = self.known_attempt(state, &id, &digest)? {
             return Ok(outcome);
         }
@@ -84,26 +87,28 @@ impl Partition {
         *released |= self.take_place_of_earlier(state, &id)?;
         let things = things(&part);
         if let Some((by, waits)) = self.holds.blocker_of(&things, priority) {
-            return Ok(Outcome::Blocked { by, waits });
+            return Ok(Outcome::Blocked { by, waits: waits || is_patient });
         }
         if let Some(refused) = self.refused_by_fence(state, &part)? {
             return Ok(refused);
         }
         let holds = self.part_holds(state, &part)?;
-        if !holds && fails_fast {
+        if !holds && is_fast {
             return Ok(Outcome::ConditionFailed);
         }
+        // Whatever is decided, nothing is done here, and nobody is in its way.
+        let part = if holds || !without_else { part } else { Part::default() };
         let (then, otherwise) =
             match (self.dones(state, index, &part.then)?, self.dones(state, index, &part.otherwise)?) {
                 (Some(then), Some(otherwise)) => (then, otherwise),
                 _ => return Ok(Outcome::ReadsTooMuch),
             };
         let since_ms = self.meta.clock_ms;
-        self.holds.insert(id.clone(), Open { anchor, priority, since_ms, things });
         let stage = Stage::Prepared { index, holds, part };
         let record =
             OpenRecord { priority, digest, anchor, participants: participants.clone(), since_ms, state: stage };
         state.put(self.table, txn_key(OPEN_TXN, &id), record.encode());
+        self.holds.insert(id, Open::new(record));
         Ok(Outcome::Prepared(Prepared { holds, then, otherwise, participants }))
     }
 
@@ -111,7 +116,7 @@ impl Partition {
     /// hear of it.
     fn take_place_of_earlier(&mut self, state: &mut dyn State, id: &Id) -> Result<bool, Error> {
         let is_earlier = |(other, open): &(&Id, &Open)| {
-            other.coordinator == id.coordinator && other.attempt < id.attempt && !open.things.is_empty()
+            other.coordinator == id.coordinator && other.attempt < id.attempt && !open.is_decided
         };
         let earlier: Vec<Id> = self.holds.attempts_at(&id.name).filter(is_earlier).map(|(id, _)| id.clone()).collect();
         let mut released = false;
@@ -130,21 +135,22 @@ impl Partition {
         if record.digest != prepare.digest {
             return Ok(Some(Outcome::NameConflict));
         }
-        self.standing(state, &prepare.id, record).map(Some)
+        self.standing(state, &prepare.id, &record).map(Some)
     }
 
     /// How an open attempt stands.
-    fn standing(&self, state: &dyn State, id: &Id, record: OpenRecord) -> Result<Outcome, Error> {
-        Ok(match record.state {
+    fn standing(&self, state: &dyn State, id: &Id, record: &OpenRecord) -> Result<Outcome, Error> {
+        let participants = record.participants.clone();
+        Ok(match &record.state {
             Stage::Decided { decision, results } => {
-                let participants = record.participants;
+                let (decision, results) = (*decision, results.clone());
                 Outcome::Finished(Finished { id: id.clone(), decision, results, participants })
             }
             Stage::Prepared { index, holds, part } => {
                 // What it holds has not changed since.
-                let branches = (self.dones(state, index, &part.then)?, self.dones(state, index, &part.otherwise)?);
+                let branches = (self.dones(state, *index, &part.then)?, self.dones(state, *index, &part.otherwise)?);
                 let (Some(then), Some(otherwise)) = branches else { unreachable!("it was little enough before") };
-                Outcome::Prepared(Prepared { holds, then, otherwise, participants: record.participants })
+                Outcome::Prepared(Prepared { holds: *holds, then, otherwise, participants })
             }
         })
     }
@@ -153,13 +159,13 @@ impl Partition {
     fn probe(&mut self, state: &mut dyn State, id: Id) -> Result<Outcome, Error> {
         if self.holds.get(&id).is_some() {
             let record = self.read_open(state, &id)?;
-            return self.standing(state, &id, record);
+            return self.standing(state, &id, &record);
         }
         if let Some(record) = self.read_finished(state, &id)? {
             return Ok(Outcome::Finished(finished(id, record)));
         }
         let mark = FinishedRecord { decision: Decision::Abort, digest: UNKNOWN_DIGEST, results: None, deadline_ms: 0 };
-        self.finish(state, id.clone(), mark.clone())?;
+        self.finish(state, &id, mark.clone())?;
         Ok(Outcome::Finished(finished(id, mark)))
     }
 
@@ -173,7 +179,7 @@ impl Partition {
         };
         let mut own = None;
         for (other, record) in attempts {
-            let is_old = record.deadline_ms <= self.loaded_ms.saturating_add(KEPT_MS);
+            let is_old = record.deadline_ms <= self.loaded_ms.saturating_add(kept_ms(&id.name));
             if planted(Bug::PreventedForgottenOnRestart) && is_old && record.decision == Decision::Abort {
                 continue;
             }
@@ -192,9 +198,9 @@ impl Partition {
             if record.digest != *digest {
                 return Ok(Some(Outcome::NameConflict));
             }
-            if open.things.is_empty() {
+            if open.is_decided {
                 // Decided, and not to be aborted: it would be finished then.
-                return self.standing(state, other, record).map(Some);
+                return self.standing(state, other, &record).map(Some);
             }
             let is_replaced = other.coordinator == id.coordinator && other.attempt < id.attempt;
             if own.is_none() && !is_replaced {
@@ -202,6 +208,47 @@ impl Partition {
             }
         }
         Ok(own)
+    }
+
+    /// Whether a condition of a part certainly does not hold: of a key that no open transaction may have changed already, or
+    /// one that is about to have another version, by an attempt of which is `known` that it is committed.
+    pub fn certainly_fails(&self, state: &dyn State, part: &Part, known: impl Fn(&Id) -> bool) -> Result<bool, Error> {
+        for condition in &part.conditions {
+            let fails = match self.hides(&condition.key) {
+                None => !self.condition_holds(state, condition)?,
+                Some(by) => match condition.check {
+                    Check::Version(version) if known(&by.id) => {
+                        self.version_to_be(state, &by.id, &condition.key)?.is_some_and(|to_be| to_be != Some(version))
+                    }
+                    _ => false,
+                },
+            };
+            if fails {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Which version a key has when this attempt has done what it does if all conditions hold: none, if it deletes it. `None`: it
+    /// does not change it.
+    fn version_to_be(&self, state: &dyn State, id: &Id, key: &Key) -> Result<Option<Option<u64>>, Error> {
+        let record = self.read_open(state, id)?;
+        let Stage::Prepared { index, part, .. } = &record.state else { return Ok(None) };
+        Ok(part.then.iter().find(|action| action.key() == key).and_then(|action| match action {
+            Action::Put { .. } => Some(Some(*index)),
+            Action::Delete { .. } => Some(None),
+            Action::Get { .. } => None,
+        }))
+    }
+
+    /// Whether this attempt is open or finished.
+    pub fn knows_attempt(&self, state: &dyn State, id: &Id) -> Result<bool, Error> {
+        Ok(self.holds.get(id).is_some() || self.read_finished(state, id)?.is_some())
+    }
+
+    fn condition_holds(&self, state: &dyn State, condition: &Condition) -> Result<bool, Error> {
+        Ok(condition.check.holds_of(self.get(state, &condition.key)?.as_ref()))
     }
 
     fn refused_by_fence(&mut self, state: &mut dyn State, part: &Part) -> Result<Option<Outcome>, Error> {
@@ -216,13 +263,7 @@ impl Partition {
     /// Whether the conditions of a part hold.
     fn part_holds(&self, state: &dyn State, part: &Part) -> Result<bool, Error> {
         for condition in &part.conditions {
-            let item = self.get(state, &condition.key)?;
-            let holds = match &condition.check {
-                Check::Version(version) => item.is_some_and(|item| item.version == *version),
-                Check::Exists(exists) => item.is_some() == *exists,
-                Check::Value(value) => item.is_some_and(|item| item.value == *value),
-            };
-            if !holds {
+            if !self.condition_holds(state, condition)? {
                 return Ok(false);
             }
         }
@@ -241,7 +282,7 @@ impl Partition {
         index: u64,
         prepare: &Prepare,
     ) -> Result<Option<Outcome>, Error> {
-        let Prepare { id, digest, participants, fails_fast, part, .. } = prepare;
+        let Prepare { id, digest, participants, part, .. } = prepare;
         let (then, otherwise) = (self.dones(state, index, &part.then)?, self.dones(state, index, &part.otherwise)?);
         let holds = self.part_holds(state, part)?;
         let is_known = self.holds.get(id).is_some() || self.known_attempt(state, id, digest)?.is_some();
@@ -249,7 +290,7 @@ impl Partition {
             let participants = participants.clone();
             Outcome::Prepared(Prepared { holds, then, otherwise, participants })
         };
-        Ok(then.zip(otherwise).filter(|_| !is_known && (holds || !fails_fast)).map(prepared))
+        Ok(then.zip(otherwise).filter(|_| !is_known && (holds || !prepare.fails_fast())).map(prepared))
     }
 
     /// What comes of operations that are done at `index`; `None` when they read too much.
@@ -271,32 +312,12 @@ impl Partition {
     }
 
     /// The record of an attempt that is open.
-    pub(super) fn read_open(&self, state: &dyn State, id: &Id) -> Result<OpenRecord, Error> {
+    pub(super) fn read_open(&self, state: &dyn State, id: &Id) -> Result<Arc<OpenRecord>, Error> {
+        if let Some(Open { record: Some(record), .. }) = self.holds.get(id) {
+            return Ok(Arc::clone(record));
+        }
         let record = state.get(self.table, &txn_key(OPEN_TXN, id))?.expect("what is open has a record");
-        OpenRecord::decode(record).map_err(|source| self.damaged(source))
-    }
-
-    /// The record of an attempt that is finished, if it is.
-    pub(super) fn read_finished(&self, state: &dyn State, id: &Id) -> Result<Option<FinishedRecord>, Error> {
-        let record = state.get(self.table, &txn_key(FINISHED_TXN, id))?;
-        record.map(FinishedRecord::decode).transpose().map_err(|source| self.damaged(source))
-    }
-
-    /// All finished attempts at a transaction.
-    pub(super) fn finished_of(&self, state: &dyn State, name: &Name) -> Result<Vec<(Id, FinishedRecord)>, Error> {
-        let prefix = txn_prefix(FINISHED_TXN, name);
-        let (mut found, mut damaged) = (Vec::new(), None);
-        state.range(self.table, &prefix, Some(&[FINISHED_TXN + 1]), &mut |key, record| {
-            if !key.starts_with(&prefix) {
-                return ControlFlow::Break(());
-            }
-            match (split_txn_key(key), FinishedRecord::decode(Bytes::copy_from_slice(record))) {
-                (Ok(id), Ok(record)) => found.push((id, record)),
-                (Err(source), _) | (_, Err(source)) => damaged = Some(source),
-            }
-            ControlFlow::Continue(())
-        })?;
-        damaged.map_or(Ok(found), |source| Err(self.damaged(source)))
+        OpenRecord::decode(record).map(Arc::new).map_err(|source| self.damaged(source))
     }
 
     /// All that is known here of a transaction.
@@ -338,9 +359,9 @@ impl Partition {
         let keys = self.holds.get(id).map_or(0, |open| open.things.len());
         Ok(View {
             pointer: Pointer { id: id.clone(), anchor: record.anchor },
-            participants: record.participants,
-            decision: match record.state {
-                Stage::Decided { decision, .. } => Some(decision),
+            participants: record.participants.clone(),
+            decision: match &record.state {
+                Stage::Decided { decision, .. } => Some(*decision),
                 Stage::Prepared { .. } => None,
             },
             age_ms: clock_ms.saturating_sub(record.since_ms),
@@ -398,7 +419,7 @@ impl Partition {
         let (mut holds, mut damaged) = (super::Holds::default(), None);
         state.range(self.table, &[OPEN_TXN], Some(&[OPEN_TXN + 1]), &mut |key, record| {
             match (split_txn_key(key), OpenRecord::decode(Bytes::copy_from_slice(record))) {
-                (Ok(id), Ok(record)) => holds.insert(id, open_of(&record)),
+                (Ok(id), Ok(record)) => holds.insert(id, Open::new(record)),
                 (Err(source), _) | (_, Err(source)) => damaged = Some(source),
             }
             ControlFlow::Continue(())
@@ -410,32 +431,15 @@ impl Partition {
     pub(in crate::partition) fn check_txns(&self, state: &dyn State) -> Result<(), Error> {
         let is_sound = self.load_holds(state)? == self.holds || planted(Bug::ResolveAppliedTwice);
         assert!(is_sound, "what is held is what the open transactions hold");
-        let mut count = 0;
-        state.range(self.table, &[FINISHED_TXN], Some(&[FINISHED_TXN + 1]), &mut |_, _| {
-            count += 1;
-            ControlFlow::Continue(())
-        })?;
+        let (deadlines, count) = self.load_deadlines(state)?;
         assert_eq!(count, self.meta.finished, "finished transactions are counted");
+        assert!(deadlines == self.deadlines, "the records of made-up names are where they are thought to be");
         for (id, _) in self.holds.iter() {
             let is_finished = self.read_finished(state, id)?.is_some() && !planted(Bug::PreventedForgottenOnRestart);
             assert!(!is_finished, "what is open is not finished");
         }
         Ok(())
     }
-}
-
-fn finished(id: Id, record: FinishedRecord) -> Finished {
-    Finished { id, decision: record.decision, results: record.results, participants: Vec::new() }
-}
-
-/// What is kept in memory of an open attempt.
-pub(super) fn open_of(record: &OpenRecord) -> Open {
-    let things = match &record.state {
-        Stage::Prepared { part, .. } => things(part),
-        Stage::Decided { .. } => Vec::new(),
-    };
-    let OpenRecord { priority, anchor, since_ms, .. } = *record;
-    Open { anchor, priority, since_ms, things }
 }
 
 /// Results in the form in which they are kept, if they are short.

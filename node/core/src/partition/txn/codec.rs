@@ -192,7 +192,8 @@ pub fn write_command(writer: &mut Writer, command: &Command) {
             writer.raw(&prepare.digest);
             writer.u32(prepare.anchor.0);
             write_participants(writer, &prepare.participants);
-            writer.bool(prepare.fails_fast);
+            writer.bool(prepare.without_else);
+            writer.bool(prepare.is_patient);
             write_part(writer, &prepare.part);
         }
         Command::Probe(id) => {
@@ -216,7 +217,8 @@ pub fn read_command(reader: &mut Reader) -> Result<Command> {
             digest: read_digest(reader)?,
             anchor: PartitionId(reader.u32()?),
             participants: read_participants(reader)?,
-            fails_fast: reader.bool()?,
+            without_else: reader.bool()?,
+            is_patient: reader.bool()?,
             part: read_part(reader)?,
         }),
         3 => Command::Probe(read_id(reader)?),

@@ -1,9 +1,11 @@
 //! Which keys and locks are held by open transactions: in memory, made from their records.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::record::{OpenRecord, State};
 use super::{Id, Name, Part, Pointer};
 use crate::id::PartitionId;
 
@@ -16,6 +18,9 @@ pub enum Thing {
     Lock(Bytes),
 }
 
+/// Records of open attempts whose keys and values have no more bytes than this are kept in memory, too: they are soon wanted again.
+const MAX_REMEMBERED_BYTES: usize = 16 * 1024;
+
 /// What is known of an open attempt without a look at its record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Open {
@@ -23,8 +28,25 @@ pub struct Open {
     pub(super) priority: u64,
     /// When it was prepared, or decided, on the partition's clock.
     pub(super) since_ms: u64,
+    /// Whether it is decided, and not all others know of it.
+    pub(super) is_decided: bool,
     /// What it holds, and whether exclusively. None when it is decided.
     pub(super) things: Vec<(Thing, bool)>,
+    /// Its record, if that is short.
+    pub(super) record: Option<Arc<OpenRecord>>,
+}
+
+impl Open {
+    /// What is kept in memory of an attempt with this record.
+    pub(super) fn new(record: OpenRecord) -> Self {
+        let OpenRecord { priority, anchor, since_ms, .. } = record;
+        let (is_decided, things, bytes) = match &record.state {
+            State::Prepared { part, .. } => (false, things(part), part.bytes()),
+            State::Decided { .. } => (true, Vec::new(), 0),
+        };
+        let record = (bytes <= MAX_REMEMBERED_BYTES).then(|| Arc::new(record));
+        Self { anchor, priority, since_ms, is_decided, things, record }
+    }
 }
 
 /// The open attempts of a partition, and what they hold.

@@ -3,11 +3,11 @@
 //! ```text
 //!              conflict, stale fence, …: nothing is kept
 //!            ┌───────────────────────────────▶
-//!  Prepare ──┤                    Decide (at the anchor), Resolve (elsewhere)
+//!  Prepare ──┤                    Resolve (the anchor has decided), Decide: abort
 //!            └─▶ open: prepared ──────────────────────────────────▶ finished, for a while
 //!                   │  its keys are held                                ▲
-//!                   └── anchor: Decide ─▶ open: decided ── Forget ──────┘
-//!                                         (until every participant has resolved it)
+//!                   └── Decide: commit ─▶ open: decided ─ Forget, Resolve
+//!                                         (until every participant is)
 //!  Alone ─────────────────────────────────────────────────────────▶ finished: all of it is in this partition
 //!  Probe, or an abort, of one that is not known ──────────────────▶ finished: aborted. A Prepare that comes later is refused.
 //! ```
@@ -17,11 +17,12 @@
 //! held exclusively can't be read, for whoever coordinates may have told its client already.
 //!
 //! Who holds what follows from the open transactions and is kept in memory; `holds` is that table. `apply` is what the
-//! entries do, `record` what is stored. How a transaction gets from here to there over all of its partitions is in
-//! [`crate::txn`].
+//! entries do, `finished` what is known afterwards, `record` what is stored. How a transaction gets from here to there over all
+//! of its partitions is in [`crate::txn`].
 
 mod apply;
 pub mod codec;
+mod finished;
 mod holds;
 mod record;
 mod settle;
@@ -33,7 +34,9 @@ use super::fence::Fence;
 use super::lock;
 use crate::id::PartitionId;
 
+pub(super) use finished::Deadlines;
 pub(super) use holds::Holds;
+pub use holds::{Thing, things};
 
 /// Longest name of a transaction, in bytes. The shortest is one byte.
 pub const MAX_NAME_BYTES: usize = 64;
@@ -45,8 +48,10 @@ pub const MAX_BYTES: usize = 1024 * 1024;
 pub const MAX_READ_BYTES: usize = 4 * 1024 * 1024;
 /// Most transactions that are open in one partition.
 pub const MAX_OPEN: usize = 4096;
-/// How long it is known what became of a transaction, on the partition's clock.
+/// How long it is known what became of a transaction, on the partition's clock…
 pub const KEPT_MS: u64 = 10 * 60 * 1000;
+/// …and if its name was made up. Nobody commits it after its deadline, which is much earlier.
+pub const MADE_UP_KEPT_MS: u64 = 2 * 60 * 1000;
 /// Most finished transactions that one partition knows of; the oldest goes when one more comes. A Prepare that is still on
 /// its way must not be so old that its transaction is forgotten: links lose what is seconds old.
 pub const MAX_FINISHED: u64 = 128 * 1024;
@@ -125,6 +130,17 @@ pub enum Check {
     Exists(bool),
     /// The key is there with this value.
     Value(Bytes),
+}
+
+impl Check {
+    /// Whether it holds of a key that stands so.
+    pub fn holds_of(&self, item: Option<&Item>) -> bool {
+        match self {
+            Self::Version(version) => item.is_some_and(|item| item.version == *version),
+            Self::Exists(exists) => item.is_some() == *exists,
+            Self::Value(value) => item.is_some_and(|item| item.value == *value),
+        }
+    }
 }
 
 /// A lock that must be held.
@@ -239,10 +255,28 @@ pub struct Prepare {
     pub anchor: PartitionId,
     /// For the anchor: all partitions that it touches, in order. For others: none.
     pub participants: Vec<PartitionId>,
-    /// Whether nothing is to be done anywhere if a condition does not hold: then such a one is not prepared.
-    pub fails_fast: bool,
+    /// Whether nothing is to be done anywhere if a condition does not hold. Such a one is not prepared if its name is made up,
+    /// and holds nothing here otherwise.
+    pub without_else: bool,
+    /// Whether it waits for whoever is in its way, also for older ones: its transaction holds nothing anywhere.
+    pub is_patient: bool,
     /// What is to be done here.
     pub part: Part,
+}
+
+impl Prepare {
+    /// Whether a condition that does not hold is all that anybody wants to know of it: nobody asks again by a name that was made
+    /// up, so nothing is kept of it.
+    pub fn fails_fast(&self) -> bool {
+        self.without_else && self.id.name.is_made_up()
+    }
+}
+
+impl Alone {
+    /// As [`Prepare::fails_fast`].
+    pub fn fails_fast(&self) -> bool {
+        self.part.otherwise.is_empty() && self.id.name.is_made_up()
+    }
 }
 
 /// All of a transaction, if one partition has all of it.
@@ -272,7 +306,7 @@ pub enum Command {
 /// One step towards the end of an attempt.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Settle {
-    /// To the anchor: it is decided. What is decided already stays so.
+    /// It is decided: to the anchor, or to any if all of them have prepared. What is decided already stays so.
     Decide {
         /// The attempt.
         id: Id,
@@ -281,14 +315,14 @@ pub enum Settle {
         /// What its operations have come to, encoded, if that is short.
         results: Option<Bytes>,
     },
-    /// To the others: the anchor has decided.
+    /// To any but the anchor: the anchor has decided.
     Resolve {
         /// The attempt.
         id: Id,
         /// What.
         decision: Decision,
     },
-    /// To the anchor: everybody knows.
+    /// Everybody knows.
     Forget {
         /// The attempt.
         id: Id,

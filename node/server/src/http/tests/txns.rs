@@ -51,7 +51,8 @@ impl Server {
                 digest: [1; 32],
                 anchor: partitions[0],
                 participants: if at == 0 { partitions.clone() } else { Vec::new() },
-                fails_fast: true,
+                without_else: true,
+                is_patient: false,
                 part: Part { then: vec![put], ..Part::default() },
             };
             let outcome = self.fake.txns.command(partitions[at].group(), Command::Prepare(prepare));
