@@ -198,7 +198,7 @@ async fn status(client: &Client, id: &str, format: Format) -> Result<(), Failure
             Err(Failure::OutcomeUnknown(format!("the transaction {id} is not settled yet; ask again")))
         }
         None => Err(Failure::Refused(format!(
-            "not found: the store knows of no transaction {id}. It has not happened, or is longer ago than ten minutes."
+            "not found: the store knows of no transaction {id}. It has not happened, or is longer ago than ten minutes (two, if its id begins with ~)."
         ))),
     }
 }

@@ -223,7 +223,7 @@ impl Client {
     }
 
     /// What became of a transaction; `None`: the store does not know of it, because it has not happened or is longer ago than
-    /// ten minutes. That, and that it was aborted, may still change while somebody is at it: for its own time, and two
+    /// ten minutes (two, if its id begins with `~`). That, and that it was aborted, may still change while somebody is at it: for its own time, and two
     /// seconds.
     pub async fn txn_fate(&self, id: &str) -> Result<Option<txn::Fate>> {
         txn::fate(self, id).await

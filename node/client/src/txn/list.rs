@@ -42,7 +42,7 @@ pub struct Open {
     pub partition: u32,
     /// The partition that decides.
     pub anchor: u32,
-    /// `prepared`: it holds its keys until the anchor has decided. `committed`, `aborted`: others are still to hear of it.
+    /// `prepared`: it holds its keys until this partition is told what is decided. `committed`: others are still to hear of it.
     pub state: String,
     /// How long ago it was prepared, or decided.
     pub age_ms: u64,

@@ -11,9 +11,8 @@
 //! Each has an id, drawn at random unless it is given one, and the store does it once under that: so it is asked again when
 //! an answer was lost, of any member. One that only reads, and was given no id, is a snapshot: nothing is remembered of it.
 //!
-//! What it never does: take a refusal for the end while somebody who was asked before may still be at it. A condition that
-//! does not hold is such a refusal, unless there is an `else`: only what is done under an id is remembered. So after a lost
-//! answer it is asked once more, when whoever was asked before has given up.
+//! What it never does: take a refusal for the end while somebody who was asked before may still be at it. That a condition does not
+//! hold is no refusal: the store remembers that under the id, too.
 //!
 //! ```no_run
 //! # async fn example(client: annulus_client::Client) -> Result<(), annulus_client::Error> {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep};
 
 use super::{Body, Done, MAX_OPERATIONS, Request};
 use crate::call::Call;
@@ -34,7 +34,6 @@ pub(super) struct Sending {
     message: Message,
     safety: Safety,
     /// Whether also that is remembered which is done when a condition does not hold.
-    has_else: bool,
     time: Duration,
     until: Instant,
 }
@@ -55,13 +54,13 @@ impl Sending {
         if let Some(fence) = &fence {
             headers.insert(HeaderName::from_static("annulus-fence"), fence_header(fence));
         }
-        let (key, has_else) = (body.first_key(), !body.otherwise.is_empty());
+        let key = body.first_key();
         let body = Body { id: (!is_snapshot).then(|| id.clone()), ..body };
         let body = Bytes::from(serde_json::to_vec(&body).expect("strings and numbers"));
         let message = Message { method: Method::POST, path: PathAndQuery::from_static("/v1/txn"), headers, body };
         let safety = if is_snapshot { Safety::Read } else { Safety::Transaction };
         let time = deadline.unwrap_or(client.deadline());
-        Ok(Self { id, key, message, safety, has_else, time, until: Instant::now() + time, client })
+        Ok(Self { id, key, message, safety, time, until: Instant::now() + time, client })
     }
 
     pub(super) async fn done(&self) -> Result<Done> {
@@ -71,20 +70,16 @@ impl Sending {
                 Ok(answer) => answer,
                 Err(error) => return Err(self.end(doubt, error)),
             };
-            let (reason, again_at) = match self.read(&answer) {
-                Ok(done) if done.committed || self.has_else || !answer.doubted => return Ok(done),
-                Ok(_) => (
-                    "a condition does not hold, but an answer was lost before, and it may be done yet".to_owned(),
-                    answer.sent + self.longest_attempt(),
-                ),
-                Err(error) if answer.status == StatusCode::OK => (error.to_string(), Instant::now() + PAUSE),
+            let reason = match self.read(&answer) {
+                Ok(done) => return Ok(done),
+                Err(error) if answer.status == StatusCode::OK => error.to_string(),
                 Err(error) => return Err(self.end(doubt, error)),
             };
-            if again_at >= self.until || self.client.max_attempts() == 1 {
+            if Instant::now() + PAUSE >= self.until || self.client.max_attempts() == 1 {
                 return Err(self.unknown(doubt.as_deref().unwrap_or(&reason)));
             }
             doubt.get_or_insert(reason);
-            sleep_until(again_at).await;
+            sleep(PAUSE).await;
         }
     }
 
@@ -109,11 +104,6 @@ impl Sending {
             StatusCode::OK => Done::read(&answer.body).map_err(|_| strange_write(answer)),
             _ => Err(write_refusal(answer)),
         }
-    }
-
-    /// How long somebody who was asked may be at it.
-    fn longest_attempt(&self) -> Duration {
-        timeout(self.time / ATTEMPT_SHARE) + LAST_WORDS
     }
 
     fn end(&self, doubt: Option<String>, error: Error) -> Error {

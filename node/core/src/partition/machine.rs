@@ -267,7 +267,7 @@ impl Partition {
     }
 
     fn write_fenced(&mut self, state: &mut dyn State, index: u64, write: &Write) -> Result<Outcome, Error> {
-        if self.holds_key(&write.key).is_some() {
+        if self.blocks_write(write).is_some() {
             return Ok(Outcome::Blocked);
         }
         let passed = write.fence.as_ref().map_or(Ok(Passed::Yes), |fence| self.pass_fence(state, fence))?;

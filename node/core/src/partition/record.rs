@@ -12,7 +12,7 @@
 //! 0x08 deadline_ms:u64be record_key     expiry of a fence  (empty)
 //! 0x09 length:u8 name coordinator:u64be attempt:u32be  open transaction      see `txn::record`
 //! 0x0a length:u8 name coordinator:u64be attempt:u32be  finished transaction  see `txn::record`
-//! 0x0b deadline_ms:u64be record_key     expiry of a finished transaction  (empty)
+//! 0x0b deadline_ms:u64be record_key     expiry of a finished transaction  (empty; for a made-up name its record, instead of 0x0a)
 //! ```
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};

@@ -1,12 +1,12 @@
-//! What prepares that are proposed, and not applied yet, are about to hold. Another that wants the same would be found in its way
-//! only when it is applied itself, after a round of consensus for nothing; the leader knows it before.
+//! What Prepares will hold that are proposed and not applied yet. Another that wants the same would learn that only when it is applied
+//! itself, after a round of consensus for nothing.
 //!
 //! A claim decides nothing: what holds is what is applied. One whose entry is not committed goes when this leader stops leading.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use crate::partition::Key;
-use crate::partition::txn::{Part, Pointer, Prepare, Thing, things};
+use crate::partition::txn::{Blocker, Part, Pointer, Prepare, Thing, things};
 
 /// The claims of one group, at its leader.
 #[derive(Debug, Default)]
@@ -36,11 +36,10 @@ impl Claims {
         self.entries.push_back(Claim { index, by, priority: prepare.priority, things });
     }
 
-    /// What is proposed up to this index is applied. Returns whether there were claims.
-    pub fn applied(&mut self, index: u64) -> bool {
-        let mut any = false;
+    /// What is proposed up to this index is applied. Returns what was claimed.
+    pub fn applied(&mut self, index: u64) -> Vec<Thing> {
+        let mut freed = Vec::new();
         while let Some(Claim { index, things, .. }) = self.entries.pop_front_if(|claim| claim.index <= index) {
-            any = true;
             for (thing, _) in things {
                 if let Some(claims) = self.claimed.get_mut(&thing) {
                     claims.retain(|(at, _)| *at != index);
@@ -48,27 +47,33 @@ impl Claims {
                         self.claimed.remove(&thing);
                     }
                 }
+                freed.push(thing);
             }
         }
-        any
+        freed
     }
 
-    /// Whoever claims something of what this wants, and whether all of those are younger than `priority`.
-    pub fn in_way_of(&self, part: &Part, priority: u64) -> Option<(Pointer, bool)> {
+    /// Whoever claims something of what this wants, for one with this priority.
+    pub fn in_way_of(&self, part: &Part, priority: u64) -> Option<Blocker> {
         if self.entries.is_empty() {
             return None;
         }
-        let indices = things(part).into_iter().flat_map(|(thing, exclusively)| {
+        let claims = things(part).into_iter().flat_map(|(thing, exclusively)| {
             let claims = self.claimed.get(&thing).map_or(&[][..], Vec::as_slice);
             let in_way = claims.iter().filter(move |(_, exclusive)| exclusively || *exclusive);
-            in_way.map(|(index, _)| *index)
+            in_way.map(move |(index, _)| (*index, thing.clone()))
         });
-        let claims = indices.filter_map(|index| {
+        let claims = claims.filter_map(|(index, thing)| {
             let at = self.entries.binary_search_by_key(&index, |claim| claim.index).ok()?;
-            self.entries.get(at)
+            Some((self.entries.get(at)?, thing))
         });
-        let oldest = claims.min_by_key(|claim| claim.priority)?;
-        Some((oldest.by.clone(), priority < oldest.priority))
+        let (oldest, thing) = claims.min_by_key(|(claim, _)| claim.priority)?;
+        Some(Blocker { by: oldest.by.clone(), thing, waits: priority < oldest.priority })
+    }
+
+    /// Whether somebody claims this so that nobody else can have it.
+    pub fn takes(&self, thing: &Thing) -> bool {
+        self.claimed.get(thing).is_some_and(|claims| claims.iter().any(|(_, exclusive)| *exclusive))
     }
 
     /// Whether anybody claims this key.
@@ -81,8 +86,7 @@ impl Claims {
         if self.entries.is_empty() {
             return false;
         }
-        let claims = self.claimed.get(&Thing::Key(key.bytes().clone()));
-        claims.is_some_and(|claims| claims.iter().any(|(_, exclusive)| *exclusive))
+        self.takes(&Thing::Key(key.bytes().clone()))
     }
 
     /// The leader leads no more.

@@ -20,12 +20,11 @@ use crate::time::Instant;
 
 /// Most requests of one group that wait for an answer.
 pub const MAX_WAITING: usize = 4096;
+/// Most that wait before steps that end transactions are refused, too.
+const MAX_WAITING_TO_END: usize = 4 * MAX_WAITING;
 /// While something is to expire, the partition's clock is recorded at least this often, so that a new leader does not
 /// start it from too far back.
 const RECORD_CLOCK_EVERY: Duration = Duration::from_secs(30);
-/// A transaction that is open for so long is taken for abandoned. Whoever began it may be slow only: then it learns from the
-/// anchor what has become of it.
-const ABANDONED_AFTER_MS: u64 = 1000;
 /// So many abandoned transactions are told of at once.
 const MOST_ABANDONED: usize = 64;
 /// Longest time that an `Expire` entry may come late.
@@ -76,12 +75,20 @@ impl Replica {
             round.replies.push((id, Reply::Txn(outcome)));
             return Ok(());
         }
+        if matches!(request.operation, Operation::ReadTxn { .. }) {
+            self.settling.hurry();
+        }
         if let Machine::Partition(partition) = &self.machine {
             match way_of(partition, &self.claims, &request.operation) {
                 Way::Free => {}
-                Way::Blocked => {
+                Way::Blocked(_) if self.parked.is_full() => {
                     self.settling.hurry();
-                    self.parked.push(request);
+                    round.replies.push((id, Reply::Refused(Refusal::Busy)));
+                    return Ok(());
+                }
+                Way::Blocked(thing) => {
+                    self.settling.hurry();
+                    self.parked.push(request, thing);
                     return Ok(());
                 }
                 Way::Yields(outcome) => {
@@ -94,8 +101,8 @@ impl Replica {
         self.serve(now, request, state, round)
     }
 
-    /// Whether a transaction of which nothing is kept if its conditions do not hold can be told so without an entry: what it
-    /// reads here is read as a client would, and it is not known yet.
+    /// Whether the leader can answer at once that a condition fails. Only for a transaction of which nothing would be kept, that
+    /// carries no fence and is not known here, and only while this leader may read.
     fn fails_at_once(&self, now: Instant, operation: &Operation, state: &dyn State) -> Result<bool, Error> {
         let Machine::Partition(partition) = &self.machine else { return Ok(false) };
         let (id, part) = match operation {
@@ -115,7 +122,13 @@ impl Replica {
     /// keep others from being served.
     fn is_full(&self, operation: &Operation) -> bool {
         let locks = self.waits.len();
-        operation.waits_for_lock() && locks >= MAX_WAITS || self.waiting() - locks >= MAX_WAITING
+        // Those that wait for a transaction have a limit of their own, and what ends one, and so lets them go on, is hardly ever refused.
+        let others = self.waiting() - locks - self.parked.len();
+        let most = match operation {
+            Operation::Txn(txn::Command::Settle(_) | txn::Command::Probe(_)) => MAX_WAITING_TO_END,
+            _ => MAX_WAITING,
+        };
+        operation.waits_for_lock() && locks >= MAX_WAITS || others >= most
     }
 
     /// Proposes or answers a request that nothing is in the way of.
@@ -126,11 +139,9 @@ impl Replica {
                 self.prepare_too_early(now, id, request.deadline, prepare, state, round)?;
             }
             (Operation::Txn(txn::Command::Settle(steps)), _) if may_wait(&steps) => {
+                let ids: Vec<txn::Id> = steps.iter().map(|step| step.id().clone()).collect();
                 self.settling.push(Waiting { request: id, deadline: request.deadline, steps });
-                if self.parked.len() > 0 {
-                    self.settling.hurry();
-                    self.parked.released();
-                }
+                self.answer_known(now, &ids, state, round)?;
             }
             (Operation::Txn(command), _) => {
                 self.propose_command(now, id, request.deadline, Command::Txn(command), round);
@@ -301,7 +312,39 @@ impl Replica {
 
     /// Takes those requests again that a transaction was in the way of, and is not any more.
     pub(super) fn retry_parked(&mut self, now: Instant, state: &dyn State, round: &mut Round) -> Result<(), Error> {
-        self.parked.due().into_iter().try_for_each(|request| self.request(now, request, state, round))
+        while let Some((thing, turns)) = self.parked.next_due() {
+            for number in turns {
+                if self.claims.takes(&thing) {
+                    break;
+                }
+                if let Some(request) = self.parked.take(number) {
+                    self.request(now, request, state, round)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Answers those who wait for what these attempts hold, and whose conditions are known to fail by now: it is known which versions are
+    /// to come. For the others the attempts need not wait any longer.
+    fn answer_known(
+        &mut self,
+        now: Instant,
+        ids: &[txn::Id],
+        state: &dyn State,
+        round: &mut Round,
+    ) -> Result<(), Error> {
+        let Machine::Partition(partition) = &self.machine else { return Ok(()) };
+        let things: Vec<txn::Thing> = ids.iter().flat_map(|id| partition.things_of(id)).cloned().collect();
+        for number in self.parked.waiting_for(&things) {
+            self.settling.hurry();
+            let Some(operation) = self.parked.operation(number) else { continue };
+            if self.fails_at_once(now, operation, state)? {
+                let Some(request) = self.parked.take(number) else { continue };
+                self.request(now, request, state, round)?;
+            }
+        }
+        Ok(())
     }
 
     /// Tells of transactions that have been open for so long that whoever began them must be gone.
@@ -310,7 +353,7 @@ impl Replica {
         if partition.open_count() == 0 || !self.leads() || !self.holds_own_term() {
             return;
         }
-        let found = partition.abandoned_txns(self.clock_ms(now), ABANDONED_AFTER_MS).take(MOST_ABANDONED);
+        let found = partition.abandoned_txns(self.clock_ms(now), txn::ABANDONED_AFTER_MS).take(MOST_ABANDONED);
         round.abandoned.extend(found.map(|pointer| (self.group, pointer)));
     }
 
@@ -353,9 +396,12 @@ impl Replica {
             self.waits.forget(request);
             round.replies.push((request, reply));
         }
-        let is_applied = self.claims.applied(position.index);
-        if is_applied || matches!(applied, Applied::Txn(txn::Applied { released: true, .. })) {
-            self.parked.released();
+        let claimed = self.claims.applied(position.index);
+        if let Machine::Partition(partition) = &self.machine {
+            self.parked.released(claimed.iter().filter(|thing| !partition.holds_exclusively(thing)));
+        }
+        if let Applied::Txn(txn::Applied { released, .. }) = applied {
+            self.parked.released(released);
         }
         if let Applied::Lock(lock::Applied { settled, .. }) | Applied::Expired(settled) = applied {
             let again = Reply::Refused(Refusal::NotLeader { leader: None });
@@ -369,7 +415,7 @@ impl Replica {
             self.claims.clear();
             let not_leader = self.not_leader();
             round.replies.extend(self.waits.drain().into_iter().map(|request| (request, not_leader.clone())));
-            round.replies.extend(self.parked.drain().into_iter().map(|request| (request.id, not_leader.clone())));
+            round.replies.extend(self.parked.drain().into_iter().map(|request| (request, not_leader.clone())));
             round.replies.extend(self.settling.drain().into_iter().map(|request| (request, not_leader.clone())));
             round.replies.extend(self.reads.drain().into_iter().map(|read| (read.request, not_leader.clone())));
             return Ok(());
@@ -381,11 +427,11 @@ impl Replica {
         }
         for read in self.reads.answerable(self.applied().index) {
             if let Machine::Partition(partition) = &self.machine
-                && way_of(partition, &self.claims, &read.operation) != Way::Free
+                && let Way::Blocked(thing) = way_of(partition, &self.claims, &read.operation)
             {
                 let Read { request: id, deadline, operation } = read;
                 self.settling.hurry();
-                self.parked.push(Request { id, group: self.group, deadline, operation });
+                self.parked.push(Request { id, group: self.group, deadline, operation }, thing);
                 continue;
             }
             let reply = self.read(now, &read.operation, state)?;
@@ -423,7 +469,7 @@ impl Replica {
         round.replies.extend(proposals);
         let waits = self.waits.drain().into_iter().map(|request| (request, Reply::Refused(Refusal::NoReplica)));
         round.replies.extend(waits);
-        let parked = self.parked.drain().into_iter().map(|request| (request.id, Reply::Refused(Refusal::NoReplica)));
+        let parked = self.parked.drain().into_iter().map(|request| (request, Reply::Refused(Refusal::NoReplica)));
         round.replies.extend(parked);
         let settling = self.settling.drain().into_iter().map(|request| (request, Reply::Refused(Refusal::NoReplica)));
         round.replies.extend(settling);

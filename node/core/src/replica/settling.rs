@@ -1,7 +1,9 @@
-//! Steps that end transactions, at a leader: nobody waits for most of them, so they wait for company. They go as one entry,
-//! together with the next that is proposed, as soon as a request meets what they would free, and in any case with the next tick.
+//! Steps that end transactions, at a leader: hardly anybody waits for them, so they wait for company. They become one entry of their
+//! own. It is proposed when the next command is, when a request meets an open transaction, or at the next tick (a tenth of the
+//! election timeout).
 //!
-//! That the anchor is to abort an attempt never waits: its coordinator makes the next one only then.
+//! An abort that the anchor is to decide does not wait: its coordinator makes the next attempt only then. Those who recover an abandoned
+//! attempt do wait, for a tick at most.
 
 use crate::id::RequestId;
 use crate::lane::Reply;
@@ -30,7 +32,7 @@ pub struct Settling {
     is_due: bool,
 }
 
-/// Whether nobody waits for any of these steps.
+/// Whether these steps may wait.
 pub fn may_wait(steps: &[Settle]) -> bool {
     let is_urgent = |step: &Settle| matches!(step, Settle::Decide { decision: Decision::Abort, .. });
     !steps.iter().any(is_urgent)
@@ -56,7 +58,7 @@ impl Settling {
             Settle::Decide { id: decided, decision, .. } | Settle::Resolve { id: decided, decision } => {
                 decided == id && *decision == Decision::Then
             }
-            Settle::Forget { .. } => false,
+            Settle::Close { .. } => false,
         };
         self.queue.iter().flat_map(|waiting| &waiting.steps).any(says_so)
     }

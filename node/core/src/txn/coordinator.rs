@@ -30,8 +30,8 @@ pub struct Coordinator {
     /// Where the pauses are drawn from.
     chance: u64,
     attempt: u32,
-    /// The next attempt has this number. It is made only when the anchor has said that this one is aborted: by the next one the
-    /// others hear of it.
+    /// The next attempt has this number. It is made only when this one can't be committed any more, because the anchor has said so or
+    /// has kept nothing of it: by the next one the others hear of that.
     next_attempt: u32,
     attempts: u32,
     /// The partitions that have said of this attempt that nothing is kept of it there.
@@ -191,9 +191,8 @@ impl Coordinator {
         (!std::mem::replace(&mut self.answered, true)).then_some(answer)
     }
 
-    /// Looks at the keys that its conditions name before it asks anybody to hold them: where others change them all the time,
-    /// most attempts would hold some in vain, and keep others waiting for them. Only when that a condition does not hold is all that
-    /// is to be said of it.
+    /// Reads the keys of its conditions before it holds any: where others change them all the time most attempts would hold
+    /// some in vain, and keep others waiting. Only if that a condition does not hold is the whole answer.
     fn look(&mut self) -> Turn<Answer> {
         let mut turn = Turn::default();
         for (partition, share) in self.shares.iter().filter(|(_, share)| !share.part.conditions.is_empty()) {
@@ -405,8 +404,12 @@ impl Coordinator {
             let mut reader = Reader::new(results.clone(), "kept results");
             read_dones(&mut reader).ok()
         };
-        let results = finished.results.as_ref().and_then(read);
-        self.end(Answer::Committed { then: finished.decision == Decision::Then, results })
+        let is_then = finished.decision == Decision::Then;
+        let branch = if is_then { &self.transaction.then } else { &self.transaction.otherwise };
+        // Nothing comes of nothing, whoever has committed it.
+        let nothing = branch.is_empty().then(Vec::new);
+        let results = finished.results.as_ref().and_then(read).or(nothing);
+        self.end(Answer::Committed { then: is_then, results })
     }
 
     /// Has the anchor abort the attempt. It need not be asked if it was asked for its part and has kept nothing: the attempt
@@ -416,10 +419,11 @@ impl Coordinator {
         self.asked.forget();
         self.next_attempt = self.attempt + 1;
         // Those that may hold something are told, also when there is another attempt: others may wait for it.
-        let is_known = self.transaction.name.is_made_up();
-        let is_clear = |partition: &PartitionId| is_known && self.clear.contains(partition);
+        let (is_ours_alone, anchor) = (self.transaction.name.is_made_up(), self.anchor());
+        let is_clear =
+            |partition: &PartitionId| (is_ours_alone || *partition != anchor) && self.clear.contains(partition);
         let participants: Vec<_> = self.shares.keys().copied().filter(|partition| !is_clear(partition)).collect();
-        let (id, anchor, decision) = (self.id(), self.anchor(), Decision::Abort);
+        let (id, decision) = (self.id(), Decision::Abort);
         let (settlement, step) = if is_clear(&anchor) {
             Settlement::follow(id, anchor, participants, decision, &mut self.asked)
         } else {
@@ -433,7 +437,9 @@ impl Coordinator {
         let Stage::Aborting(_, next) = &mut self.stage else { return Turn::default() };
         let mut turn = Turn { asks: step.asks, is_over: step.is_over, ..Turn::default() };
         if let Some((id, decision)) = step.other {
-            return self.heard_of_other(id, decision);
+            let mut next = self.heard_of_other(id, decision);
+            turn.asks.append(&mut next.asks);
+            return Turn { asks: turn.asks, ..next };
         }
         match (step.decided, step.unknown) {
             // Somebody found it prepared everywhere, and had it committed.
@@ -442,7 +448,7 @@ impl Coordinator {
                 let results = None;
                 let finished = Finished { id, decision, results, participants: Vec::new() };
                 let mut end = self.committed_before(&finished);
-                end.asks = Vec::new();
+                end.asks = turn.asks;
                 return end;
             }
             (Some(Decision::Abort), _) if matches!(next, Next::Again) => {
@@ -507,8 +513,8 @@ impl Machine for Coordinator {
 
     fn begin(&mut self) -> Turn<Answer> {
         let fails_fast = self.transaction.otherwise.is_empty() && self.transaction.name.is_made_up();
-        let has_conditions = !self.transaction.conditions.is_empty() && self.transaction.fence.is_none();
-        if self.looks_first && fails_fast && has_conditions && self.shares.len() > 1 {
+        let may_look = !self.transaction.conditions.is_empty() && self.transaction.fence.is_none();
+        if self.looks_first && fails_fast && may_look && self.shares.len() > 1 {
             return self.look();
         }
         self.attempt()

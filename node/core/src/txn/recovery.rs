@@ -13,11 +13,11 @@ use crate::partition::txn::{Command, Decision, Finished, Outcome, Pointer, Prepa
 ///
 /// ```text
 /// Probe the anchor ─┬─ prepared ─▶ probe the others ─┬─ all prepared, or one is told ─▶ Decide: commit ─┐
-///                   │                                └─ one refuses ──────────────────▶ Decide: abort ──┼─▶ Resolve ─▶ Forget
+///                   │                                └─ one refuses ──────────────────▶ Decide: abort ──┼─▶ Resolve ─▶ Close
 ///                   └─ decided, or it refuses it from now on ───────────────────────────────────────────┘
 /// ```
 ///
-/// Its answer is what was decided, or `None` when the anchor could not be reached.
+/// Its answer is what was decided, or `None` when a partition could not be asked.
 #[derive(Debug)]
 pub struct Recovery {
     pointer: Pointer,

@@ -1,5 +1,5 @@
-//! The end of an attempt. Whoever has seen it prepared everywhere tells all partitions at once, and they forget when all have
-//! heard it. Anybody else has the anchor decide first; then the others follow, and the anchor forgets.
+//! The end of an attempt. Whoever has seen it prepared everywhere tells all partitions at once, and they close it when all
+//! have heard. Anybody else has the anchor decide first; then the others follow, and the anchor closes it.
 
 use bytes::Bytes;
 
@@ -14,7 +14,7 @@ enum Phase {
     Telling,
     Deciding,
     Resolving,
-    Forgetting,
+    Closing,
     Over,
 }
 
@@ -105,14 +105,14 @@ impl Settlement {
         };
         match self.phase {
             Phase::Telling => {
-                // One that does not know it has been told so before.
+                // A partition that does not know it has closed it already.
                 self.complete &= matches!(settled, Some(Settled::Decided(_) | Settled::Unknown));
                 if asked.is_empty() {
-                    let forgetful = if self.complete { std::mem::take(&mut self.others) } else { Vec::new() };
-                    for other in forgetful {
-                        step.asks.push(asked.ask(other, settle(Settle::Forget { id: self.id.clone() })));
+                    let all = if self.complete { std::mem::take(&mut self.others) } else { Vec::new() };
+                    for other in all {
+                        step.asks.push(asked.ask(other, settle(Settle::Close { id: self.id.clone() })));
                     }
-                    self.forget(asked, &mut step);
+                    self.close(asked, &mut step);
                 }
             }
             Phase::Deciding => match settled {
@@ -136,10 +136,10 @@ impl Settlement {
             Phase::Resolving => {
                 self.complete &= settled == Some(Settled::Done);
                 if asked.is_empty() {
-                    self.forget(asked, &mut step);
+                    self.close(asked, &mut step);
                 }
             }
-            Phase::Forgetting | Phase::Over => {
+            Phase::Closing | Phase::Over => {
                 self.phase = Phase::Over;
                 step.is_over = asked.is_empty();
             }
@@ -154,17 +154,17 @@ impl Settlement {
             step.asks.push(asked.ask(*other, settle(resolve)));
         }
         if self.others.is_empty() {
-            self.forget(asked, step);
+            self.close(asked, step);
         }
     }
 
-    fn forget(&mut self, asked: &mut Asked, step: &mut Step) {
-        // What is aborted is forgotten at once.
+    fn close(&mut self, asked: &mut Asked, step: &mut Step) {
+        // What is aborted is closed at once.
         if self.complete && self.decision != Decision::Abort {
-            self.phase = Phase::Forgetting;
-            step.asks.push(asked.ask(self.anchor, settle(Settle::Forget { id: self.id.clone() })));
+            self.phase = Phase::Closing;
+            step.asks.push(asked.ask(self.anchor, settle(Settle::Close { id: self.id.clone() })));
         } else {
-            // The anchor keeps the decision, and finds it abandoned in a while.
+            // A commit stays open wherever it is known, and is found abandoned in a while.
             self.phase = Phase::Over;
             step.is_over = true;
         }

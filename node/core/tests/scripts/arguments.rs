@@ -156,9 +156,9 @@ impl<'a> Arguments<'a> {
                 })
             }
             "probe" => txn::Command::Probe(id),
-            "decide" | "resolve" | "forget" => {
+            "decide" | "resolve" | "close" => {
                 let step = match verb {
-                    "forget" => txn::Settle::Forget { id },
+                    "close" => txn::Settle::Close { id },
                     _ => {
                         let decision = match self.need("a decision")? {
                             "then" => txn::Decision::Then,

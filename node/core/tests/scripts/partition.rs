@@ -68,7 +68,7 @@ impl Player {
 
     fn txn(&mut self, command: txn::Command) -> Vec<String> {
         let Applied::Txn(done) = self.apply(Command::Txn(command)) else { panic!("it has an outcome") };
-        let released = if done.released { ", lets go" } else { "" };
+        let released = if !done.released.is_empty() { ", lets go" } else { "" };
         vec![format!("{}: {}{released}", self.index, txn_outcome(&done.outcome))]
     }
 

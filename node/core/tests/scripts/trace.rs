@@ -98,7 +98,7 @@ pub fn txn_command(command: &txn::Command) -> String {
             let each = steps.iter().map(|step| match step {
                 txn::Settle::Decide { id: of, decision, .. } => format!("decide {} {decision:?}", id(of)),
                 txn::Settle::Resolve { id: of, decision } => format!("resolve {} {decision:?}", id(of)),
-                txn::Settle::Forget { id: of } => format!("forget {}", id(of)),
+                txn::Settle::Close { id: of } => format!("close {}", id(of)),
             });
             each.collect::<Vec<_>>().join(", ")
         }

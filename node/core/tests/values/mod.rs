@@ -177,7 +177,7 @@ pub fn txn_command() -> impl Strategy<Value = txn::Command> {
                 results
             }),
             (txn_id(), decision()).prop_map(|(id, decision)| txn::Settle::Resolve { id, decision }),
-            txn_id().prop_map(|id| txn::Settle::Forget { id }),
+            txn_id().prop_map(|id| txn::Settle::Close { id }),
         ]
     };
     let prepare = (txn_id(), any::<(u64, [u8; 32], u32, (bool, bool))>(), participants(), part()).prop_map(

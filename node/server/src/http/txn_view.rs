@@ -12,7 +12,7 @@ use annulus_core::id::PartitionId;
 use annulus_core::lane::{Operation, Reply};
 use annulus_core::partition::txn::codec::read_dones;
 use annulus_core::partition::txn::{
-    Decision, Done, Finished, Id, KEPT_MS, Known, MADE_UP_KEPT_MS, Name, Pointer, View,
+    ABANDONED_AFTER_MS, Decision, Done, Finished, Id, KEPT_MS, Known, MADE_UP_KEPT_MS, Name, Pointer, View,
 };
 use annulus_core::partition::{Consistency, Key};
 use bytes::Bytes;
@@ -30,8 +30,6 @@ use crate::router::Router;
 
 /// How many partitions are asked at once.
 const CONCURRENCY: usize = 32;
-/// An attempt that is open for so long is brought to its end by whoever asks about it.
-const ABANDONED_AFTER_MS: u64 = 1000;
 /// How long one that is open has before it is looked at again: at first, and at most.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_millis(320);

@@ -79,8 +79,13 @@ pub(super) async fn drive<R: Router + 'static, M: Timed>(
             let _ = answer.send((given, machine.attempts()));
         }
         let until = if gave_up || answer.is_none() { Instant::now() + SETTLING } else { deadline };
+        let is_last = turn.is_over && !turn.asks.is_empty();
         asking.extend(turn.asks.into_iter().map(|ask| ask_group(&router, &settler, ask, until)));
         wakes_at = turn.wake_in.map(|wait| Instant::now() + wait).or(wakes_at);
+        if is_last {
+            // Nobody waits for the answers, but it must have been asked.
+            while asking.next().await.is_some() {}
+        }
         if turn.is_over {
             return;
         }
@@ -90,15 +95,19 @@ pub(super) async fn drive<R: Router + 'static, M: Timed>(
             return;
         }
         let times_out = !gave_up && answer.is_some();
-        if times_out && Instant::now() >= deadline {
-            // Also when answers have come: this member may have stood still for so long that others have forgotten what they
-            // have answered to.
-            gave_up = true;
-            turn = machine.give_up();
-            continue;
-        }
         turn = tokio::select! {
-            Some((number, reply)) = asking.next() => machine.hear(number, reply),
+            Some((number, reply)) = asking.next() => {
+                if times_out && Instant::now() >= deadline {
+                    // This member may have stood still for so long that others have forgotten what they have answered to.
+                    gave_up = true;
+                    let mut last = machine.give_up();
+                    let heard = machine.hear(number, reply);
+                    last.asks.extend(heard.asks);
+                    Turn { answer: last.answer.or(heard.answer), is_over: last.is_over || heard.is_over, ..last }
+                } else {
+                    machine.hear(number, reply)
+                }
+            }
             () = sleep_until(wakes_at.unwrap_or(deadline)), if wakes_at.is_some() => {
                 wakes_at = None;
                 machine.wake()
@@ -118,8 +127,8 @@ fn ask_group<R: Router + 'static>(router: &Rc<R>, settler: &Rc<Settler<R>>, ask:
     match operation {
         Operation::Txn(Command::Settle(mut steps)) if steps.len() == 1 => {
             let step: Settle = steps.remove(0);
-            if let Settle::Forget { id } = step {
-                Settler::forget(settler, group, id);
+            if let Settle::Close { id } = step {
+                Settler::close_later(settler, group, id);
                 return Box::pin(ready((number, Reply::Txn(Outcome::Settled(vec![Settled::Done])))));
             }
             let settled = Settler::settle(settler, group, step, timeout);

@@ -5,10 +5,10 @@
 //!               ▲         │   answer as soon as there is one; what is left is done in the background
 //!               └─────────┘
 //!  lanes ─ abandoned ─▶ Recoveries ─▶ Recovery ──asks──▶ drive
-//!                                        steps towards an end ─▶ Settler: one entry for all that wait for the same group
+//!                                        steps towards an end ─▶ Settler: with what the same group can close
 //! ```
 //!
-//! Nothing here decides anything. A client that goes away leaves its transaction to go on to its end.
+//! Nothing here decides anything, but whether a transaction looks first: that is by how those before it fared. A client that goes away leaves its transaction to go on to its end.
 
 mod drive;
 mod recoveries;
@@ -40,7 +40,8 @@ pub use recoveries::{Found, recover_abandoned};
 
 /// Most transactions that one I/O thread has under way, those in the background counted.
 const MAX_RUNNING: usize = 8192;
-/// So many of 1024 that met others, and the next ones look before they hold anything.
+/// When so many of 1024 (the last ones counting most, an eighth each) took more than one attempt, or failed a condition, the next ones
+/// look before they hold anything.
 const CONTENDED: u32 = 300;
 /// A transaction that takes longer is told of in the log.
 const SLOW: Duration = Duration::from_secs(1);
@@ -159,7 +160,7 @@ impl<R: Router + 'static> Transactions<R> {
         seen
     }
 
-    /// Brings an attempt that was found in a partition to its end. `None`: its anchor could not be asked in time.
+    /// Brings an attempt that was found in a partition to its end. `None`: a partition could not be asked in time.
     pub async fn recover(&self, pointer: Pointer, found_in: PartitionId, timeout: Duration) -> Option<Decision> {
         let (sender, receiver) = oneshot::channel();
         let (name, anchor) = (pointer.id.name.clone(), pointer.anchor);

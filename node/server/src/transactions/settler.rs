@@ -1,5 +1,5 @@
-//! Steps that end transactions, together: those for one group wait while others of it are under way, and then go as one entry.
-//! That a transaction can be forgotten is told with the next steps for its group, or after a while.
+//! Steps that end transactions, to the leaders of their groups. They wait there for company, so each goes at once; that a
+//! transaction can be closed is told with the next step for its group, or after a while.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -8,122 +8,81 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use annulus_core::id::GroupId;
-use annulus_core::lane::{Operation, Refusal, Reply};
-use annulus_core::partition::txn::{Command, Id, Outcome, Settle};
-use tokio::sync::oneshot;
+use annulus_core::lane::{Operation, Reply};
+use annulus_core::partition::txn::{ABANDONED_AFTER_MS, Command, Id, Outcome, Settle};
 use tokio::time::sleep;
 
 use crate::router::Router;
 
-/// Most steps in one entry.
+/// Most steps in one request.
 const MAX_STEPS: usize = 256;
-
-/// How long it may take until a group is told that a transaction can be forgotten. After a second it would take it for abandoned.
-const FORGOTTEN_WITHIN: Duration = Duration::from_millis(250);
+/// How long it may take until a group is told that a transaction can be closed.
+const CLOSED_WITHIN: Duration = Duration::from_millis(250);
 /// How long its answer is waited for, which nobody needs.
-const FORGET_TIMEOUT: Duration = Duration::from_secs(1);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+
+const _: () =
+    assert!(CLOSED_WITHIN.as_millis() * 2 < ABANDONED_AFTER_MS as u128, "what is to be closed is not abandoned");
 
 /// The steps of one I/O thread.
 pub(super) struct Settler<R> {
     router: Rc<R>,
-    /// By group with steps under way: those that wait.
-    groups: RefCell<HashMap<GroupId, Vec<Waiting>>>,
-    /// By group: what can be forgotten. Not empty while [`Settler::tell_forgotten`] is to come.
-    forgotten: RefCell<HashMap<GroupId, Vec<Settle>>>,
-}
-
-struct Waiting {
-    step: Settle,
-    timeout: Duration,
-    answer: oneshot::Sender<Reply>,
+    /// By group: what can be closed. Not empty while [`Settler::tell_closable`] is to come.
+    closable: RefCell<HashMap<GroupId, Vec<Settle>>>,
 }
 
 impl<R: Router + 'static> Settler<R> {
     pub(super) fn new(router: Rc<R>) -> Self {
-        Self { router, groups: RefCell::default(), forgotten: RefCell::default() }
+        Self { router, closable: RefCell::default() }
     }
 
-    /// Takes a step in a group, at once or with others. The answer is that to an operation with this step alone.
+    /// Takes a step in a group. The answer is that to an operation with this step alone.
     pub(super) fn settle(
         settler: &Rc<Self>,
         group: GroupId,
         step: Settle,
         timeout: Duration,
     ) -> impl Future<Output = Reply> + use<R> {
-        let (answer, receiver) = oneshot::channel();
-        let waiting = Waiting { step, timeout, answer };
-        let mut groups = settler.groups.borrow_mut();
-        match groups.get_mut(&group) {
-            Some(queue) => queue.push(waiting),
-            None => {
-                groups.insert(group, Vec::new());
-                tokio::task::spawn_local(Rc::clone(settler).send_all(group, vec![waiting]));
+        let mut steps = vec![step];
+        steps.append(&mut settler.take_closable(group));
+        let router = Rc::clone(&settler.router);
+        async move {
+            match router.submit(group, Operation::Txn(Command::Settle(steps)), timeout).await {
+                Reply::Txn(Outcome::Settled(mut settled)) => {
+                    settled.truncate(1);
+                    Reply::Txn(Outcome::Settled(settled))
+                }
+                reply => reply,
             }
         }
-        async move { receiver.await.unwrap_or(Reply::Refused(Refusal::TimedOut)) }
     }
 
-    /// Has a group forget a transaction, at some time. If that is lost, the group finds it abandoned.
-    pub(super) fn forget(settler: &Rc<Self>, group: GroupId, id: Id) {
-        let mut forgotten = settler.forgotten.borrow_mut();
-        if forgotten.is_empty() {
-            tokio::task::spawn_local(Rc::clone(settler).tell_forgotten());
+    /// Has a group close a transaction, at some time. If that is lost, the group finds it abandoned.
+    pub(super) fn close_later(settler: &Rc<Self>, group: GroupId, id: Id) {
+        let mut closable = settler.closable.borrow_mut();
+        if closable.is_empty() {
+            tokio::task::spawn_local(Rc::clone(settler).tell_closable());
         }
-        forgotten.entry(group).or_default().push(Settle::Forget { id });
+        closable.entry(group).or_default().push(Settle::Close { id });
     }
 
-    /// Tells every group what it can forget, if it was not told meanwhile.
-    async fn tell_forgotten(self: Rc<Self>) {
-        sleep(FORGOTTEN_WITHIN).await;
-        let forgotten = std::mem::take(&mut *self.forgotten.borrow_mut());
-        let told = forgotten.into_iter().flat_map(|(group, steps)| {
+    /// Tells every group what it can close, if it was not told meanwhile.
+    async fn tell_closable(self: Rc<Self>) {
+        sleep(CLOSED_WITHIN).await;
+        let closable = std::mem::take(&mut *self.closable.borrow_mut());
+        let told = closable.into_iter().flat_map(|(group, steps)| {
             let parts: Vec<Vec<Settle>> = steps.chunks(MAX_STEPS).map(<[Settle]>::to_vec).collect();
             parts.into_iter().map(move |steps| (group, steps))
         });
-        let told = told
-            .map(|(group, steps)| self.router.submit(group, Operation::Txn(Command::Settle(steps)), FORGET_TIMEOUT));
+        let told =
+            told.map(|(group, steps)| self.router.submit(group, Operation::Txn(Command::Settle(steps)), CLOSE_TIMEOUT));
         futures_util::future::join_all(told).await;
     }
 
-    /// What a group can forget that is told of it now anyway; an empty entry stays.
-    fn forgotten_by(&self, group: GroupId) -> Vec<Settle> {
-        let mut forgotten = self.forgotten.borrow_mut();
-        let Some(steps) = forgotten.get_mut(&group) else { return Vec::new() };
-        steps.split_off(steps.len() - steps.len().min(MAX_STEPS))
-    }
-
-    /// Sends steps, and then those that have come meanwhile, until none have.
-    async fn send_all(self: Rc<Self>, group: GroupId, mut batch: Vec<Waiting>) {
-        while !batch.is_empty() {
-            let timeout = batch.iter().map(|waiting| waiting.timeout).max().unwrap_or_default();
-            let mut steps: Vec<Settle> = batch.iter().map(|waiting| waiting.step.clone()).collect();
-            steps.append(&mut self.forgotten_by(group));
-            let reply = self.router.submit(group, Operation::Txn(Command::Settle(steps)), timeout).await;
-            let mut settled = match reply {
-                Reply::Txn(Outcome::Settled(settled)) if settled.len() >= batch.len() => Ok(settled.into_iter()),
-                reply => Err(reply),
-            };
-            for waiting in batch {
-                let reply = match &mut settled {
-                    Ok(settled) => Reply::Txn(Outcome::Settled(settled.next().into_iter().collect())),
-                    Err(reply) => reply.clone(),
-                };
-                // Whoever waited may be gone.
-                let _ = waiting.answer.send(reply);
-            }
-            batch = self.next(group);
-        }
-    }
-
-    /// Those that have come for a group; with none, the next one goes at once.
-    fn next(&self, group: GroupId) -> Vec<Waiting> {
-        let mut groups = self.groups.borrow_mut();
-        let queue = groups.get_mut(&group).expect("it stays while steps are under way");
-        let rest = queue.split_off(queue.len().min(MAX_STEPS));
-        let batch = std::mem::replace(queue, rest);
-        if batch.is_empty() {
-            groups.remove(&group);
-        }
-        batch
+    /// What a group can close that is told something now anyway; an empty entry stays.
+    fn take_closable(&self, group: GroupId) -> Vec<Settle> {
+        let mut closable = self.closable.borrow_mut();
+        let Some(steps) = closable.get_mut(&group) else { return Vec::new() };
+        steps.split_off(steps.len() - steps.len().min(MAX_STEPS - 1))
     }
 }

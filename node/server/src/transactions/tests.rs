@@ -44,7 +44,7 @@ impl Fake {
     fn new(held: &[Kind]) -> Rc<Self> {
         let settles = |step: &Settle| match step {
             Settle::Decide { decision, .. } => Settled::Decided(*decision),
-            Settle::Resolve { .. } | Settle::Forget { .. } => Settled::Done,
+            Settle::Resolve { .. } | Settle::Close { .. } => Settled::Done,
         };
         let held = watch::Sender::new(held.to_vec());
         Rc::new(Self { asked: RefCell::default(), held, settles, loses_steps: Cell::new(false) })
@@ -211,9 +211,11 @@ fn the_answer_comes_while_the_end_is_still_to_come() {
         assert_eq!((outcome.attempts, outcome.partitions, transactions.running.get()), (1, 2, 1));
         fake.release();
         at_rest(&transactions).await;
-        let steps: Vec<_> = fake.entries().into_iter().map(|(group, steps)| (group, steps.len())).collect();
-        // The anchor decides, the other follows, the anchor forgets.
-        assert_eq!(steps, [(GROUPS[0].group(), 1), (GROUPS[1].group(), 1), (GROUPS[0].group(), 1)]);
+        let told: Vec<_> = fake.entries().into_iter().map(|(group, steps)| (group, steps.len())).collect();
+        assert_eq!(told, GROUPS.map(|partition| (partition.group(), 1)), "both are told at once");
+        // That they can close it comes later.
+        fake.until(Kind::Settle, 4).await;
+        assert!(fake.entries()[2..].iter().all(|(_, steps)| matches!(steps[..], [Settle::Close { .. }])));
     });
 }
 
@@ -229,7 +231,8 @@ fn a_client_that_goes_away_does_not_stop_what_it_has_begun() {
         }
         fake.release();
         at_rest(&transactions).await;
-        assert!(matches!(&fake.entries().last().unwrap().1[..], [Settle::Forget { .. }]));
+        let then = |steps: &[Settle]| matches!(steps, [Settle::Decide { decision: Decision::Then, .. }]);
+        assert!(fake.entries().iter().all(|(_, steps)| then(steps)));
         let text = transactions.metrics.encode().unwrap();
         assert!(text.contains(r#"annulus_txns_total{outcome="committed",kind="several"} 1"#), "{text}");
     });
@@ -286,44 +289,34 @@ fn step(attempt: u32) -> Settle {
 }
 
 #[test]
-fn steps_for_a_group_wait_for_each_other_and_then_go_as_one() {
+fn what_can_be_closed_is_told_with_the_next_step_for_its_group_or_after_a_while() {
     local(async || {
-        let fake = Fake::new(&[Kind::Settle]);
+        let fake = Fake::new(&[]);
         let settler = Rc::new(Settler::new(Rc::clone(&fake)));
         let [one, other] = GROUPS.map(PartitionId::group);
-        let settle = |group, attempt| Settler::settle(&settler, group, step(attempt), LONG);
-        let first = settle(one, 0);
-        let later: Vec<_> = (1..=300).map(|attempt| settle(one, attempt)).collect();
-        let elsewhere = settle(other, 0);
-        fake.until(Kind::Settle, 2).await;
-        fake.release();
-        let told = |reply| assert_eq!(reply, Reply::Txn(Said::Settled(vec![ABORTED])));
-        told(first.await);
-        told(elsewhere.await);
-        for one in later {
-            told(one.await);
+        for attempt in 0..300 {
+            let id = Id { name: Name::made_up(9), coordinator: 1, attempt };
+            Settler::close_later(&settler, one, id.clone());
+            Settler::close_later(&settler, other, id);
         }
-        let sizes: Vec<_> = fake.entries().into_iter().map(|(group, steps)| (group, steps.len())).collect();
-        assert_eq!(sizes, [(one, 1), (other, 1), (one, 256), (one, 44)]);
-        // Nothing is left behind: the next one goes at once.
-        told(settle(one, 0).await);
+        let settle = |group| Settler::settle(&settler, group, step(0), LONG);
+        let told = Reply::Txn(Said::Settled(vec![ABORTED]));
+        assert_eq!((settle(one).await, settle(one).await, settle(one).await), (told.clone(), told.clone(), told));
+        fake.until(Kind::Settle, 5).await;
+        let mut sizes: Vec<_> = fake.entries().into_iter().map(|(group, steps)| (group, steps.len())).collect();
+        sizes[3..].sort_unstable_by_key(|(_, steps)| std::cmp::Reverse(*steps));
+        assert_eq!(sizes, [(one, 256), (one, 46), (one, 1), (other, 256), (other, 44)]);
     });
 }
 
 #[test]
-fn each_step_of_an_entry_whose_outcome_is_not_known_is_told_so() {
+fn a_step_whose_outcome_is_not_known_is_told_so() {
     local(async || {
-        let fake = Fake::new(&[Kind::Settle]);
+        let fake = Fake::new(&[]);
         fake.loses_steps.set(true);
         let settler = Rc::new(Settler::new(Rc::clone(&fake)));
-        let settle = |attempt| Settler::settle(&settler, GROUPS[0].group(), step(attempt), LONG);
-        let (first, second, dropped, third) = (settle(0), settle(1), settle(2), settle(3));
-        drop(dropped);
-        fake.until(Kind::Settle, 1).await;
-        fake.release();
-        for reply in [first.await, second.await, third.await] {
-            assert_eq!(reply, Reply::OutcomeUnknown);
-        }
+        let reply = Settler::settle(&settler, GROUPS[0].group(), step(0), LONG).await;
+        assert_eq!(reply, Reply::OutcomeUnknown);
     });
 }
 

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::codec::write_dones;
-use super::finished::{finished, kept_ms};
-use super::holds::{Open, Thing, things};
+use super::finished::{UNKNOWN_DIGEST, finished, kept_ms};
+use super::holds::{Blocker, Open, Thing, things};
 use super::record::{FinishedRecord, OpenRecord, State as Stage};
 use super::{
     Action, Alone, Applied, Check, Command, Condition, Decision, Done, Finished, Id, Known, MAX_KEPT_RESULTS_BYTES,
@@ -15,14 +15,11 @@ use super::{
 };
 use crate::bugs::{Bug, planted};
 use crate::codec::Writer;
-use crate::partition::command::Key;
+use crate::partition::command::{Key, Write};
 use crate::partition::fence::Passed;
 use crate::partition::machine::{Error, Partition};
 use crate::partition::record::{OPEN_TXN, split_txn_key, txn_key};
 use crate::state::State;
-
-/// The digest of a transaction that is only known to be refused.
-const UNKNOWN_DIGEST: [u8; 32] = [0; 32];
 
 impl Partition {
     /// Applies a command at `index`.
@@ -32,7 +29,7 @@ impl Partition {
         index: u64,
         command: Command,
     ) -> Result<Applied, Error> {
-        let mut released = false;
+        let mut released = Vec::new();
         let outcome = match command {
             Command::Alone(alone) => self.alone(state, index, alone)?,
             Command::Prepare(prepare) => self.prepare(state, index, prepare, &mut released)?,
@@ -48,7 +45,7 @@ impl Partition {
         if let Some(outcome) = self.known_attempt(state, &id, &digest)? {
             return Ok(outcome);
         }
-        if let Some((by, _)) = self.holds.blocker_of(&things(&part), 0) {
+        if let Some(Blocker { by, .. }) = self.holds.blocker_of(&part, &things(&part), 0) {
             return Ok(Outcome::Blocked { by, waits: true });
         }
         if let Some(refused) = self.refused_by_fence(state, &part)? {
@@ -71,7 +68,7 @@ impl Partition {
         state: &mut dyn State,
         index: u64,
         prepare: Prepare,
-        released: &mut bool,
+        released: &mut Vec<Thing>,
     ) -> Result<Outcome, Error> {
         if let Some(outcome) = self.prepared_before(state, &prepare)? {
             return Ok(outcome);
@@ -84,9 +81,8 @@ impl Partition {
         if self.holds.len() >= MAX_OPEN {
             return Ok(Outcome::TooManyOpen);
         }
-        *released |= self.take_place_of_earlier(state, &id)?;
-        let things = things(&part);
-        if let Some((by, waits)) = self.holds.blocker_of(&things, priority) {
+        self.take_place_of_earlier(state, &id, released)?;
+        if let Some(Blocker { by, waits, .. }) = self.holds.blocker_of(&part, &things(&part), priority) {
             return Ok(Outcome::Blocked { by, waits: waits || is_patient });
         }
         if let Some(refused) = self.refused_by_fence(state, &part)? {
@@ -96,7 +92,7 @@ impl Partition {
         if !holds && is_fast {
             return Ok(Outcome::ConditionFailed);
         }
-        // Whatever is decided, nothing is done here, and nobody is in its way.
+        // It will do nothing here, whatever is decided, so it holds nothing and is in nobody's way.
         let part = if holds || !without_else { part } else { Part::default() };
         let (then, otherwise) =
             match (self.dones(state, index, &part.then)?, self.dones(state, index, &part.otherwise)?) {
@@ -114,16 +110,20 @@ impl Partition {
 
     /// A coordinator makes another attempt only when the anchor has said that its earlier ones are aborted: this is how the others
     /// hear of it.
-    fn take_place_of_earlier(&mut self, state: &mut dyn State, id: &Id) -> Result<bool, Error> {
+    fn take_place_of_earlier(
+        &mut self,
+        state: &mut dyn State,
+        id: &Id,
+        released: &mut Vec<Thing>,
+    ) -> Result<(), Error> {
         let is_earlier = |(other, open): &(&Id, &Open)| {
             other.coordinator == id.coordinator && other.attempt < id.attempt && !open.is_decided
         };
         let earlier: Vec<Id> = self.holds.attempts_at(&id.name).filter(is_earlier).map(|(id, _)| id.clone()).collect();
-        let mut released = false;
         for earlier in earlier {
-            self.resolve(state, &earlier, Decision::Abort, &mut released)?;
+            self.resolve(state, &earlier, Decision::Abort, released)?;
         }
-        Ok(released)
+        Ok(())
     }
 
     /// The answer to a coordinator that asks again.
@@ -179,7 +179,7 @@ impl Partition {
         };
         let mut own = None;
         for (other, record) in attempts {
-            let is_old = record.deadline_ms <= self.loaded_ms.saturating_add(kept_ms(&id.name));
+            let is_old = record.deadline_ms <= self.loaded_ms.saturating_add(kept_ms(&id.name, &record.digest));
             if planted(Bug::PreventedForgottenOnRestart) && is_old && record.decision == Decision::Abort {
                 continue;
             }
@@ -210,8 +210,8 @@ impl Partition {
         Ok(own)
     }
 
-    /// Whether a condition of a part certainly does not hold: of a key that no open transaction may have changed already, or
-    /// one that is about to have another version, by an attempt of which is `known` that it is committed.
+    /// Whether a condition of a part surely fails: nobody holds its key exclusively, and the key does not meet it; or whoever
+    /// holds the key is committed (`known` says so) and leaves it at another version.
     pub fn certainly_fails(&self, state: &dyn State, part: &Part, known: impl Fn(&Id) -> bool) -> Result<bool, Error> {
         for condition in &part.conditions {
             let fails = match self.hides(&condition.key) {
@@ -230,8 +230,8 @@ impl Partition {
         Ok(false)
     }
 
-    /// Which version a key has when this attempt has done what it does if all conditions hold: none, if it deletes it. `None`: it
-    /// does not change it.
+    /// The version that a key will have if this attempt commits with `then`: no version if it deletes the key, and `None` if it does
+    /// not change it.
     fn version_to_be(&self, state: &dyn State, id: &Id, key: &Key) -> Result<Option<Option<u64>>, Error> {
         let record = self.read_open(state, id)?;
         let Stage::Prepared { index, part, .. } = &record.state else { return Ok(None) };
@@ -324,7 +324,10 @@ impl Partition {
     pub fn known_of(&self, state: &dyn State, name: &Name, clock_ms: u64) -> Result<Vec<Known>, Error> {
         let mut known = Vec::new();
         for (id, _) in self.holds.attempts_at(name) {
-            known.push(Known::Open(self.view_of(state, id, clock_ms)?));
+            known.push(match self.standing(state, id, &*self.read_open(state, id)?)? {
+                Outcome::Finished(finished) => Known::Finished(finished),
+                _ => Known::Open(self.view_of(state, id, clock_ms)?),
+            });
         }
         for (id, record) in self.finished_of(state, name)? {
             known.push(Known::Finished(finished(id, record)));
@@ -356,7 +359,8 @@ impl Partition {
 
     fn view_of(&self, state: &dyn State, id: &Id, clock_ms: u64) -> Result<View, Error> {
         let record = self.read_open(state, id)?;
-        let keys = self.holds.get(id).map_or(0, |open| open.things.len());
+        let is_shown = |(thing, _): &&(Thing, bool)| !matches!(thing, Thing::Fence(_));
+        let keys = self.holds.get(id).map_or(0, |open| open.things.iter().filter(is_shown).count());
         Ok(View {
             pointer: Pointer { id: id.clone(), anchor: record.anchor },
             participants: record.participants.clone(),
@@ -385,6 +389,25 @@ impl Partition {
         self.holds.blocker(&Thing::Key(key.bytes().clone()), true)
     }
 
+    /// What a write must wait for: its key, or those who are about to write under an older token.
+    pub fn blocks_write(&self, write: &Write) -> Option<Thing> {
+        if self.holds.is_empty() {
+            return None;
+        }
+        let key = self.holds_key(&write.key).map(|_| Thing::Key(write.key.bytes().clone()));
+        key.or_else(|| self.holds.older_writers(write.fence.as_ref()?).next().map(|(_, thing)| thing))
+    }
+
+    /// What an open attempt holds.
+    pub fn things_of(&self, id: &Id) -> impl Iterator<Item = &Thing> {
+        self.holds.get(id).into_iter().flat_map(|open| &open.things).map(|(thing, _)| thing)
+    }
+
+    /// Whether somebody holds this so that nobody else can.
+    pub fn holds_exclusively(&self, thing: &Thing) -> bool {
+        self.holds.blocker(thing, false).is_some()
+    }
+
     /// Whoever keeps this lock from passing on.
     pub fn pins_lock(&self, name: &[u8]) -> Option<Pointer> {
         if self.holds.is_empty() {
@@ -393,20 +416,20 @@ impl Partition {
         self.holds.blocker(&Thing::Lock(Bytes::copy_from_slice(name)), true)
     }
 
-    /// Whoever keeps one of the keys with this prefix from being read.
-    pub fn hides_any(&self, prefix: &[u8]) -> Option<Pointer> {
+    /// A key with this prefix that is kept from being read.
+    pub fn hides_any(&self, prefix: &[u8]) -> Option<Thing> {
         if planted(Bug::ReadPastIntent) {
             return None;
         }
         self.holds.hidden(prefix)
     }
 
-    /// Whoever is in the way of a part, and whether each of those is younger than `priority`.
-    pub fn blocks_part(&self, part: &Part, priority: u64) -> Option<(Pointer, bool)> {
+    /// Whoever is in the way of a part with this priority.
+    pub fn blocks_part(&self, part: &Part, priority: u64) -> Option<Blocker> {
         if self.holds.is_empty() {
             return None;
         }
-        self.holds.blocker_of(&things(part), priority)
+        self.holds.blocker_of(part, &things(part), priority)
     }
 
     /// How many transactions are open.

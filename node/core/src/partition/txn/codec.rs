@@ -240,7 +240,7 @@ fn write_settle(writer: &mut Writer, step: &Settle) {
             write_id(writer, id);
             write_decision(writer, *decision);
         }
-        Settle::Forget { id } => {
+        Settle::Close { id } => {
             writer.u8(3);
             write_id(writer, id);
         }
@@ -251,7 +251,7 @@ fn read_settle(reader: &mut Reader) -> Result<Settle> {
     Ok(match reader.u8()? {
         1 => Settle::Decide { id: read_id(reader)?, decision: read_decision(reader)?, results: read_results(reader)? },
         2 => Settle::Resolve { id: read_id(reader)?, decision: read_decision(reader)? },
-        3 => Settle::Forget { id: read_id(reader)? },
+        3 => Settle::Close { id: read_id(reader)? },
         id => return Err(reader.unknown(id)),
     })
 }

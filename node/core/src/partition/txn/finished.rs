@@ -21,9 +21,13 @@ use crate::partition::record::{
 };
 use crate::state::State;
 
-/// How long it is known what became of a transaction with this name.
-pub(super) fn kept_ms(name: &Name) -> u64 {
-    if name.is_made_up() { MADE_UP_KEPT_MS } else { KEPT_MS }
+/// The digest of a transaction that is only known to be refused.
+pub(super) const UNKNOWN_DIGEST: [u8; 32] = [0; 32];
+
+/// How long it is known what became of an attempt at a transaction with this name. One that was only refused matters for as long as
+/// its Prepare may be on its way.
+pub(super) fn kept_ms(name: &Name, digest: &[u8; 32]) -> u64 {
+    if name.is_made_up() || *digest == UNKNOWN_DIGEST { MADE_UP_KEPT_MS } else { KEPT_MS }
 }
 
 /// Where the records of made-up names are: how many there are by the hash of the name and the deadline. Two names with one hash
@@ -67,10 +71,10 @@ impl Partition {
         if self.meta.finished >= MAX_FINISHED {
             self.forget_oldest_finished(state)?;
         }
-        let deadline_ms = self.meta.clock_ms.saturating_add(kept_ms(&id.name));
+        let deadline_ms = self.meta.clock_ms.saturating_add(kept_ms(&id.name, &record.digest));
         let key = txn_key(FINISHED_TXN, id);
         let expiry = expiry_key(FINISHED_TXN_EXPIRY, deadline_ms, &key);
-        // Whatever goes last to make room, nothing is before it.
+        // One with a made-up name may have to go before the last that went: the search begins there.
         if expiry < self.oldest_finished {
             self.oldest_finished.clone_from(&expiry);
         }
@@ -155,22 +159,30 @@ impl Partition {
         Ok(())
     }
 
+    /// Makes room for one more. What was refused before it came is passed over, and goes when its time has come.
     fn forget_oldest_finished(&mut self, state: &mut dyn State) -> Result<(), Error> {
-        let mut oldest = None;
-        // No need to pass over what is gone.
-        let from = std::mem::take(&mut self.oldest_finished);
-        let from = if from.is_empty() { Bytes::from_static(&[FINISHED_TXN_EXPIRY]) } else { from };
-        state.range(self.table, &from, Some(&[FINISHED_TXN_EXPIRY + 1]), &mut |key, _| {
-            oldest =
-                split_expiry_key(key).map(|(deadline_ms, record)| (Bytes::copy_from_slice(key), deadline_ms, record));
-            ControlFlow::Break(())
-        })?;
-        if let Some((expiry, deadline_ms, record)) = oldest {
-            state.delete(self.table, expiry.clone());
-            self.oldest_finished = expiry;
-            self.forget_finished(state, deadline_ms, record)?;
+        // No need to look at what is gone, or was passed over.
+        let mut from = std::mem::take(&mut self.oldest_finished);
+        if from.is_empty() {
+            from = Bytes::from_static(&[FINISHED_TXN_EXPIRY]);
         }
-        Ok(())
+        loop {
+            let mut next = None;
+            state.range(self.table, &from, Some(&[FINISHED_TXN_EXPIRY + 1]), &mut |key, record| {
+                next = Some((Bytes::copy_from_slice(key), Bytes::copy_from_slice(record)));
+                ControlFlow::Break(())
+            })?;
+            let Some((expiry, record)) = next else { return Ok(()) };
+            let Some((deadline_ms, key)) = split_expiry_key(&expiry) else { return Ok(()) };
+            self.oldest_finished.clone_from(&expiry);
+            let record = if record.is_empty() { state.get(self.table, &key)?.unwrap_or_default() } else { record };
+            let record = FinishedRecord::decode(record).map_err(|source| self.damaged(source))?;
+            if record.digest != UNKNOWN_DIGEST {
+                state.delete(self.table, expiry);
+                return self.forget_finished(state, deadline_ms, key);
+            }
+            from = [&expiry[..], &[0]].concat().into();
+        }
     }
 
     /// Finds out anew where the records of made-up names are, and how many finished transactions there are.
@@ -186,5 +198,48 @@ impl Partition {
             ControlFlow::Continue(())
         })?;
         damaged.map_or(Ok((deadlines, count)), |source| Err(self.damaged(source)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::GroupId;
+    use crate::partition::txn::Decision;
+    use crate::state::{MemoryState, TableId};
+
+    const TABLE: TableId = TableId { group: GroupId(1), generation: 1 };
+
+    fn record(digest: [u8; 32]) -> FinishedRecord {
+        FinishedRecord { decision: Decision::Abort, digest, results: None, deadline_ms: 0 }
+    }
+
+    #[test]
+    fn to_make_room_the_next_one_goes_but_nothing_that_was_refused_before_it_came() {
+        let mut state = MemoryState::default();
+        let mut partition = Partition::load(&state, TABLE).unwrap();
+        let id = |name: Name| Id { name, coordinator: 1, attempt: 0 };
+        let made_up = |chance: u64| id(Name::made_up(chance.into()));
+        let named = |number: u64| id(Name::new(format!("t{number}").into()).unwrap());
+        partition.finish(&mut state, &made_up(0), record(UNKNOWN_DIGEST)).unwrap();
+        partition.finish(&mut state, &named(0), record(UNKNOWN_DIGEST)).unwrap();
+        partition.finish(&mut state, &named(1), record([1; 32])).unwrap();
+        for number in 3..MAX_FINISHED {
+            partition.meta.clock_ms = number;
+            partition.finish(&mut state, &named(number), record([1; 32])).unwrap();
+        }
+        let known =
+            |partition: &Partition, state: &MemoryState, id: Id| partition.read_finished(state, &id).unwrap().is_some();
+        assert!(known(&partition, &state, named(1)));
+        partition.finish(&mut state, &made_up(1), record([1; 32])).unwrap();
+        assert_eq!(partition.meta.finished, MAX_FINISHED);
+        assert!(!known(&partition, &state, named(1)), "the next to be forgotten went");
+        partition.finish(&mut state, &made_up(2), record([1; 32])).unwrap();
+        assert!(!known(&partition, &state, made_up(1)), "a made-up name is forgotten sooner");
+        assert!(known(&partition, &state, named(3)));
+        for refused in [made_up(0), named(0)] {
+            assert!(known(&partition, &state, refused), "its Prepare may still be on its way");
+        }
+        partition.check_txns(&state).unwrap();
     }
 }

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use super::record::{OpenRecord, State};
 use super::{Id, Name, Part, Pointer};
 use crate::id::PartitionId;
+use crate::partition::fence::Fence;
 
 /// What can be held.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -16,6 +17,19 @@ pub enum Thing {
     Key(Bytes),
     /// A lock.
     Lock(Bytes),
+    /// That nobody writes here under a newer token of this lock.
+    Fence(Bytes),
+}
+
+/// Whoever is in the way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Blocker {
+    /// The oldest of those who are.
+    pub by: Pointer,
+    /// What he holds.
+    pub thing: Thing,
+    /// Whether he, and so all of them, are younger than who asks.
+    pub waits: bool,
 }
 
 /// Records of open attempts whose keys and values have no more bytes than this are kept in memory, too: they are soon wanted again.
@@ -32,6 +46,8 @@ pub struct Open {
     pub(super) is_decided: bool,
     /// What it holds, and whether exclusively. None when it is decided.
     pub(super) things: Vec<(Thing, bool)>,
+    /// The token under which it writes.
+    pub(super) token: Option<u64>,
     /// Its record, if that is short.
     pub(super) record: Option<Arc<OpenRecord>>,
 }
@@ -40,12 +56,14 @@ impl Open {
     /// What is kept in memory of an attempt with this record.
     pub(super) fn new(record: OpenRecord) -> Self {
         let OpenRecord { priority, anchor, since_ms, .. } = record;
-        let (is_decided, things, bytes) = match &record.state {
-            State::Prepared { part, .. } => (false, things(part), part.bytes()),
-            State::Decided { .. } => (true, Vec::new(), 0),
+        let (is_decided, things, token, bytes) = match &record.state {
+            State::Prepared { part, .. } => {
+                (false, things(part), part.fence.as_ref().map(|fence| fence.token), part.bytes())
+            }
+            State::Decided { .. } => (true, Vec::new(), None, 0),
         };
         let record = (bytes <= MAX_REMEMBERED_BYTES).then(|| Arc::new(record));
-        Self { anchor, priority, since_ms, is_decided, things, record }
+        Self { anchor, priority, since_ms, is_decided, things, token, record }
     }
 }
 
@@ -94,9 +112,9 @@ impl Holds {
         self.open.insert(id, open);
     }
 
-    /// Takes one away. Returns whether it held anything.
-    pub fn remove(&mut self, id: &Id) -> bool {
-        let Some(open) = self.open.remove(id) else { return false };
+    /// Takes one away. Returns what it held.
+    pub fn remove(&mut self, id: &Id) -> Vec<Thing> {
+        let Some(open) = self.open.remove(id) else { return Vec::new() };
         for (thing, _) in &open.things {
             if let Some(holders) = self.held.get_mut(thing) {
                 holders.retain(|(holder, _)| holder != id);
@@ -105,12 +123,12 @@ impl Holds {
                 }
             }
         }
-        !open.things.is_empty()
+        open.things.into_iter().map(|(thing, _)| thing).collect()
     }
 
     /// What it holds is free, and it is open still: a bug.
-    pub fn free(&mut self, id: &Id) -> bool {
-        let Some(open) = self.open.get(id).cloned() else { return false };
+    pub fn free(&mut self, id: &Id) -> Vec<Thing> {
+        let Some(open) = self.open.get(id).cloned() else { return Vec::new() };
         let held = self.remove(id);
         self.open.insert(id.clone(), Open { things: Vec::new(), ..open });
         held
@@ -126,24 +144,34 @@ impl Holds {
         Some(self.pointer(id))
     }
 
-    /// Whoever is in the way of all this, and whether each of those is younger than this priority.
-    pub fn blocker_of(&self, things: &[(Thing, bool)], priority: u64) -> Option<(Pointer, bool)> {
+    /// Whoever is in the way of all this, for one with this priority.
+    pub fn blocker_of(&self, part: &Part, things: &[(Thing, bool)], priority: u64) -> Option<Blocker> {
         let holders = things.iter().flat_map(|(thing, exclusively)| {
             let holders = self.held.get(thing).map_or(&[][..], Vec::as_slice);
-            holders.iter().filter(|(_, exclusive)| *exclusively || *exclusive).map(|(id, _)| id)
+            let in_way = holders.iter().filter(|(_, exclusive)| *exclusively || *exclusive);
+            in_way.map(move |(id, _)| (id, thing.clone()))
         });
-        let oldest = holders.min_by_key(|id| self.open[id].priority)?;
-        Some((self.pointer(oldest), priority < self.open[oldest].priority))
+        let older = part.fence.iter().flat_map(|fence| self.older_writers(fence));
+        let (oldest, thing) = holders.chain(older).min_by_key(|(id, _)| self.open[*id].priority)?;
+        Some(Blocker { by: self.pointer(oldest), thing, waits: priority < self.open[oldest].priority })
     }
 
-    /// Whoever holds one of the keys with this prefix exclusively.
-    pub fn hidden(&self, prefix: &[u8]) -> Option<Pointer> {
-        let is_hidden = |(thing, exclusive): &(Thing, bool)| match thing {
+    /// Those who are about to write under an older token of the lock of this fence: nobody writes under a newer one before they have.
+    pub fn older_writers(&self, fence: &Fence) -> impl Iterator<Item = (&Id, Thing)> {
+        let thing = Thing::Fence(fence.lock.bytes().clone());
+        let (holders, token) = (self.held.get(&thing).map_or(&[][..], Vec::as_slice), fence.token);
+        let is_older = move |id: &&Id| self.open[*id].token.is_some_and(|held| held < token);
+        holders.iter().map(|(id, _)| id).filter(is_older).map(move |id| (id, thing.clone()))
+    }
+
+    /// A key with this prefix that somebody holds exclusively.
+    pub fn hidden(&self, prefix: &[u8]) -> Option<Thing> {
+        let is_hidden = |(thing, exclusive): &&(Thing, bool)| match thing {
             Thing::Key(key) => *exclusive && key.starts_with(prefix),
-            Thing::Lock(_) => false,
+            Thing::Lock(_) | Thing::Fence(_) => false,
         };
-        let hider = self.open.iter().find(|(_, open)| open.things.iter().any(is_hidden));
-        hider.map(|(id, _)| self.pointer(id))
+        let hidden = self.open.values().find_map(|open| open.things.iter().find(is_hidden));
+        hidden.map(|(thing, _)| thing.clone())
     }
 
     fn pointer(&self, id: &Id) -> Pointer {
@@ -151,7 +179,7 @@ impl Holds {
     }
 }
 
-/// What a part holds: its keys, exclusively if one of its branches writes them, and the locks that it names.
+/// What a part holds: its keys, exclusively if one of its branches writes them, the locks that it names, and its fence.
 pub fn things(part: &Part) -> Vec<(Thing, bool)> {
     let mut things = BTreeMap::new();
     let mut hold = |thing: Thing, exclusively: bool| {
@@ -165,6 +193,9 @@ pub fn things(part: &Part) -> Vec<(Thing, bool)> {
     }
     for action in part.then.iter().chain(&part.otherwise) {
         hold(Thing::Key(action.key().bytes().clone()), action.is_write());
+    }
+    if let Some(fence) = &part.fence {
+        hold(Thing::Fence(fence.lock.bytes().clone()), false);
     }
     things.into_iter().collect()
 }

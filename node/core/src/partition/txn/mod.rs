@@ -6,7 +6,7 @@
 //!  Prepare ──┤                    Resolve (the anchor has decided), Decide: abort
 //!            └─▶ open: prepared ──────────────────────────────────▶ finished, for a while
 //!                   │  its keys are held                                ▲
-//!                   └── Decide: commit ─▶ open: decided ─ Forget, Resolve
+//!                   └── Decide: commit ─▶ open: decided ── Close, Resolve
 //!                                         (until every participant is)
 //!  Alone ─────────────────────────────────────────────────────────▶ finished: all of it is in this partition
 //!  Probe, or an abort, of one that is not known ──────────────────▶ finished: aborted. A Prepare that comes later is refused.
@@ -17,7 +17,9 @@
 //! held exclusively can't be read, for whoever coordinates may have told its client already.
 //!
 //! Who holds what follows from the open transactions and is kept in memory; `holds` is that table. `apply` is what the
-//! entries do, `finished` what is known afterwards, `record` what is stored. How a transaction gets from here to there over all
+//! entries do, `settle` how transactions end, `finished` what is known afterwards, `record` what is stored, and `codec` the byte
+//! forms of commands. A condition is about one key or one lock: what is held is named, so a key that is not there yet can be, but not all
+//! that begin alike. How a transaction gets from here to there over all
 //! of its partitions is in [`crate::txn`].
 
 mod apply;
@@ -36,7 +38,7 @@ use crate::id::PartitionId;
 
 pub(super) use finished::Deadlines;
 pub(super) use holds::Holds;
-pub use holds::{Thing, things};
+pub use holds::{Blocker, Thing, things};
 
 /// Longest name of a transaction, in bytes. The shortest is one byte.
 pub const MAX_NAME_BYTES: usize = 64;
@@ -48,12 +50,17 @@ pub const MAX_BYTES: usize = 1024 * 1024;
 pub const MAX_READ_BYTES: usize = 4 * 1024 * 1024;
 /// Most transactions that are open in one partition.
 pub const MAX_OPEN: usize = 4096;
+/// A transaction that is open for so long is taken for abandoned. Whoever began it may be slow only: then it learns from the
+/// anchor what has become of it.
+pub const ABANDONED_AFTER_MS: u64 = 1000;
 /// How long it is known what became of a transaction, on the partition's clock…
 pub const KEPT_MS: u64 = 10 * 60 * 1000;
-/// …and if its name was made up. Nobody commits it after its deadline, which is much earlier.
+/// …and if its name was made up. It is longer than any transaction has time: nobody commits one after its deadline, so nobody
+/// can be misled by what is not known any more.
 pub const MADE_UP_KEPT_MS: u64 = 2 * 60 * 1000;
-/// Most finished transactions that one partition knows of; the oldest goes when one more comes. A Prepare that is still on
-/// its way must not be so old that its transaction is forgotten: links lose what is seconds old.
+/// Most finished transactions that one partition knows of: with one more the one that would be forgotten next goes. But never
+/// an attempt that the partition has refused before it came: its Prepare may still be on its way, for as long as its transaction has
+/// time.
 pub const MAX_FINISHED: u64 = 128 * 1024;
 /// Results are kept with the decision if they have no more bytes than this, so that whoever asks again is told them.
 pub const MAX_KEPT_RESULTS_BYTES: usize = 4096;
@@ -322,11 +329,20 @@ pub enum Settle {
         /// What.
         decision: Decision,
     },
-    /// Everybody knows.
-    Forget {
+    /// Everybody has heard: it is no longer open here. What became of it is kept, as of any that is finished.
+    Close {
         /// The attempt.
         id: Id,
     },
+}
+
+impl Settle {
+    /// The attempt that it is about.
+    pub fn id(&self) -> &Id {
+        match self {
+            Self::Decide { id, .. } | Self::Resolve { id, .. } | Self::Close { id } => id,
+        }
+    }
 }
 
 /// What came of one operation.
@@ -445,9 +461,9 @@ pub struct View {
 /// What a partition knows of an attempt.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Known {
-    /// It is open.
+    /// It is open, and nobody has told this partition what is decided.
     Open(View),
-    /// It is finished.
+    /// It is finished, or decided.
     Finished(Finished),
 }
 
@@ -456,6 +472,6 @@ pub enum Known {
 pub struct Applied {
     /// What came of the command.
     pub outcome: Outcome,
-    /// Whether something is not held any more that was held before: whoever waits for that may try again.
-    pub released: bool,
+    /// What is not held any more by one who held it before: whoever waits for that may try again.
+    pub released: Vec<Thing>,
 }

@@ -1,8 +1,10 @@
-//! What becomes of prepared attempts: the anchor decides, the others follow.
+//! What becomes of prepared attempts. A partition is told the decision (Decide), or that the anchor has made it (Resolve), and
+//! closes the attempt when all have heard.
 
 use bytes::Bytes;
 
-use super::holds::Open;
+use super::finished::UNKNOWN_DIGEST;
+use super::holds::{Open, Thing};
 use super::record::{FinishedRecord, OpenRecord, State as Stage};
 use super::{Action, Applied, Decision, Id, Outcome, Settle, Settled};
 use crate::bugs::{Bug, planted};
@@ -14,7 +16,7 @@ use crate::state::State;
 impl Partition {
     /// Takes the steps one after the other.
     pub(super) fn settle_all(&mut self, state: &mut dyn State, steps: Vec<Settle>) -> Result<Applied, Error> {
-        let mut released = false;
+        let mut released = Vec::new();
         let mut settled = Vec::with_capacity(steps.len());
         for step in steps {
             settled.push(match step {
@@ -26,7 +28,7 @@ impl Partition {
                     }
                 }
                 Settle::Resolve { id, decision } => self.resolve(state, &id, decision, &mut released)?,
-                Settle::Forget { id } => self.forget(state, &id)?,
+                Settle::Close { id } => self.close(state, &id)?,
             });
         }
         Ok(Applied { outcome: Outcome::Settled(settled), released })
@@ -38,7 +40,7 @@ impl Partition {
         id: &Id,
         decision: Decision,
         results: Option<Bytes>,
-        released: &mut bool,
+        released: &mut Vec<Thing>,
     ) -> Result<Settled, Error> {
         // What is open is not finished.
         if self.holds.get(id).is_none() {
@@ -56,11 +58,12 @@ impl Partition {
             Stage::Decided { decision, .. } => Ok(Settled::Decided(*decision)),
             Stage::Prepared { index, part, .. } => {
                 self.do_actions(state, *index, part.branch(decision))?;
+                // At the anchor nobody would come back to it.
                 if planted(Bug::ResolveAppliedTwice) && record.anchor.group() != self.table.group {
-                    *released |= self.holds.free(id);
+                    released.append(&mut self.holds.free(id));
                     return Ok(Settled::Decided(decision));
                 }
-                *released |= self.holds.remove(id);
+                released.append(&mut self.holds.remove(id));
                 if decision == Decision::Abort {
                     // Whoever still holds something for it asks here, and need not be known.
                     state.delete(self.table, txn_key(OPEN_TXN, id));
@@ -117,7 +120,7 @@ impl Partition {
         state: &mut dyn State,
         id: &Id,
         decision: Decision,
-        released: &mut bool,
+        released: &mut Vec<Thing>,
     ) -> Result<Settled, Error> {
         if self.holds.get(id).is_none() {
             if decision == Decision::Abort && self.read_finished(state, id)?.is_none() {
@@ -128,22 +131,22 @@ impl Partition {
         let record = self.read_open(state, id)?;
         let Stage::Prepared { index, part, .. } = &record.state else {
             // Nobody tells the anchor what it has decided. Any other needs to know it no longer than the anchor does.
-            return if record.anchor.group() == self.table.group { Ok(Settled::Done) } else { self.forget(state, id) };
+            return if record.anchor.group() == self.table.group { Ok(Settled::Done) } else { self.close(state, id) };
         };
         self.do_actions(state, *index, part.branch(decision))?;
         if planted(Bug::ResolveAppliedTwice) {
-            *released |= self.holds.free(id);
+            released.append(&mut self.holds.free(id));
             return Ok(Settled::Done);
         }
-        *released |= self.holds.remove(id);
+        released.append(&mut self.holds.remove(id));
         state.delete(self.table, txn_key(OPEN_TXN, id));
         let record = FinishedRecord { decision, digest: record.digest, results: None, deadline_ms: 0 };
         self.finish(state, id, record)?;
         Ok(Settled::Done)
     }
 
-    /// Every participant has followed: the decision is kept for as long as others are.
-    fn forget(&mut self, state: &mut dyn State, id: &Id) -> Result<Settled, Error> {
+    /// Every participant has heard: it is no longer open, and the decision is kept for as long as others are.
+    fn close(&mut self, state: &mut dyn State, id: &Id) -> Result<Settled, Error> {
         if self.holds.get(id).is_none() {
             return Ok(if self.read_finished(state, id)?.is_some() { Settled::Done } else { Settled::Unknown });
         }
@@ -158,7 +161,7 @@ impl Partition {
 
     /// An attempt that was not prepared here never will be.
     fn refuse(&mut self, state: &mut dyn State, id: &Id) -> Result<(), Error> {
-        let mark = FinishedRecord { decision: Decision::Abort, digest: [0; 32], results: None, deadline_ms: 0 };
+        let mark = FinishedRecord { decision: Decision::Abort, digest: UNKNOWN_DIGEST, results: None, deadline_ms: 0 };
         self.finish(state, id, mark)
     }
 

@@ -51,7 +51,9 @@ impl TxnMachine {
         let Applied::Txn(applied) = self.apply(group, partition::Command::Txn(command)) else {
             panic!("a transaction is a transaction")
         };
-        self.applied.notify_waiters();
+        if !applied.released.is_empty() {
+            self.applied.notify_waiters();
+        }
         applied.outcome
     }
 
