@@ -16,7 +16,7 @@ use std::time::Duration;
 use annulus_core::codec::frame::{Forward, FrameWriter, Item};
 use annulus_core::id::{GroupId, MemberId, Ticket};
 use annulus_core::lane::{Operation, Refusal, Reply};
-use annulus_core::partition::txn::{Command, Decision, Done, Id, Outcome, Pointer, Settle};
+use annulus_core::partition::txn::{Blocker, Command, Decision, Done, Id, Outcome, Pointer, Settle};
 use annulus_core::partition::{self, Many, Partition, lock};
 use annulus_core::txn::{Answer, Ask, Coordinator, Failure, Machine, Recovery, Seen, Snapshot, Transaction, Turn};
 
@@ -654,7 +654,7 @@ impl Process {
             }
             Operation::Write(write) if load().holds_key(&write.key).is_some() => Fault::WriteWaited,
             Operation::Txn(Command::Prepare(prepare)) => match load().blocks_part(&prepare.part, prepare.priority) {
-                Some((by, true)) if by.id.name != prepare.id.name => Fault::TxnWaited,
+                Some(Blocker { by, waits: true, .. }) if by.id.name != prepare.id.name => Fault::TxnWaited,
                 _ => return,
             },
             _ => return,
