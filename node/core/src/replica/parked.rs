@@ -2,8 +2,8 @@
 //! just come. Nobody polls. A Prepare that waits here may hold keys elsewhere, but then all that are in its way are younger; one that
 //! is patient holds none.
 //!
-//! Each waits for one thing. When that is free those who only read are taken first, then the Prepares that hold something elsewhere, the
-//! oldest first, and then all others as they came; until one of them is about to hold it.
+//! Each waits for one thing. When that is free those who read one key, or scan, are taken first, then the Prepares that hold something
+//! elsewhere, the oldest first, and then all others as they came; until one of them is about to hold it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -86,7 +86,8 @@ pub struct Parked {
 fn rank_of(operation: &Operation, number: u64) -> Rank {
     match operation {
         Operation::Txn(Command::Prepare(prepare)) if !prepare.is_patient => (1, prepare.priority, number),
-        Operation::Write(_) | Operation::Txn(_) => (2, number, number),
+        // Before it comes to those that would read what is to be changed by one who has come before them.
+        Operation::Write(_) | Operation::Txn(_) | Operation::GetMany { .. } => (2, number, number),
         _ => (0, number, number),
     }
 }

@@ -314,10 +314,10 @@ impl Replica {
     pub(super) fn retry_parked(&mut self, now: Instant, state: &dyn State, round: &mut Round) -> Result<(), Error> {
         while let Some((thing, turns)) = self.parked.next_due() {
             for number in turns {
-                if self.claims.takes(&thing) {
-                    break;
-                }
-                if let Some(request) = self.parked.take(number) {
+                let Some(operation) = self.parked.operation(number) else { continue };
+                // When somebody is about to hold it the others wait on, but for those that need not.
+                let is_next = !self.claims.takes(&thing) || self.fails_at_once(now, operation, state)?;
+                if is_next && let Some(request) = self.parked.take(number) {
                     self.request(now, request, state, round)?;
                 }
             }

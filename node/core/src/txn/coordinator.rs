@@ -333,7 +333,7 @@ impl Coordinator {
             }
             Reply::Txn(Outcome::NameConflict) => self.end(Answer::Failed(Failure::NameConflict)),
             // It is still to hear what the other has been told.
-            Reply::Txn(Outcome::UnderWay(pointer)) => self.recover(pointer),
+            Reply::Txn(Outcome::UnderWay(pointer)) => self.recover(pointer, self.anchor()),
             // It has forgotten what the other partition still knows.
             Reply::Txn(_) => {
                 self.abort(Next::Answer(Answer::Committed { then: decision == Decision::Then, results: None }))
@@ -355,7 +355,7 @@ impl Coordinator {
                 };
             }
             Reply::Txn(Outcome::Finished(finished)) => return self.committed_before(&finished),
-            Reply::Txn(Outcome::UnderWay(pointer)) => return self.recover(pointer),
+            Reply::Txn(Outcome::UnderWay(pointer)) => return self.recover(pointer, from),
             Reply::Txn(Outcome::NameConflict) => Failure::NameConflict,
             Reply::Txn(Outcome::StaleFence { newest }) => Failure::StaleFence { newest },
             Reply::Txn(Outcome::TooManyFences) => Failure::TooManyFences,
@@ -478,13 +478,13 @@ impl Coordinator {
             (Some(decision), _) => self.confirm(decision),
             // Its time is over: nobody knows by now what becomes of the other.
             (None, Stage::Aborting(_, Next::Answer(Answer::Failed(_)))) => self.end(Answer::Unknown),
-            (None, _) => self.recover(Pointer { id, anchor: self.anchor() }),
+            (None, _) => self.recover(Pointer { id, anchor: self.anchor() }, self.anchor()),
         }
     }
 
-    fn recover(&mut self, pointer: Pointer) -> Turn<Answer> {
+    /// Brings another coordinator's attempt to its end, which was found in this partition.
+    fn recover(&mut self, pointer: Pointer, found_in: PartitionId) -> Turn<Answer> {
         self.asked.forget();
-        let found_in = pointer.anchor;
         let mut recovery = Recovery::within(pointer, found_in, std::mem::take(&mut self.asked));
         let turn = recovery.begin();
         self.stage = Stage::Recovering(recovery);
