@@ -1,6 +1,6 @@
 //! What a client does with transactions when things go wrong, against nodes that do as they are told.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::fake::{Fake, Seen, Turn, answer};
 use annulus_client::lock::Fence;
