@@ -120,7 +120,7 @@ pub(super) async fn drive<R: Router + 'static, M: Timed>(
     }
 }
 
-/// Steps towards an end are sent together with those of others, and nobody waits for the last; everything else goes by itself.
+/// Steps towards an end take along what their group can close, and nobody waits for that; everything else goes by itself.
 fn ask_group<R: Router + 'static>(router: &Rc<R>, settler: &Rc<Settler<R>>, ask: Ask, until: Instant) -> Asking {
     let Ask { number, group, operation } = ask;
     let timeout = until.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));

@@ -8,7 +8,8 @@
 //!                                        steps towards an end ─▶ Settler: with what the same group can close
 //! ```
 //!
-//! Nothing here decides anything, but whether a transaction looks first: that is by how those before it fared. A client that goes away leaves its transaction to go on to its end.
+//! Nothing here decides anything, but whether a transaction looks first: that is by how those before it fared. A client that goes
+//! away leaves its transaction to go on to its end.
 
 mod drive;
 mod recoveries;
