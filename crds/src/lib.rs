@@ -1,0 +1,58 @@
+//! The Kubernetes API of Annulus, `annulus.dev/v1alpha1`: the types of its custom resources, and the names of everything else
+//! that people and programs may rely on.
+//!
+//! The types are the source. What stands in `storagecluster.yaml` beside this crate is made of them
+//! (`cargo run -p annulus-crds`), and a test holds the two together. Rules that span fields are CEL in the schema, so that
+//! the API server refuses what could never work; the operator asks them once more, because a schema can be old.
+
+pub mod quantity;
+mod schema;
+pub mod storage_cluster;
+
+use kube::CustomResourceExt;
+
+pub use storage_cluster::{StorageCluster, StorageClusterSpec, StorageClusterStatus};
+
+/// The API group.
+pub const GROUP: &str = "annulus.dev";
+
+/// Labels that the operator puts on what it makes.
+pub mod labels {
+    /// The application: always [`APP`].
+    pub const NAME: &str = "app.kubernetes.io/name";
+    /// The name of the cluster.
+    pub const INSTANCE: &str = "app.kubernetes.io/instance";
+    /// Who made it: always [`MANAGER`].
+    pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
+    /// What it is for in the cluster.
+    pub const COMPONENT: &str = "app.kubernetes.io/component";
+    /// The name of the member that it belongs to.
+    pub const MEMBER: &str = "annulus.dev/member";
+    /// The value of [`NAME`].
+    pub const APP: &str = "annulus";
+    /// The value of [`MANAGED_BY`].
+    pub const MANAGER: &str = "annulus-operator";
+}
+
+/// Annotations.
+pub mod annotations {
+    /// On a cluster: names of members, separated by commas, whose replicas are to move away while they stay members.
+    pub const DRAIN: &str = "annulus.dev/drain";
+    /// On a cluster: names of members, separated by commas, that leave first when it shrinks.
+    pub const REMOVE: &str = "annulus.dev/remove";
+    /// On a cluster: any text; another text rolls all members, one after the other.
+    pub const RESTARTED_AT: &str = "annulus.dev/restarted-at";
+    /// On a pod: a digest of all in the cluster's spec that a pod is made of.
+    pub const TEMPLATE: &str = "annulus.dev/template";
+    /// On a volume and a pod: which of the cluster's members it is, counted from 1 and never used twice.
+    pub const ORDINAL: &str = "annulus.dev/ordinal";
+}
+
+/// The finalizer on a cluster.
+pub const FINALIZER: &str = "annulus.dev/cluster";
+
+/// The manifests of all custom resources, as YAML documents.
+pub fn manifests() -> Vec<(&'static str, String)> {
+    let cluster = serde_yaml::to_string(&schema::tidied(StorageCluster::crd())).expect("a manifest is plain data");
+    vec![("storagecluster.yaml", cluster)]
+}

@@ -1,0 +1,1 @@
+//! Turns a `StorageCluster` into pods, volumes and a ring of members, and keeps it so.
