@@ -1,0 +1,452 @@
+//! A cluster without Kubernetes: pods and volumes as values, a simulated store, and hands that do what a plan says.
+
+#![allow(dead_code, reason = "each test uses some of it")]
+
+#[path = "../../../node/core/tests/groups/mod.rs"]
+pub mod groups;
+pub mod store;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use annulus_client::admin::Members;
+use annulus_client::node::{Bootstrap, Status};
+use annulus_client::{ClusterId, MemberId};
+use annulus_core::id::GroupId;
+use annulus_crds::StorageClusterSpec;
+use annulus_crds::storage_cluster::WhenScaled;
+use annulus_operator::model::{self, Cluster, Known, Observed};
+use annulus_operator::plan::{Action, Plan, Step, is_heard, plan};
+use annulus_operator::validate;
+use serde_json::json;
+use store::Store;
+
+pub const UID: &str = "8b6f0a3e-5c1d-4e2f-9a7b-0c1d2e3f4a5b";
+const ZONES: [&str; 3] = ["a", "b", "c"];
+const GIB: u64 = 1 << 30;
+
+/// What is on a volume.
+#[derive(Debug, Clone, Copy)]
+struct Data {
+    id: MemberId,
+    /// Whether it belongs to the store.
+    is_member: bool,
+}
+
+#[derive(Debug, Clone)]
+struct Claim {
+    uid: String,
+    data: Option<Data>,
+    bytes: u64,
+    is_retired: bool,
+}
+
+#[derive(Debug, Clone)]
+struct Pod {
+    uid: String,
+    template: String,
+    age: u32,
+    zone: usize,
+    /// Its node is down, or it is cut off.
+    is_down: bool,
+    is_deleting: bool,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Place {
+    ordinal: u64,
+    claim: Option<Claim>,
+    pod: Option<Pod>,
+}
+
+/// A cluster.
+pub struct World {
+    pub spec: StorageClusterSpec,
+    pub template: String,
+    pub drain: BTreeSet<String>,
+    pub deleting: bool,
+    pub store: Option<Store>,
+    pub is_gone: bool,
+    places: BTreeMap<String, Place>,
+    known: BTreeMap<String, Known>,
+    last_ordinal: u64,
+    was_made: bool,
+    now_s: i64,
+    made: u64,
+    names: BTreeSet<String>,
+    fence: u64,
+    /// What was done, for whoever has to find out why.
+    pub log: Vec<String>,
+}
+
+impl World {
+    pub fn new(spec: serde_json::Value) -> Self {
+        let spec = serde_json::from_value(spec).expect("a spec");
+        Self {
+            spec,
+            template: "t1".to_owned(),
+            drain: BTreeSet::new(),
+            deleting: false,
+            store: None,
+            is_gone: false,
+            places: BTreeMap::new(),
+            known: BTreeMap::new(),
+            last_ordinal: 0,
+            was_made: false,
+            now_s: 1_000_000,
+            made: 0,
+            names: BTreeSet::new(),
+            fence: 7,
+            log: Vec::new(),
+        }
+    }
+
+    pub fn names(&self) -> Vec<String> {
+        self.places.keys().cloned().collect()
+    }
+
+    pub fn has_volume(&self, name: &str) -> bool {
+        self.places.get(name).is_some_and(|place| place.claim.is_some())
+    }
+
+    fn unique(&mut self) -> u64 {
+        self.made += 1;
+        self.made
+    }
+
+    /// Whose processes run and can be reached.
+    pub fn up(&self) -> BTreeSet<MemberId> {
+        let running =
+            self.places.values().filter(|place| place.pod.as_ref().is_some_and(|pod| !pod.is_down && pod.age >= 1));
+        running.filter_map(|place| place.claim.as_ref()?.data.map(|data| data.id)).collect()
+    }
+
+    /// Members of the store that run.
+    fn members_up(&self) -> BTreeSet<MemberId> {
+        let Some(store) = &self.store else { return BTreeSet::new() };
+        self.up().into_iter().filter(|id| store.map.member(*id).is_some()).collect()
+    }
+
+    pub fn observe(&self) -> Observed {
+        let up = self.up();
+        let answers = self.places.iter().map(|(name, place)| (name.clone(), self.member(place, name)));
+        let members: BTreeMap<String, model::Member> = answers.collect();
+        let belongs =
+            members.values().any(|member| member.answer.as_ref().is_some_and(|answer| answer.cluster.is_some()));
+        let store = match &self.store {
+            Some(store) if belongs => match store.told(&up) {
+                Ok(told) => model::Store::Known(Box::new(told)),
+                Err(error) => model::Store::Unreachable { reason: error.to_string() },
+            },
+            _ => model::Store::None,
+        };
+        let mut spec = self.spec.clone();
+        validate::settle(&mut spec, &members, &store);
+        Observed {
+            cluster: Cluster {
+                namespace: "default".to_owned(),
+                name: "demo".to_owned(),
+                uid: UID.to_owned(),
+                id: cluster_id(),
+                generation: 1,
+                spec,
+                image: "annulus/node:1".to_owned(),
+                template: self.template.clone(),
+                drain: self.drain.clone(),
+                remove: Vec::new(),
+                deleting: self.deleting,
+                last_ordinal: self.last_ordinal,
+                was_made: self.was_made,
+                known: self.known.clone(),
+            },
+            members,
+            taken: BTreeSet::new(),
+            store,
+            now_s: self.now_s,
+        }
+    }
+
+    fn member(&self, place: &Place, name: &str) -> model::Member {
+        let claim = place.claim.as_ref();
+        let volume = claim.map(|claim| model::Volume {
+            uid: claim.uid.clone(),
+            is_bound: true,
+            requested_bytes: claim.bytes,
+            is_retired: claim.is_retired,
+            may_grow: Some(true),
+            ..model::Volume::default()
+        });
+        let pod = place.pod.as_ref().map(|pod| model::Pod {
+            uid: pod.uid.clone(),
+            template: pod.template.clone(),
+            ip: Some("10.0.0.1".to_owned()).filter(|_| pod.age >= 1),
+            node: Some(format!("node-{}", pod.zone)),
+            node_is_down: pod.is_down,
+            zone: Some(ZONES[pod.zone].to_owned()),
+            is_ready: self.is_ready(place),
+            is_deleting: pod.is_deleting,
+            ..model::Pod::default()
+        });
+        let runs = place.pod.as_ref().is_some_and(|pod| !pod.is_down && pod.age >= 1);
+        let data = claim.and_then(|claim| claim.data).filter(|_| runs);
+        let answer = data.map(|data| -> Status {
+            let cluster = data.is_member.then(|| cluster_id().to_string());
+            serde_json::from_value(json!({"id": data.id.to_string(), "name": name, "cluster": cluster, "version": "1"}))
+                .expect("a status")
+        });
+        model::Member { ordinal: place.ordinal, volume, pod, answer }
+    }
+
+    fn is_ready(&self, place: &Place) -> bool {
+        let Some(pod) = &place.pod else { return false };
+        let Some(data) = place.claim.as_ref().and_then(|claim| claim.data) else { return false };
+        let in_map = self.store.as_ref().is_some_and(|store| store.map.member(data.id).is_some());
+        pod.age >= 2 && !pod.is_down && !pod.is_deleting && in_map && data.is_member
+    }
+
+    /// A second passes for everything but the operator.
+    pub fn round(&mut self) {
+        self.now_s += 1;
+        let mut fresh = Vec::new();
+        for (name, place) in &mut self.places {
+            if place.pod.as_ref().is_some_and(|pod| pod.is_deleting && !pod.is_down) {
+                place.pod = None;
+            }
+            if let Some(pod) = place.pod.as_mut().filter(|pod| !pod.is_down) {
+                pod.age += 1;
+                if place.claim.as_ref().is_some_and(|claim| claim.data.is_none()) {
+                    fresh.push(name.clone());
+                }
+            }
+        }
+        for name in fresh {
+            let id = MemberId::new(1000 + self.unique()).expect("not 0");
+            let claim = self.places.get_mut(&name).and_then(|place| place.claim.as_mut()).expect("just seen");
+            claim.data = Some(Data { id, is_member: false });
+        }
+        self.places.retain(|_, place| place.claim.is_some() || place.pod.is_some());
+        let up = self.members_up();
+        let Some(store) = &mut self.store else { return };
+        store.round(&up);
+        // Whoever is named in the map hears of it.
+        for data in self.places.values_mut().filter_map(|place| place.claim.as_mut()?.data.as_mut()) {
+            data.is_member |= up.contains(&data.id) && store.map.member(data.id).is_some();
+        }
+        self.note();
+    }
+
+    /// What the status would remember.
+    fn note(&mut self) {
+        let up = self.up();
+        let Some(Ok(told)) = self.store.as_ref().map(|store| store.told(&up)) else { return };
+        self.was_made = true;
+        for member in &told.plan.members {
+            let known = self.known.entry(member.name.clone()).or_default();
+            known.id = Some(member.id);
+            known.unheard_since_s = if is_heard(member) { None } else { known.unheard_since_s.or(Some(self.now_s)) };
+        }
+    }
+
+    /// One round of the operator. Returns what it planned.
+    pub fn operate(&mut self) -> Plan {
+        let planned = plan(&self.observe());
+        for action in &planned.actions {
+            self.act(action);
+        }
+        if let Some(step) = &planned.step {
+            self.log.push(format!("{} {step:?}", self.now_s));
+            self.step(step);
+        }
+        planned
+    }
+
+    pub fn act(&mut self, action: &Action) {
+        self.log.push(format!("{} {action:?}", self.now_s));
+        match action {
+            Action::CreateVolume { member, ordinal } => {
+                assert!(self.names.insert(member.clone()), "{member} was used before");
+                self.last_ordinal = self.last_ordinal.max(*ordinal);
+                let uid = format!("v{}", self.unique());
+                let bytes = annulus_crds::quantity::bytes(&self.spec.storage.size).unwrap_or(GIB);
+                let claim = Claim { uid, data: None, bytes, is_retired: false };
+                self.places.insert(member.clone(), Place { ordinal: *ordinal, claim: Some(claim), pod: None });
+            }
+            Action::CreatePod { member, ordinal } => {
+                let uid = format!("p{}", self.unique());
+                let zone = usize::try_from(*ordinal).expect("small") % ZONES.len();
+                let pod =
+                    Pod { uid, template: self.template.clone(), age: 0, zone, is_down: false, is_deleting: false };
+                let place = self.places.get_mut(member).expect("a pod is made for a volume");
+                assert!(place.pod.is_none() && place.claim.is_some());
+                place.pod = Some(pod);
+            }
+            Action::ClearPod { member, uid } => self.delete_pod(member, uid, false),
+            Action::GrowVolume { member } => {
+                let bytes = annulus_crds::quantity::bytes(&self.spec.storage.size).expect("it is a size");
+                let claim =
+                    self.places.get_mut(member).and_then(|place| place.claim.as_mut()).expect("a volume to grow");
+                assert!(claim.bytes < bytes, "volumes only grow");
+                claim.bytes = bytes;
+            }
+            Action::RetireVolume { member } => {
+                let claim =
+                    self.places.get_mut(member).and_then(|place| place.claim.as_mut()).expect("a volume to keep");
+                claim.is_retired = true;
+            }
+        }
+    }
+
+    fn delete_pod(&mut self, member: &str, uid: &str, at_once: bool) {
+        let place = self.places.get_mut(member).expect("a pod to delete");
+        let pod = place.pod.as_mut().expect("a pod to delete");
+        assert_eq!(pod.uid, uid);
+        pod.is_deleting = true;
+        if at_once {
+            place.pod = None;
+        }
+    }
+
+    fn step(&mut self, step: &Step) {
+        match step {
+            Step::Bootstrap { members } => {
+                assert!(self.store.is_none() && !self.was_made, "a store is made once");
+                let bootstrap = Bootstrap {
+                    cluster: UID.to_owned(),
+                    partitions: u32::try_from(self.spec.partitions).expect("small"),
+                    replication_factor: u32::try_from(self.spec.replication_factor).expect("small"),
+                    members: members.clone(),
+                };
+                self.store = Some(Store::bootstrap(&bootstrap).expect("a store can be made of them"));
+            }
+            Step::SetMembers { epoch, members, .. } => {
+                let asked = Members { epoch: Some(*epoch), members: members.clone() };
+                let answer = self.store.as_mut().expect("there is a store").set_members(self.fence, &asked);
+                if let Err(error) = answer {
+                    self.log.push(format!("{} refused: {error}", self.now_s));
+                }
+            }
+            Step::Drain { member } | Step::Undrain { member } => {
+                let drains = matches!(step, Step::Drain { .. });
+                let answer = self.store.as_mut().expect("there is a store").drain(self.fence, member, drains);
+                if let Err(error) = answer {
+                    self.log.push(format!("{} refused: {error}", self.now_s));
+                }
+            }
+            Step::Roll { member, uid } => self.roll(member, uid),
+            Step::DiscardPod { member, uid, at_once } => {
+                self.nothing_is_lost_with(member);
+                self.delete_pod(member, uid, *at_once);
+            }
+            Step::DiscardVolume { member, .. } => {
+                assert!(
+                    self.deleting
+                        || self.spec.volume_retention.when_scaled == WhenScaled::Delete
+                        || !self.known.contains_key(member)
+                );
+                self.nothing_is_lost_with(member);
+                let place = self.places.get_mut(member).expect("a volume to delete");
+                assert!(place.pod.is_none(), "a volume goes after its pod");
+                place.claim = None;
+            }
+            Step::StopPod { member, uid, at_once } => {
+                assert!(self.deleting);
+                self.delete_pod(member, uid, *at_once);
+            }
+            Step::Finish => {
+                assert!(self.deleting && self.places.values().all(|place| place.pod.is_none()));
+                self.is_gone = true;
+            }
+        }
+    }
+
+    /// After a roll every group that had a quorum has one still.
+    fn roll(&mut self, member: &str, uid: &str) {
+        let before = self.members_up();
+        self.delete_pod(member, uid, false);
+        let id = self.places[member].claim.as_ref().and_then(|claim| claim.data).map(|data| data.id);
+        let after: BTreeSet<MemberId> = before.iter().copied().filter(|up| Some(*up) != id).collect();
+        let store = self.store.as_ref().expect("there is a store");
+        if store.map.replication_factor == 1 {
+            return;
+        }
+        for group in store.map.groups().filter(|group| *group != GroupId::MAP) {
+            assert!(
+                !store.has_quorum(group, &before) || store.has_quorum(group, &after),
+                "{group} has lost its quorum"
+            );
+        }
+    }
+
+    /// What goes holds no replica of anything.
+    fn nothing_is_lost_with(&self, member: &str) {
+        let data = self.places.get(member).and_then(|place| place.claim.as_ref()?.data);
+        let (Some(data), Some(store)) = (data, &self.store) else { return };
+        assert!(self.deleting || !store.holds(data.id), "{member} still holds replicas");
+    }
+
+    /// Its node dies, or comes back.
+    pub fn set_down(&mut self, name: &str, is_down: bool) {
+        if let Some(pod) = self.places.get_mut(name).and_then(|place| place.pod.as_mut()) {
+            pod.is_down = is_down;
+            pod.age = 0;
+        }
+    }
+
+    /// Its node is gone, and Kubernetes has noticed: the pod, too.
+    pub fn lose_pod(&mut self, name: &str) {
+        if let Some(place) = self.places.get_mut(name) {
+            place.pod = None;
+        }
+    }
+
+    /// Its volume is empty now, and its process has begun anew.
+    pub fn wipe(&mut self, name: &str) {
+        if let Some(place) = self.places.get_mut(name) {
+            if let Some(claim) = &mut place.claim {
+                claim.data = None;
+            }
+            if let Some(pod) = &mut place.pod {
+                pod.age = 0;
+            }
+        }
+    }
+
+    /// Somebody has deleted its claim and its pod.
+    pub fn lose_volume(&mut self, name: &str) {
+        self.places.remove(name);
+    }
+
+    /// Whether all is as the spec wants it, and stays so.
+    pub fn is_settled(&self) -> bool {
+        let observed = self.observe();
+        let planned = plan(&observed);
+        let Some(told) = observed.told() else { return false };
+        let wanted = usize::try_from(observed.cluster.spec.replicas).expect("small");
+        planned.is_empty() && planned.wait.is_none() && told.plan.settled && told.plan.members.len() == wanted
+    }
+
+    /// Operates until all is settled.
+    pub fn settle(&mut self, most_rounds: usize) {
+        for _ in 0..most_rounds {
+            self.round();
+            let planned = self.operate();
+            if self.is_settled() {
+                return;
+            }
+            let observed = self.observe();
+            let told = observed.told().map(|told| told.plan.settled);
+            let says_why = !planned.is_empty() || planned.wait.is_some() || told == Some(true);
+            assert!(says_why, "it neither does anything nor says why: {planned:?}\n{}", self.log.join("\n"));
+        }
+        let observed = self.observe();
+        let planned = plan(&observed);
+        panic!(
+            "it does not settle: {planned:#?}\n{}\n{:?}",
+            self.log.join("\n"),
+            observed.told().map(|told| &told.plan)
+        );
+    }
+}
+
+pub fn cluster_id() -> ClusterId {
+    UID.parse().expect("a UUID")
+}
