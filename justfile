@@ -24,6 +24,14 @@ sim seeds="200":
 e2e:
     cargo xtest build e2e
 
+# Container images, without Docker: target/images/*.tar, tagged annulus/node:TAG and annulus/operator:TAG.
+images tag="dev":
+    TAG={{tag}} charts/images
+
+# The Helm charts.
+charts:
+    cargo xtest charts chart-tests
+
 # Load on a store that runs on this machine (`cargo run --release -p annulus -- dev`).
 bench *arguments:
     cargo run --release -p annulus -- bench {{arguments}}

@@ -1,14 +1,15 @@
 //! The Kubernetes API of Annulus, `annulus.dev/v1alpha1`: the types of its custom resources, and the names of everything else
 //! that people and programs may rely on.
 //!
-//! The types are the source. What stands in `storagecluster.yaml` beside this crate is made of them
-//! (`cargo run -p annulus-crds`), and a test holds the two together. Rules that span fields are CEL in the schema, so that
+//! The types are the source. What stands in `storagecluster.yaml` beside this crate, and in the chart `annulus-crds`, is made of
+//! them (`cargo run -p annulus-crds`), and a test holds the two together. Rules that span fields are CEL in the schema, so that
 //! the API server refuses what could never work; the operator asks them once more, because a schema can be old.
 
 pub mod quantity;
 mod schema;
 pub mod storage_cluster;
 
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt;
 
 pub use storage_cluster::{StorageCluster, StorageClusterSpec, StorageClusterStatus};
@@ -53,8 +54,25 @@ pub mod annotations {
 /// The finalizer on a cluster.
 pub const FINALIZER: &str = "annulus.dev/cluster";
 
-/// The manifests of all custom resources, as YAML documents.
+/// The annotation by which Helm leaves a resource where it is when its release is uninstalled. A definition takes all
+/// resources of its kind along.
+const KEEP: &str = "helm.sh/resource-policy";
+
+/// The manifests of all custom resources, as YAML documents, by their files in this crate's folder.
 pub fn manifests() -> Vec<(&'static str, String)> {
-    let cluster = serde_yaml::to_string(&schema::tidied(StorageCluster::crd())).expect("a manifest is plain data");
-    vec![("storagecluster.yaml", cluster)]
+    vec![("storagecluster.yaml", yaml(&schema::tidied(StorageCluster::crd())))]
+}
+
+/// The same as templates of the chart `annulus-crds`, by their files in the repository. They are templates because Helm never
+/// upgrades what lies in a chart's `crds/`.
+pub fn chart_templates() -> Vec<(&'static str, String)> {
+    let mut crd = schema::tidied(StorageCluster::crd());
+    crd.metadata.annotations.get_or_insert_default().insert(KEEP.to_owned(), "keep".to_owned());
+    let template = yaml(&crd);
+    assert!(!template.contains("{{"), "Helm would take this for a call: a description has two braces");
+    vec![("charts/annulus-crds/templates/storageclusters.yaml", template)]
+}
+
+fn yaml(crd: &CustomResourceDefinition) -> String {
+    serde_yaml::to_string(crd).expect("a manifest is plain data")
 }

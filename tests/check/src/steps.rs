@@ -33,6 +33,19 @@ pub(crate) const STEPS: &[Step] = &[
         needs: Some(Tool::Deny),
         ..PLAIN
     },
+    Step {
+        name: "charts",
+        command: "helm lint --strict --quiet charts/annulus-crds charts/annulus-operator",
+        needs: Some(Tool::Helm),
+        ..PLAIN
+    },
+    Step {
+        name: "chart-tests",
+        command: "cargo test -p annulus-crds --test charts",
+        needs: Some(Tool::Helm),
+        tests: true,
+        ..PLAIN
+    },
     // Unit tests, scripts with golden traces, tidy.
     Step { name: "test", command: "cargo test --workspace --no-fail-fast", tests: true, ..PLAIN },
     Step {
@@ -58,12 +71,13 @@ pub(crate) const STEPS: &[Step] = &[
     },
 ];
 
-/// What a minimal installation of Rust lacks.
+/// What a minimal installation of Rust lacks, and what is no part of one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Tool {
     Rustfmt,
     Clippy,
     Deny,
+    Helm,
 }
 
 impl Tool {
@@ -73,6 +87,7 @@ impl Tool {
             Tool::Rustfmt => "cargo fmt --version",
             Tool::Clippy => "cargo clippy --version",
             Tool::Deny => "cargo deny --version",
+            Tool::Helm => "helm version --short",
         }
     }
 
@@ -82,6 +97,7 @@ impl Tool {
             Tool::Rustfmt => "rustfmt is not here (rustup component add rustfmt)",
             Tool::Clippy => "clippy is not here (rustup component add clippy)",
             Tool::Deny => "cargo-deny is not here (cargo install --locked cargo-deny)",
+            Tool::Helm => "helm is not here (go install helm.sh/helm/v3/cmd/helm@v3.22.0)",
         }
     }
 }
@@ -96,7 +112,15 @@ mod tests {
     fn every_step_has_a_name_of_its_own_and_a_command() {
         let names: BTreeSet<&str> = STEPS.iter().map(|step| step.name).collect();
         assert_eq!(names.len(), STEPS.len());
-        assert!(STEPS.iter().all(|step| !step.name.is_empty() && step.command.starts_with("cargo ")));
+        let known = |command: &str| command.starts_with("cargo ") || command.starts_with("helm ");
+        assert!(STEPS.iter().all(|step| !step.name.is_empty() && known(step.command)));
+    }
+
+    #[test]
+    fn a_step_that_calls_helm_is_skipped_where_there_is_none() {
+        for step in STEPS.iter().filter(|step| step.command.starts_with("helm ")) {
+            assert_eq!(step.needs, Some(Tool::Helm), "{}", step.name);
+        }
     }
 
     #[test]
