@@ -142,7 +142,7 @@ impl Store {
             }
             Patch::Json(patch) => {
                 let mut new = Value::clone(&old);
-                json_patch::patch(&mut new, patch)
+                patch_by_steps(&mut new, patch)
                     .map_err(|error| Error::invalid(key.kind, &key.name, error.to_string()))?;
                 new
             }
@@ -255,6 +255,20 @@ impl Store {
         }
         Ok(Some(self.put(key, new, owners)))
     }
+}
+
+/// The real server takes a test for `null` of what is not there as passed, and kube's finalizers rely on that.
+fn patch_by_steps(object: &mut Value, patch: &json_patch::Patch) -> Result<(), json_patch::PatchError> {
+    for step in &patch.0 {
+        if let json_patch::PatchOperation::Test(test) = step
+            && test.value.is_null()
+            && object.pointer(test.path.as_str()).is_none()
+        {
+            continue;
+        }
+        json_patch::patch(object, std::slice::from_ref(step))?;
+    }
+    Ok(())
 }
 
 /// A deleted object goes when its last finalizer has, and a pod not before its node has ended it.
