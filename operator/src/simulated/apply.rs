@@ -134,6 +134,11 @@ fn same_item(item: &Value, part: &str, keys: &[&str]) -> bool {
     key_part(item, keys) == part
 }
 
+/// Whether an item of a set is the one that a path names.
+fn is_member(item: &Value, text: &str) -> bool {
+    serde_json::from_str::<Value>(text).is_ok_and(|named| named == *item)
+}
+
 /// What the server itself keeps, and nobody owns.
 fn is_servers(path: &[String]) -> bool {
     const METADATA: [&str; 10] = [
@@ -209,7 +214,7 @@ pub(super) fn value<'a>(kind: Kind, object: &'a Value, path: &[String]) -> Optio
     for (depth, part) in path.iter().enumerate() {
         at = match part.split_at(2) {
             ("f:", name) => at.get(name)?,
-            ("v:", text) => at.as_array()?.iter().find(|item| item.to_string() == text)?,
+            ("v:", text) => at.as_array()?.iter().find(|item| is_member(item, text))?,
             _ => {
                 let List::Keyed(keys) = list_at(kind, path, depth) else { return None };
                 at.as_array()?.iter().find(|item| same_item(item, part, keys))?
@@ -243,7 +248,7 @@ pub(super) fn remove(kind: Kind, object: &mut Value, path: &[String], depth: usi
     let how = list_at(kind, path, depth);
     let Some(items) = object.as_array_mut() else { return };
     let found = items.iter().position(|item| match how {
-        List::Set => part.strip_prefix("v:").is_some_and(|text| item.to_string() == text),
+        List::Set => part.strip_prefix("v:").is_some_and(|text| is_member(item, text)),
         List::Keyed(keys) => same_item(item, part, keys),
         List::Atomic => false,
     });

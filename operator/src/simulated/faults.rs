@@ -138,7 +138,13 @@ impl Rule {
             && self.kind.is_none_or(|kind| kind == call.kind)
             && self.name.as_ref().is_none_or(|name| *name == call.name)
             && self.subresource.as_ref().is_none_or(|name| Some(name) == call.subresource.as_ref())
-            && (!matches!(self.fault, Fault::Stale { .. }) || matches!(call.verb, Verb::Get | Verb::List))
+            && match self.fault {
+                Fault::Stale { even_latest, .. } => {
+                    matches!(call.verb, Verb::Get | Verb::List)
+                        && (even_latest || call.query.get("resourceVersion") == "0")
+                }
+                _ => true,
+            }
     }
 }
 
@@ -188,12 +194,7 @@ impl Faults {
                 rule.skipped -= 1;
                 return None;
             }
-            if rule.one_in > 1 && random() % rule.one_in != 0 {
-                return None;
-            }
-            if let Fault::Stale { even_latest: false, .. } = rule.fault
-                && call.query.get("resourceVersion") != "0"
-            {
+            if rule.one_in > 1 && !random().is_multiple_of(rule.one_in) {
                 return None;
             }
             rule.times = rule.times.map(|times| times - 1);

@@ -141,7 +141,7 @@ impl Server {
                 if volume.by_zone { label(node, ZONE) != Some(&volume.zone) } else { volume.node != text(node, "name") }
             })
         };
-        if claims_of(pod).iter().any(|claim| elsewhere(claim)) {
+        if claims_of(pod).iter().any(elsewhere) {
             return Some("node(s) had volume node affinity conflict".to_owned());
         }
         if !keeps_even(pod, node, scene) {

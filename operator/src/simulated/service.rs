@@ -188,7 +188,7 @@ impl Server {
         }
         let mut version = match fault {
             // Nothing older than what was asked for, however stale.
-            Some(Fault::Stale { writes, .. }) => newest.saturating_sub(*writes).max(asked),
+            Some(Fault::Stale { writes, .. }) => newest.saturating_sub(*writes).max(asked).max(self.store.oldest()),
             _ if call.query.get("resourceVersionMatch") == "Exact" => asked,
             _ => newest,
         };

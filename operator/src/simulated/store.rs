@@ -125,6 +125,11 @@ impl Store {
         Ok(self.history.get(self.history.partition_point(|event| event.version <= version)))
     }
 
+    /// The oldest version that is remembered.
+    pub(super) fn oldest(&self) -> u64 {
+        self.forgotten
+    }
+
     /// Forgets all changes until now.
     pub(super) fn forget(&mut self) {
         self.history.clear();

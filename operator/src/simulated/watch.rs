@@ -77,7 +77,7 @@ impl WatchBody {
     ) -> Result<Self, Error> {
         let asked = call.query.number("resourceVersion")?.unwrap_or(0);
         let send_all = call.query.is("sendInitialEvents");
-        let visible = server.delay.visible(server.store.version());
+        let visible = server.delay.visible(server.store.version()).max(server.store.oldest());
         let timeout = call.query.number("timeoutSeconds")?;
         let mut body = Self {
             server: Arc::clone(shared),

@@ -1,4 +1,3 @@
-use std::future::Future;
 use std::pin::pin;
 
 use futures_util::{Stream, StreamExt};
@@ -34,17 +33,15 @@ async fn next(stream: &mut (impl Stream<Item = Result<Event<ConfigMap>, Error>> 
     seen
 }
 
-fn is_quiet(stream: &mut (impl Stream<Item = Result<Event<ConfigMap>, Error>> + Unpin)) -> impl Future<Output = bool> {
+async fn is_quiet(stream: &mut (impl Stream<Item = Result<Event<ConfigMap>, Error>> + Unpin)) -> bool {
     // Everything runs on one thread: after a few turns nothing is left to come.
-    async move {
-        for _ in 0..50 {
-            if futures_util::poll!(stream.next()).is_ready() {
-                return false;
-            }
-            tokio::task::yield_now().await;
+    for _ in 0..50 {
+        if futures_util::poll!(stream.next()).is_ready() {
+            return false;
         }
-        true
+        tokio::task::yield_now().await;
     }
+    true
 }
 
 fn add(cluster: &Cluster, name: &str) {
