@@ -1,7 +1,7 @@
 //! Who owns which field: what server-side apply is made of.
 //!
-//! A field is named by its path, whose parts are written as in `metadata.managedFields`: `f:name` is a field, `k:{…}` the item of a
-//! list that has these keys, `v:…` the item of a set. Lists without keys, and selectors, are owned as a whole.
+//! A field is named by its path, whose parts are written as in `metadata.managedFields`: `f:name` is a field, `k:{…}` the
+//! item of a list that has these keys, `v:…` the item of a set. Lists without keys, and selectors, are owned as a whole.
 //!
 //! Source of the rules: <https://kubernetes.io/docs/reference/using-api/server-side-apply/> and `structured-merge-diff`.
 
