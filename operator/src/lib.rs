@@ -23,6 +23,8 @@ pub mod plan;
 pub mod queue;
 pub mod reconcile;
 pub mod resources;
+#[cfg(any(test, feature = "simulated"))]
+pub mod simulated;
 pub mod status;
 pub mod stores;
 pub mod validate;
