@@ -72,5 +72,9 @@ fn run(command: Command) -> Result<(), Failure> {
 /// Runs a command's future on a runtime of its own: one thread is enough for whoever waits for answers.
 fn block_on(command: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.map_err(|error| Failure::system("the runtime could not be started", &error))?.block_on(command)
+    let runtime = runtime.map_err(|error| Failure::system("the runtime could not be started", &error))?;
+    let ended = runtime.block_on(command);
+    // The look-up of a name may hang for half a minute, and nobody wants to know any more.
+    runtime.shutdown_background();
+    ended
 }

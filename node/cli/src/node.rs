@@ -2,12 +2,17 @@
 
 use std::fmt::Display;
 use std::io;
+use std::process;
 use std::str::FromStr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use annulus_node::config::{Config, LogFormat, Partial};
 use rustix::process::{Signal, getpid, kill_process};
+use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
 
 use crate::args;
 use crate::exit::Failure;
@@ -23,10 +28,11 @@ pub(crate) fn run(arguments: args::Node) -> Result<(), Failure> {
         return Ok(());
     }
     annulus_node::logging::init(&config.log).map_err(|error| Failure::Usage(told(&error)))?;
+    let end = End::listen().map_err(|error| Failure::system("signals can't be listened for", &error))?;
     if arguments.exit_with_stdin {
         end_with_stdin();
     }
-    annulus_node::node::run(config, told_to_end()).map_err(|error| {
+    annulus_node::node::run(config, end.told()).map_err(|error| {
         tracing::error!(error = told(&error), "the member did not start");
         Failure::Refused(told(&error))
     })
@@ -66,16 +72,50 @@ fn told(error: &dyn std::error::Error) -> String {
     told
 }
 
-/// Ends when the process is asked to: by SIGTERM (Kubernetes, `annulus dev`) or SIGINT (Ctrl-C).
-async fn told_to_end() {
-    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
-        // Without handlers these signals end the process at once, which loses nothing that was acknowledged.
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+/// How the process is asked to end: by SIGTERM (Kubernetes, `annulus dev`) or SIGINT (Ctrl-C).
+///
+/// They are listened for from the beginning, by a thread of their own: the first process of a container does not end by a
+/// signal that it has no handler for, and a start may take long.
+#[derive(Debug)]
+struct End {
+    told: oneshot::Receiver<()>,
+    is_serving: Arc<AtomicBool>,
+}
+
+impl End {
+    fn listen() -> io::Result<Self> {
+        let runtime = Builder::new_current_thread().enable_io().build()?;
+        let (mut terminate, mut interrupt) = {
+            let _entered = runtime.enter();
+            (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?)
+        };
+        let (tell, told) = oneshot::channel();
+        let is_serving = Arc::new(AtomicBool::new(false));
+        let waited_for = Arc::clone(&is_serving);
+        thread::Builder::new().name("signals".to_owned()).spawn(move || {
+            let signal = runtime.block_on(async {
+                tokio::select! {
+                    _ = terminate.recv() => "SIGTERM",
+                    _ = interrupt.recv() => "SIGINT",
+                }
+            });
+            if !waited_for.load(Ordering::SeqCst) {
+                // Nothing was served or acknowledged yet, and what is on disk is whole at any time.
+                tracing::info!(signal, "told to end while it starts: it ends at once");
+                process::exit(0);
+            }
+            tracing::info!(signal, "told to end: it hands its leaders over, then lets open requests end");
+            // The node may have ended by itself.
+            let _ = tell.send(());
+        })?;
+        Ok(Self { told, is_serving })
+    }
+
+    /// Ends when the process is asked to end.
+    async fn told(self) {
+        self.is_serving.store(true, Ordering::SeqCst);
+        // The thread lives until it has told.
+        let _ = self.told.await;
     }
 }
 

@@ -38,6 +38,7 @@ mod client;
 mod directory;
 mod error;
 pub mod lock;
+mod names;
 pub mod node;
 mod options;
 mod ring;

@@ -39,7 +39,7 @@ pub struct Status {
     /// The store that it belongs to; `None` before the bootstrap, and before it has joined.
     #[serde(default, with = "wire::optional")]
     pub cluster: Option<ClusterId>,
-    /// The zone it runs in; empty when zones are not told apart.
+    /// The zone it runs in: as it is configured, else as the map says; empty when there is none.
     #[serde(default)]
     pub zone: String,
     /// The weight that it is configured with; `None`: it does not tell.
@@ -63,6 +63,12 @@ pub struct Status {
     /// Whether it has handed its leaders over and takes none for a while.
     #[serde(default)]
     pub evicted: bool,
+    /// Bytes that it may still write to the disk of its volume; `None`: it does not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk_bytes_free: Option<u64>,
+    /// Bytes that this disk has in all; `None`: it does not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk_bytes_total: Option<u64>,
     /// Everything else that it tells.
     #[serde(flatten)]
     pub other: serde_json::Map<String, serde_json::Value>,

@@ -14,9 +14,10 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::time::{Instant, timeout_at};
 
+use crate::names::Names;
 use crate::{MemberId, Problem};
 
-/// How long a connection may take to come about.
+/// How long a connection may take to come about, once it is known where to, and how long it may take to know that.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long an unused connection is kept.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
@@ -26,7 +27,7 @@ const MAX_ANSWER_BYTES: usize = 64 * 1024 * 1024;
 /// Sends requests.
 #[derive(Debug, Clone)]
 pub(crate) struct Transport {
-    http: HyperClient<HttpConnector, Full<Bytes>>,
+    http: HyperClient<HttpConnector<Names>, Full<Bytes>>,
 }
 
 /// What is sent, whoever it goes to.
@@ -63,7 +64,7 @@ pub(crate) enum Failure {
 
 impl Transport {
     pub(crate) fn new() -> Self {
-        let mut connector = HttpConnector::new();
+        let mut connector = HttpConnector::new_with_resolver(Names::new(CONNECT_TIMEOUT));
         connector.set_nodelay(true);
         connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
         let http = HyperClient::builder(TokioExecutor::new())

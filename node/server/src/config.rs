@@ -129,6 +129,8 @@ pub type CacheSize = Size<MIB, { 1024 * GIB }>;
 pub type MoveRate = Size<MIB, { 4 * GIB }>;
 /// Election timeout.
 pub type ElectionTimeout = Span<100, 60_000>;
+/// How long a member that ends still serves.
+pub type StopDelay = Span<0, 300_000>;
 
 /// What the node is to be.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
@@ -170,6 +172,9 @@ pub struct Config {
     pub max_move_rate: MoveRate,
     /// How long a follower waits for its leader before it asks for an election.
     pub election_timeout: ElectionTimeout,
+    /// For how long a member that is told to end still takes requests, though it is not ready any more: whoever finds
+    /// members by that hears of it a little later.
+    pub stop_delay: StopDelay,
     /// What is logged, and how.
     pub log: Log,
 }
@@ -234,6 +239,7 @@ settings! {
     cache_bytes: CacheSize = "cache_bytes" "ANNULUS_CACHE_BYTES";
     max_move_rate: MoveRate = "max_move_rate" "ANNULUS_MAX_MOVE_RATE";
     election_timeout: ElectionTimeout = "election_timeout" "ANNULUS_ELECTION_TIMEOUT";
+    stop_delay: StopDelay = "stop_delay" "ANNULUS_STOP_DELAY";
     log.format: LogFormat = "log.format" "ANNULUS_LOG_FORMAT";
     log.level: Level = "log.level" "ANNULUS_LOG_LEVEL";
 }
@@ -261,6 +267,7 @@ pub struct Partial {
     pub cache_bytes: Option<CacheSize>,
     pub max_move_rate: Option<MoveRate>,
     pub election_timeout: Option<ElectionTimeout>,
+    pub stop_delay: Option<StopDelay>,
     pub log: PartialLog,
 }
 
@@ -354,6 +361,7 @@ impl Partial {
             cache_bytes: self.cache_bytes.unwrap_or(Size(64 * MIB)),
             max_move_rate: self.max_move_rate.unwrap_or(Size(4 * GIB)),
             election_timeout: self.election_timeout.unwrap_or(Span(500)),
+            stop_delay: self.stop_delay.unwrap_or(Span(0)),
             log: Log { format: self.log.format.unwrap_or_default(), level: self.log.level.unwrap_or_default() },
         })
     }

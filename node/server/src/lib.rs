@@ -12,6 +12,7 @@ pub mod config;
 pub mod http;
 pub mod logging;
 pub mod metrics;
+mod names;
 pub mod node;
 pub mod peers;
 pub mod router;

@@ -4,6 +4,7 @@
 //! - [`kills`]: the same, while members are killed. `ANNULUS_SEED` and `ANNULUS_KILLS` decide whom, when and how often.
 //! - [`lives`]: drained, replaced, emptied, damaged, moved to other ports.
 //! - [`planned_stops`]: members that are stopped and started again are missed by nobody.
+//! - [`pods`]: members without zones, behind names, on volumes that a file system was just made on.
 //! - [`refusals`]: what is refused, and that it changes nothing.
 //! - [`command_line`]: the verbs for all of it.
 //! - [`dev`]: `annulus dev` with more or fewer members than before.
@@ -16,4 +17,5 @@ mod grow_and_shrink;
 mod kills;
 mod lives;
 mod planned_stops;
+mod pods;
 mod refusals;

@@ -33,6 +33,8 @@ struct Status {
     leaders: usize,
     moves_in: usize,
     evicted: bool,
+    disk_bytes_free: Option<u64>,
+    disk_bytes_total: Option<u64>,
     uptime_seconds: u64,
 }
 
@@ -57,6 +59,8 @@ pub(super) fn status<R: Router>(edge: &Edge<R>) -> Response {
         leaders: status.leaders,
         moves_in: status.moves_in,
         evicted: status.evicted,
+        disk_bytes_free: status.disk.map(|disk| disk.free_bytes),
+        disk_bytes_total: status.disk.map(|disk| disk.total_bytes),
         uptime_seconds: status.uptime.as_secs(),
     };
     json(serde_json::to_vec(&status).expect("strings and numbers always serialise"))
@@ -127,9 +131,18 @@ fn refusal(error: &BootstrapError) -> Problem {
         BootstrapError::Conflict { ours, theirs } => Problem::new(Kind::BootstrapConflict, detail)
             .with("ours", ours.to_string())
             .with("theirs", theirs.to_string()),
+        BootstrapError::Taken { name, theirs, asked } => Problem::new(Kind::BootstrapConflict, detail)
+            .with("name", name.as_str())
+            .with("ours", theirs.to_string())
+            .with("theirs", asked.to_string()),
         BootstrapError::NotAMember { member } => {
             Problem::new(Kind::InvalidBootstrap, detail).with("member", member.to_string())
         }
+        BootstrapError::OtherZone { member, configured, asked } => Problem::new(Kind::InvalidBootstrap, detail)
+            .with("member", member.to_string())
+            .with("field", "zone")
+            .with("asked", asked.as_str())
+            .with("says", configured.as_str()),
         BootstrapError::Unreachable { .. } => Problem::temporary(Kind::NoLeader, detail),
     }
 }

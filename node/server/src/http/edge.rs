@@ -112,6 +112,9 @@ impl<R: Router + 'static> Edge<R> {
             }
             response
         });
+        if self.resources.is_leaving() && parts.version < Version::HTTP_2 {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
         if parts.method == Method::HEAD {
             strip_body(&mut response);
         }

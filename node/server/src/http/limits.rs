@@ -2,7 +2,7 @@
 //! bytes of bodies in memory.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -94,6 +94,8 @@ pub struct Resources {
     pub(super) client_connections: Arc<Quota>,
     pub(super) admin_connections: Arc<Quota>,
     pub(super) lock_waits: Arc<Quota>,
+    /// The node is about to stop.
+    leaving: AtomicBool,
 }
 
 impl Resources {
@@ -107,7 +109,19 @@ impl Resources {
             lock_waits: Quota::new(limits.max_lock_waits, http.lock_waits.clone()),
             limits,
             metrics,
+            leaving: AtomicBool::new(false),
         })
+    }
+
+    /// From now on each answer over HTTP/1.1 is the last of its connection: a client that was told so before the node stops
+    /// sends nothing to a connection that is just being closed. HTTP/2 says it in time by itself.
+    pub fn leave(&self) {
+        self.leaving.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the node is about to stop.
+    pub(super) fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::Relaxed)
     }
 
     /// Where everything is counted.

@@ -1,7 +1,8 @@
 //! Who the members are to be: `PUT /admin/v1/members`, and one of them at `/admin/v1/members/{id}` and `…/{id}/drain`.
 //!
-//! A node is asked who it is before it becomes a member: a wrong address, a volume of another store or a zone that only
-//! the request knows of would show much later, as replicas that never arrive.
+//! A node is asked who it is before it becomes a member: a wrong address, a volume of another store or a zone that is
+//! another than the request says would show much later, as replicas that never arrive. A node that was started without a
+//! zone takes the one that it is given: a pod can't know its zone before it is scheduled.
 
 use std::sync::Arc;
 
@@ -183,7 +184,9 @@ fn compare(map: &Map, desired: &Desired, said: &Identified, is_known: bool) -> R
         fields.push(("peer address", desired.peer_address.clone(), told));
     } else {
         fields.push(("name", desired.name.clone(), said.name.clone()));
-        fields.push(("zone", desired.zone.clone(), said.zone.clone()));
+        if !said.zone.is_empty() {
+            fields.push(("zone", desired.zone.clone(), said.zone.clone()));
+        }
     }
     match fields.into_iter().find(|(_, asked, says)| asked != says) {
         None => Ok(()),

@@ -7,7 +7,9 @@ use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Unit;
 
+use super::membership::About;
 use crate::runtime::{LaneGauges, Links, Shared};
 
 /// Reads the gauges of lanes and links.
@@ -15,6 +17,7 @@ use crate::runtime::{LaneGauges, Links, Shared};
 pub(super) struct NodeCollector {
     pub(super) shared: Arc<Shared>,
     pub(super) links: Links,
+    pub(super) about: About,
 }
 
 type Figure = (&'static str, &'static str, fn(&LaneGauges) -> u64);
@@ -86,6 +89,27 @@ impl Collector for NodeCollector {
         for (member, up) in self.links.states() {
             let labels = [("member", member.to_string())];
             ConstGauge::new(i64::from(up)).encode(family.encode_family(&labels)?)?;
+        }
+        self.encode_member(&mut encoder)
+    }
+}
+
+impl NodeCollector {
+    /// Who the member is, and the room that it has.
+    fn encode_member(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let gauge = |value| ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
+        let kind = gauge(0_u64).metric_type();
+        let labels = self.about.labels(self.shared.map().as_deref(), self.shared.member);
+        let mut family = encoder.encode_descriptor("member", "This member, always 1", None, kind)?;
+        gauge(1).encode(family.encode_family(&labels)?)?;
+        let Some(disk) = self.about.disk() else { return Ok(()) };
+        let figures = [
+            ("disk_free", "Bytes that may still be written to the disk of the volume", disk.free_bytes),
+            ("disk_total", "Bytes that the disk of the volume has in all", disk.total_bytes),
+        ];
+        for (name, help, bytes) in figures {
+            let figure = gauge(bytes);
+            figure.encode(encoder.encode_descriptor(name, help, Some(&Unit::Bytes), kind)?)?;
         }
         Ok(())
     }

@@ -12,6 +12,7 @@
 //! map again, but no other first one, because its replicas may have been made from it. No lane acts on a map that is not
 //! in the file: a member that came back with an older one would drop what it has got since.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -22,9 +23,10 @@ use annulus_core::map::Map;
 use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep};
 
+use super::disk_space::disk_space;
 use super::map_file;
 use crate::config::Config;
-use crate::router::{BootstrapError, NodeStatus};
+use crate::router::{BootstrapError, DiskSpace, NodeStatus};
 use crate::runtime::{Clock, LaneGauges, LaneHandle, LaneInput, Links, Shared};
 use crate::storage::{Disk, IdentityFile};
 
@@ -61,21 +63,50 @@ struct Inner {
 /// What the configuration says of this member.
 #[derive(Debug, Clone)]
 pub(super) struct About {
+    name: String,
+    /// Empty: the map says it.
     zone: String,
     weight: u32,
     client_address: String,
     peer_address: String,
     admin_address: String,
+    data: PathBuf,
+}
+
+impl About {
+    /// The zone that this member runs in: the one that it is configured with, else the one that the map says. A pod can't
+    /// know its zone before it is scheduled, so that its operator tells it with the map.
+    fn zone(&self, map: Option<&Map>, member: MemberId) -> String {
+        let told = map.filter(|_| self.zone.is_empty()).and_then(|map| map.member(member));
+        told.map_or_else(|| self.zone.clone(), |told| told.zone.clone())
+    }
+
+    /// What the metrics say of this member.
+    pub(super) fn labels(&self, map: Option<&Map>, member: MemberId) -> [(&'static str, String); 4] {
+        [
+            ("member", member.to_string()),
+            ("name", self.name.clone()),
+            ("zone", self.zone(map, member)),
+            ("version", env!("CARGO_PKG_VERSION").to_owned()),
+        ]
+    }
+
+    /// The room on the disk of the volume.
+    pub(super) fn disk(&self) -> Option<DiskSpace> {
+        disk_space(&self.data)
+    }
 }
 
 impl From<&Config> for About {
     fn from(config: &Config) -> Self {
         Self {
+            name: config.name.clone(),
             zone: config.zone.clone(),
             weight: u32::try_from(config.weight.get()).expect("the configuration bounds it"),
             client_address: config.client_advertise.to_string(),
             peer_address: config.peer_advertise.to_string(),
             admin_address: config.admin_advertise.to_string(),
+            data: config.data.clone(),
         }
     }
 }
@@ -159,6 +190,9 @@ impl Membership {
         if known.member(me).is_some() && map.member(me).is_none() {
             tracing::warn!(epoch = map.epoch, "this member was removed from its store");
         }
+        if map.member(me).is_some_and(|told| known.member(me).is_none_or(|before| before.zone != told.zone)) {
+            self.tell_zone(&map);
+        }
         tracing::debug!(epoch = map.epoch, moves = map.moves.len(), "map");
     }
 
@@ -187,7 +221,7 @@ impl Membership {
     /// Takes a first map from a peer: that of a new store, or that of one which this member is to join.
     async fn join(&self, map: Arc<Map>) -> Result<(), BootstrapError> {
         if map.epoch == 1 {
-            return self.bootstrap((*map).clone()).await;
+            return self.begin((*map).clone()).await;
         }
         let inner = &*self.inner;
         let _one_at_a_time = inner.joining.lock().await;
@@ -218,8 +252,19 @@ impl Membership {
         }
     }
 
-    /// Makes `map` the first map of the store, or finds that it was.
+    /// Makes `map`, which an operator has stated, the first map of the store, or finds that it was.
     pub async fn bootstrap(&self, map: Map) -> Result<(), BootstrapError> {
+        let (configured, member) = (&self.inner.about.zone, self.inner.shared.member);
+        let asked = map.member(member).map(|told| &told.zone);
+        match asked.filter(|asked| !configured.is_empty() && *asked != configured) {
+            Some(asked) => {
+                Err(BootstrapError::OtherZone { member, configured: configured.clone(), asked: asked.clone() })
+            }
+            None => self.begin(map).await,
+        }
+    }
+
+    async fn begin(&self, map: Map) -> Result<(), BootstrapError> {
         let inner = &*self.inner;
         let _one_at_a_time = inner.joining.lock().await;
         if let Some(ours) = inner.shared.map() {
@@ -242,8 +287,24 @@ impl Membership {
 
     fn is_member_now(&self, map: Arc<Map>) {
         tracing::info!(cluster = %map.cluster, epoch = map.epoch, members = map.members.len(), "joined");
+        self.tell_zone(&map);
         self.inner.shared.set_map(map);
         self.inner.joined.send_replace(true);
+    }
+
+    /// Says in the log which zone a map puts this member in.
+    fn tell_zone(&self, map: &Map) {
+        let (configured, member) = (&self.inner.about.zone, self.inner.shared.member);
+        let Some(told) = map.member(member) else { return };
+        if configured.is_empty() || *configured == told.zone {
+            tracing::info!(zone = told.zone, epoch = map.epoch, "this member's zone");
+        } else {
+            tracing::warn!(
+                configured,
+                zone = told.zone,
+                "replicas are placed by the zone that the map says, and this member is configured with another"
+            );
+        }
     }
 
     /// Who reaches this member where, by the newest map.
@@ -321,7 +382,8 @@ impl Membership {
         NodeStatus {
             id: shared.member,
             name: identity.name,
-            zone: about.zone,
+            zone: about.zone(map.as_deref(), shared.member),
+            disk: about.disk(),
             weight: about.weight,
             client_address: about.client_address,
             peer_address: about.peer_address,

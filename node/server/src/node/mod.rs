@@ -7,6 +7,7 @@
 //! ```
 
 mod collector;
+mod disk_space;
 mod io;
 mod map_file;
 mod membership;

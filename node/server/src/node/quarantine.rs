@@ -17,6 +17,8 @@ use std::path::{Path, PathBuf};
 const MARKER: &str = "damaged";
 /// What the folders begin with that volumes were set aside in.
 const FOLDER: &str = "quarantine-";
+/// What a file system has made in its root for its own use, and keeps to itself: it is not the volume's, and can't be moved.
+const FILE_SYSTEMS_OWN: &str = "lost+found";
 
 /// Says that the volume is not to be used any more.
 pub(super) fn mark(data: &Path, reason: &str) -> io::Result<()> {
@@ -37,7 +39,7 @@ pub(super) fn marked(data: &Path) -> Option<String> {
 pub(super) fn set_aside(data: &Path) -> io::Result<PathBuf> {
     let names: Vec<String> = fs::read_dir(data)?
         .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-        .filter(|name| name != MARKER && name != "lock" && !name.starts_with(FOLDER))
+        .filter(|name| name != MARKER && name != "lock" && name != FILE_SYSTEMS_OWN && !name.starts_with(FOLDER))
         .collect();
     let folder = (1..).map(|number| data.join(format!("{FOLDER}{number}"))).find(|folder| !folder.exists());
     let folder = folder.expect("there are more numbers than folders");
@@ -52,6 +54,8 @@ pub(super) fn set_aside(data: &Path) -> io::Result<PathBuf> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[test]
@@ -72,5 +76,18 @@ mod tests {
             assert_eq!(fs::read_to_string(aside.join("lane-0/state.redb")).unwrap(), "what");
             assert!(marked(data).is_none() && !data.join("identity").exists() && data.join("lock").exists());
         }
+    }
+
+    #[test]
+    fn what_the_file_system_keeps_for_itself_stays_where_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let data = folder.path();
+        let own = data.join("lost+found");
+        fs::create_dir(&own).unwrap();
+        fs::set_permissions(&own, fs::Permissions::from_mode(0o000)).unwrap();
+        fs::write(data.join("identity"), "who").unwrap();
+        mark(data, "a flipped bit").unwrap();
+        let aside = set_aside(data).unwrap();
+        assert!(own.exists() && !aside.join("lost+found").exists() && aside.join("identity").exists());
     }
 }

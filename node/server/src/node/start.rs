@@ -16,6 +16,7 @@ use rand::Rng;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
+use tokio::time::sleep;
 
 use super::collector::NodeCollector;
 use super::io::{IoThread, Work, local_runtime};
@@ -34,6 +35,8 @@ use crate::transactions::{Found, Transactions, recover_abandoned};
 const MAX_UNCOMMITTED_BYTES: u64 = 16 * 1024 * 1024;
 /// For how long a member that stops takes no leadership: longer than any stop takes.
 const STOPPING_LASTS: Duration = Duration::from_secs(3600);
+/// How long what is still being written or looked up may take when everything else has ended.
+const LAST_WRITES: Duration = Duration::from_secs(2);
 /// Files and connections that are not clients': the WAL and the checkpoints, the links, the operator's connections.
 const OWN_FILES: usize = 512;
 /// Most maps from peers that wait to be looked at.
@@ -121,7 +124,10 @@ pub fn run(config: Config, stop: impl Future<Output = ()>) -> Result<(), Error> 
     let (data, on_damage) = (config.data.clone(), config.on_damage);
     let ended = Volume::open(&config).and_then(|volume| {
         let runtime = local_runtime().map_err(Error::Thread)?;
-        runtime.block_on(serve(config, listeners, volume, stop))
+        let ended = runtime.block_on(serve(config, listeners, volume, stop));
+        // The look-up of a name may hang for half a minute, and a map that is half written is written again.
+        runtime.shutdown_timeout(LAST_WRITES);
+        ended
     });
     if let Err(error) = &ended
         && error.is_damage()
@@ -246,7 +252,9 @@ async fn serve(
     stop: impl Future<Output = ()>,
 ) -> Result<(), Error> {
     let identity = volume.identity.get();
-    tracing::info!(member = %identity.member, name = identity.name, lanes = identity.lanes, "starting");
+    tracing::info!(
+        member = %identity.member, name = identity.name, zone = config.zone, lanes = identity.lanes, "starting"
+    );
     let shared = Arc::new(Shared::new(identity.member, rand::rng().next_u64(), identity.lanes as usize));
     if let Some(map) = &volume.map {
         shared.set_map(Arc::clone(map));
@@ -258,19 +266,15 @@ async fn serve(
     let (abandoned_sender, abandoned) = mpsc::channel(ABANDONED);
     let ways = (&replies[..], &map_sender, &abandoned_sender);
     let lanes = spawn_lanes(&config, &volume, &shared, &links, clock, ways)?;
-    let membership = Membership::new(
-        volume.disk,
-        volume.identity,
-        About::from(&config),
-        Arc::clone(&shared),
-        links.clone(),
-        lanes.clone(),
-    );
+    let about = About::from(&config);
+    let membership =
+        Membership::new(volume.disk, volume.identity, about.clone(), Arc::clone(&shared), links.clone(), lanes.clone());
     let lanes: Arc<[LaneHandle]> = lanes.into();
     let local = IoLanes::start(Arc::clone(&lanes));
     let peers = Peers { shared: Arc::clone(&shared), lanes: local.clone(), replies, links, clock, maps: map_sender };
     let parts = NodeParts { shared, lanes, links: peers.links.clone(), clock, membership: membership.clone() };
-    let resources = resources(&config, &parts);
+    let resources = resources(&config, &parts, about);
+    let (leaving, stop_delay) = (Arc::clone(&resources), config.stop_delay.get());
     let router = Rc::new(NodeRouter { parts: parts.clone(), waiters, lanes: local });
     tokio::task::spawn_local(peers::serve(listener(listeners.peer)?, peers.clone()));
     tokio::task::spawn_local(parts.membership.clone().take_maps(maps));
@@ -294,7 +298,8 @@ async fn serve(
     let stopped = async {
         stop.await;
         membership.stop();
-        let left = membership.evict(STOPPING_LASTS).await;
+        leaving.leave();
+        let (left, ()) = tokio::join!(membership.evict(STOPPING_LASTS), sleep(stop_delay));
         tracing::info!(leaders_left = left, "stopping: open requests may end");
         stopping.send_replace(true);
     };
@@ -345,9 +350,9 @@ fn io_threads() -> u16 {
     u16::try_from(cores / 2).unwrap_or(u16::MAX).max(1)
 }
 
-fn resources(config: &Config, parts: &NodeParts) -> Arc<Resources> {
+fn resources(config: &Config, parts: &NodeParts, about: About) -> Arc<Resources> {
     let metrics = Arc::new(Metrics::new());
-    let collector = NodeCollector { shared: Arc::clone(&parts.shared), links: parts.links.clone() };
+    let collector = NodeCollector { shared: Arc::clone(&parts.shared), links: parts.links.clone(), about };
     metrics.register(|registry| registry.register_collector(Box::new(collector)));
     let mut limits = Limits::from(config);
     limits.max_connections = connections_that_fit(limits.max_connections);

@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
 use super::{Peers, SPEAK_EVERY};
+use crate::names;
 use crate::runtime::LinkState;
 
 /// The pause after a failed attempt: the first, and the longest.
@@ -23,6 +24,9 @@ const SETTLED_AFTER: Duration = Duration::from_secs(1);
 /// How long connecting may take, and writing what has piled up.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
+/// A link on which so long nothing that was sent arrived is given up.
+#[cfg(target_os = "linux")]
+const UNHEARD_AFTER: Duration = Duration::from_secs(4);
 /// Most frames that are written at once.
 const BATCH: usize = 64;
 
@@ -93,8 +97,12 @@ async fn moved_away(maps: &mut watch::Receiver<Option<Arc<Map>>>, peers: &Peers,
 
 async fn connect(peers: &Peers, member: MemberId, address: &str) -> std::io::Result<TcpStream> {
     let map = peers.shared.map().ok_or_else(|| std::io::Error::other("there is no map"))?;
-    let mut stream = timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await??;
+    // Its name is looked up anew each time: a pod that comes back has another address.
+    let mut stream = names::connect(address, CONNECT_TIMEOUT).await?;
     stream.set_nodelay(true)?;
+    // The machine of a member may be gone without a word, and the member be somewhere else under the same name.
+    #[cfg(target_os = "linux")]
+    socket2::SockRef::from(&stream).set_tcp_user_timeout(Some(UNHEARD_AFTER))?;
     let mut frame = FrameWriter::default();
     let (cluster, from, epoch) = (map.cluster, peers.shared.member, map.epoch);
     frame.push(&Item::Hello(Hello { cluster, from, to: member, epoch }));

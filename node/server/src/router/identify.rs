@@ -12,9 +12,9 @@ use http_body_util::{BodyExt, Empty, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
-use tokio::net::TcpStream;
 
 use super::Identified;
+use crate::names;
 
 /// How long it has for the whole answer.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(2);
@@ -34,15 +34,16 @@ struct Status {
 
 /// Who the node at this `host:port` says it is, or what stood in the way.
 pub(crate) async fn ask(admin_address: &str, timeout: Duration) -> Result<Identified, String> {
-    let answer = tokio::time::timeout(timeout, get_status(admin_address)).await;
+    let answer = tokio::time::timeout(timeout, get_status(admin_address, timeout)).await;
     let body = answer.map_err(|_| format!("it did not answer within {}ms", timeout.as_millis()))??;
     read(&body)
 }
 
-async fn get_status(admin_address: &str) -> Result<Bytes, String> {
+async fn get_status(admin_address: &str, timeout: Duration) -> Result<Bytes, String> {
     let request = Request::get(PATH).header(HOST, admin_address).header(CONNECTION, "close");
     let request = request.body(Empty::<Bytes>::new()).map_err(|_| "its admin address is not `host:port`".to_owned())?;
-    let stream = TcpStream::connect(admin_address).await.map_err(|error| format!("it can't be reached: {error}"))?;
+    let stream =
+        names::connect(admin_address, timeout).await.map_err(|error| format!("it can't be reached: {error}"))?;
     let broken = |error: &dyn std::error::Error| format!("it can't be talked to: {}", told(error));
     let (mut sender, connection) = http1::Builder::new()
         .max_buf_size(MAX_ANSWER_BYTES)

@@ -11,7 +11,7 @@ use annulus_core::map::Map;
 use annulus_core::partition::{Consistency, Outcome, lock};
 use tokio::time::{Instant, sleep};
 
-use super::{BootstrapError, Identified, NodeStatus, Router, identify};
+use super::{BootstrapError, Identified, NodeStatus, Router, begun, identify};
 use crate::node::Membership;
 use crate::runtime::{Clock, IoLanes, LaneHandle, LaneInput, Links, ReplyTo, Shared, Waiters, WaitsFor};
 
@@ -203,8 +203,14 @@ impl Router for NodeRouter {
     }
 
     fn bootstrap(&self, map: Map) -> impl Future<Output = Result<(), BootstrapError>> {
-        let membership = self.parts.membership.clone();
-        async move { membership.bootstrap(map).await }
+        let (membership, here) = (self.parts.membership.clone(), self.parts.shared.member);
+        let is_first = self.map().is_none() && map.member(here).is_some();
+        async move {
+            if is_first {
+                begun::check_others(&map, here).await?;
+            }
+            membership.bootstrap(map).await
+        }
     }
 
     fn identify(&self, admin_address: &str) -> impl Future<Output = Result<Identified, String>> {

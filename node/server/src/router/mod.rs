@@ -3,6 +3,7 @@
 //! The edge turns bytes into an [`Operation`] for one group and hands it to a [`Router`], which knows where the group's
 //! leader is. The edge passes on who leads; it decides nothing by it.
 
+mod begun;
 pub(crate) mod identify;
 mod local;
 
@@ -58,7 +59,7 @@ pub struct Identified {
     pub id: MemberId,
     /// Its name among people.
     pub name: String,
-    /// The zone it runs in; empty when zones are not told apart.
+    /// The zone it runs in; empty when it does not know, or zones are not told apart.
     pub zone: String,
     /// The store that it belongs to; `None` when it belongs to none yet.
     pub cluster: Option<ClusterId>,
@@ -73,7 +74,7 @@ pub struct NodeStatus {
     pub id: MemberId,
     /// Its name among people.
     pub name: String,
-    /// The zone it runs in; empty when zones are not told apart.
+    /// The zone it runs in: the one that it is configured with, else the one that the map says; empty when there is none.
     pub zone: String,
     /// Its share of the partitions relative to others, as it is configured.
     pub weight: u32,
@@ -99,8 +100,19 @@ pub struct NodeStatus {
     pub leaders: usize,
     /// Whether it hands its leaders over and takes none.
     pub evicted: bool,
+    /// The room on the disk that its volume is on; `None` when the system does not tell.
+    pub disk: Option<DiskSpace>,
     /// How long the process has been running.
     pub uptime: Duration,
+}
+
+/// The room on the disk that a volume is on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DiskSpace {
+    /// Bytes that may still be written by this process.
+    pub free_bytes: u64,
+    /// Bytes that there are in all.
+    pub total_bytes: u64,
 }
 
 /// Why a map did not become the first map of the store.
@@ -119,6 +131,26 @@ pub enum BootstrapError {
     NotAMember {
         /// This member.
         member: MemberId,
+    },
+    /// The member asked is configured with another zone than the map says.
+    #[error("the member asked, {member}, is configured with zone `{configured}`, and the request names `{asked}`")]
+    OtherZone {
+        /// This member.
+        member: MemberId,
+        /// As it is configured.
+        configured: String,
+        /// As the map says.
+        asked: String,
+    },
+    /// Another member that the map names belongs to another store.
+    #[error("the member `{name}` belongs to cluster {theirs} already, and the request begins cluster {asked}")]
+    Taken {
+        /// The other member's name.
+        name: String,
+        /// The cluster that it belongs to.
+        theirs: ClusterId,
+        /// The cluster that was asked for.
+        asked: ClusterId,
     },
     /// The map could not be made durable or could not be agreed on in time. It may be asked for again.
     #[error("the map could not be agreed on: {reason}")]

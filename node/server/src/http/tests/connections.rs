@@ -127,6 +127,18 @@ fn http2_by_prior_knowledge_gets_the_same_answers() {
 }
 
 #[test]
+fn a_member_that_is_about_to_stop_answers_and_lets_connections_go() {
+    client_port(async |server| {
+        let mut client = server.connect().await;
+        assert_eq!(client.ask("GET /healthz", &[], b"").await.header("connection"), None);
+        server.resources.leave();
+        let answer = client.ask("GET /healthz", &[], b"").await;
+        assert_eq!((answer.status, answer.header("connection")), (200, Some("close")));
+        client.closed().await;
+    });
+}
+
+#[test]
 fn a_stop_lets_open_requests_end_and_takes_no_new_connections() {
     client_port(async |server| {
         server.fake.put("a", "v");

@@ -99,7 +99,7 @@ fn a_new_member_that_is_not_what_it_should_be_is_409_and_nothing_is_asked_of_the
         for (field, says, said) in [
             ("id", "0000000000000009", Identified { id: member(9), ..node(4) }),
             ("name", "node-9", Identified { name: "node-9".to_owned(), ..node(4) }),
-            ("zone", "", Identified { zone: String::new(), ..node(4) }),
+            ("zone", "b", Identified { zone: "b".to_owned(), ..node(4) }),
         ] {
             server.start(4, said);
             let problem = server.put(&named(4)).await.problem(409, "member-mismatch");
@@ -114,6 +114,16 @@ fn a_new_member_that_is_not_what_it_should_be_is_409_and_nothing_is_asked_of_the
         let detail = problem["detail"].as_str().unwrap();
         assert!(detail.contains(&CLUSTER.to_string()) && detail.contains(&theirs.to_string()), "{problem}");
         assert!(server.fake.asked.borrow().is_empty());
+    });
+}
+
+#[test]
+fn a_new_member_that_does_not_know_its_zone_takes_the_one_that_the_request_names() {
+    admin_port(async |server| {
+        server.start(4, Identified { zone: String::new(), ..node(4) });
+        assert_eq!(server.put(&named(4)).await.status, 200);
+        let Command::Members(desired) = server.intent().command else { panic!("{:?}", server.intent()) };
+        assert_eq!((desired[3].id, &*desired[3].zone), (member(4), "a"));
     });
 }
 

@@ -41,7 +41,7 @@ use self::lock_machine::LockMachine;
 use self::txn_machine::TxnMachine;
 use super::{Limits, Port, Resources, serve};
 use crate::metrics::Metrics;
-use crate::router::{BootstrapError, Identified, NodeStatus, Router};
+use crate::router::{BootstrapError, DiskSpace, Identified, NodeStatus, Router};
 
 const CLUSTER: ClusterId = ClusterId([7; 16]);
 const PARTITIONS: u32 = 8;
@@ -210,6 +210,7 @@ impl Router for Fake {
             leaders: 3,
             moves_in: 2,
             evicted: self.evicted.get().is_some(),
+            disk: Some(DiskSpace { free_bytes: 3 << 30, total_bytes: 10 << 30 }),
             uptime: Duration::from_secs(60),
         }
     }
