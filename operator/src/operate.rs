@@ -109,7 +109,7 @@ async fn operate(
         client,
         caches,
         stores: Arc::new(Http),
-        defaults: Defaults { node_image: settings.node_image.clone(), clock: Timestamp::now },
+        defaults: Defaults { node_image: settings.node_image.clone(), clock: Arc::new(Timestamp::now) },
         fence: held.generation,
     };
     let fenced = Notify::new();

@@ -79,12 +79,12 @@ pub async fn observe(
 }
 
 /// What the operator was started with that a cluster may fall back on.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Defaults {
     /// The image of members whose cluster names none.
     pub node_image: String,
     /// The time; tests stop it.
-    pub clock: fn() -> Timestamp,
+    pub clock: Arc<dyn Fn() -> Timestamp + Send + Sync>,
 }
 
 impl Defaults {

@@ -203,7 +203,6 @@ fn room_for(observed: &Observed, told: &Told, leaves: &[&MemberSpec]) -> Result<
 
 /// Bytes of a node's disk, and how many of them are unused.
 fn disk(answer: &annulus_client::node::Status) -> Option<(u64, u64)> {
-    let bytes = |field: &str| answer.other.get(field).and_then(serde_json::Value::as_u64);
-    let (total, unused) = (bytes("disk_bytes_total")?, bytes("disk_bytes_free")?);
+    let (total, unused) = (answer.disk_bytes_total?, answer.disk_bytes_free?);
     (total > 0 && unused <= total).then_some((total, unused))
 }

