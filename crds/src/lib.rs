@@ -44,6 +44,8 @@ pub mod annotations {
     pub const RESTARTED_AT: &str = "annulus.dev/restarted-at";
     /// On a pod: a digest of all in the cluster's spec that a pod is made of.
     pub const TEMPLATE: &str = "annulus.dev/template";
+    /// On a volume: its member has left, and it is only kept.
+    pub const RETIRED: &str = "annulus.dev/retired";
     /// On a volume and a pod: which of the cluster's members it is, counted from 1 and never used twice.
     pub const ORDINAL: &str = "annulus.dev/ordinal";
 }

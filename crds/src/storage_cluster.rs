@@ -368,6 +368,9 @@ pub struct MemberStatus {
     /// What is wrong with it, and what to do; empty: nothing.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub message: String,
+    /// Since when its peers have not heard of it, in RFC 3339; absent while they do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unheard_since: Option<String>,
 }
 
 /// What is about to be done, and why it waits.

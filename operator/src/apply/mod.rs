@@ -1,0 +1,284 @@
+//! Does what a plan says, and has no choices left.
+//!
+//! What is made is made by name, so that making it twice finds it there; what is deleted is deleted by its UID, so that nobody's
+//! successor goes in its place. A failure ends the round: what is left is planned anew from what there is.
+
+mod shared;
+
+use annulus_client::admin::Members;
+use annulus_client::node::Bootstrap;
+use annulus_crds::{FINALIZER, StorageCluster, annotations};
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
+use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::{Client, ResourceExt};
+use serde_json::json;
+
+use crate::addresses::ADMIN_PORT;
+use crate::caches::Caches;
+use crate::model::Observed;
+use crate::observe::{address, addresses};
+use crate::plan::{Action, Plan, Step};
+use crate::resources::{self, Facts, MemberName, field_managers};
+use crate::stores::{self, Stores};
+
+pub use shared::is_within;
+
+/// Why something was not done.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The API server did not do it.
+    #[error("{what} {name} can't be {verb}")]
+    Kubernetes {
+        /// What was to be done.
+        verb: &'static str,
+        /// A kind of object.
+        what: &'static str,
+        /// Its name.
+        name: String,
+        /// Why not.
+        source: Box<kube::Error>,
+    },
+    /// The store did not do it.
+    #[error("the store did not take {step}: {source}")]
+    Store {
+        /// What was to be done.
+        step: &'static str,
+        /// Why not.
+        source: stores::Error,
+    },
+}
+
+impl Error {
+    /// Whether another operator has spoken in between, so that this one has to be quiet.
+    pub fn is_fenced(&self) -> bool {
+        matches!(self, Self::Store { source, .. } if source.is_fenced())
+    }
+}
+
+fn failed(verb: &'static str, what: &'static str, name: &str) -> impl FnOnce(kube::Error) -> Error {
+    let name = name.to_owned();
+    move |source| Error::Kubernetes { verb, what, name, source: Box::new(source) }
+}
+
+/// What a plan is carried out with.
+pub struct Hands<'a> {
+    /// The API server.
+    pub client: &'a Client,
+    /// What the watches have seen last.
+    pub caches: &'a Caches,
+    /// The stores.
+    pub stores: &'a dyn Stores,
+    /// The generation of the operator's lease.
+    pub fence: u64,
+}
+
+/// Does what the plan says. `resource` is the cluster, and `facts` what objects are made of.
+pub async fn apply(
+    hands: &Hands<'_>,
+    resource: &StorageCluster,
+    facts: &Facts,
+    observed: &Observed,
+    plan: &Plan,
+) -> Result<(), Error> {
+    let cluster = Cluster { hands, resource, facts, observed };
+    if !observed.cluster.deleting {
+        if !observed.cluster.spec.paused {
+            cluster.hold().await?;
+            shared::apply(hands, facts, pods(observed), plan.evictable).await?;
+        }
+        cluster.remember_ordinals(&plan.actions).await?;
+    }
+    for action in &plan.actions {
+        cluster.act(action).await?;
+    }
+    match &plan.step {
+        Some(step) => cluster.step(step).await,
+        None => Ok(()),
+    }
+}
+
+/// How many pods there are.
+fn pods(observed: &Observed) -> u32 {
+    let there = observed.members.values().filter(|member| member.pod.is_some()).count();
+    u32::try_from(there).unwrap_or(u32::MAX)
+}
+
+struct Cluster<'a> {
+    hands: &'a Hands<'a>,
+    resource: &'a StorageCluster,
+    facts: &'a Facts,
+    observed: &'a Observed,
+}
+
+impl Cluster<'_> {
+    fn clusters(&self) -> Api<StorageCluster> {
+        Api::namespaced(self.hands.client.clone(), &self.facts.namespace)
+    }
+
+    fn pods(&self) -> Api<Pod> {
+        Api::namespaced(self.hands.client.clone(), &self.facts.namespace)
+    }
+
+    fn volumes(&self) -> Api<PersistentVolumeClaim> {
+        Api::namespaced(self.hands.client.clone(), &self.facts.namespace)
+    }
+
+    /// Lets the resource not go before its members have.
+    async fn hold(&self) -> Result<(), Error> {
+        if self.resource.finalizers().iter().any(|it| it == FINALIZER) {
+            return Ok(());
+        }
+        let finalizers: Vec<&str> = self.resource.finalizers().iter().map(String::as_str).chain([FINALIZER]).collect();
+        self.set_finalizers(&finalizers).await
+    }
+
+    async fn let_go(&self) -> Result<(), Error> {
+        let kept: Vec<&str> =
+            self.resource.finalizers().iter().map(String::as_str).filter(|it| *it != FINALIZER).collect();
+        self.set_finalizers(&kept).await
+    }
+
+    async fn set_finalizers(&self, finalizers: &[&str]) -> Result<(), Error> {
+        // The version makes sure that nobody else's finalizer is lost.
+        let patch =
+            json!({"metadata": {"finalizers": finalizers, "resourceVersion": self.resource.resource_version()}});
+        let patched = self.clusters().patch(&self.facts.name, &PatchParams::default(), &Patch::Merge(patch)).await;
+        patched.map(drop).map_err(failed("marked", "StorageCluster", &self.facts.name))
+    }
+
+    /// No number is used twice, so it is written down before the first object has it.
+    async fn remember_ordinals(&self, actions: &[Action]) -> Result<(), Error> {
+        let ordinals = actions.iter().filter_map(|action| match action {
+            Action::CreateVolume { ordinal, .. } => Some(*ordinal),
+            _ => None,
+        });
+        let Some(last) = ordinals.max().filter(|last| *last > self.observed.cluster.last_ordinal) else {
+            return Ok(());
+        };
+        let patch = json!({"status": {"lastOrdinal": last}});
+        let patched =
+            self.clusters().patch_status(&self.facts.name, &PatchParams::default(), &Patch::Merge(patch)).await;
+        patched.map(drop).map_err(failed("numbered", "StorageCluster", &self.facts.name))
+    }
+
+    async fn act(&self, action: &Action) -> Result<(), Error> {
+        match action {
+            Action::CreateVolume { member, ordinal } => {
+                let volume =
+                    resources::volume::volume(self.facts, &MemberName { name: member.clone(), ordinal: *ordinal });
+                made(self.volumes().create(&created(), &volume).await, "claim", member)
+            }
+            Action::CreatePod { member, ordinal } => {
+                let pod = resources::pod::pod(self.facts, &MemberName { name: member.clone(), ordinal: *ordinal });
+                made(self.pods().create(&created(), &pod).await, "pod", member)
+            }
+            Action::ClearPod { member, uid } => self.delete_pod(member, uid, false).await,
+            Action::GrowVolume { member } => {
+                let size = &self.facts.spec.storage.size;
+                self.patch_volume(member, json!({"spec": {"resources": {"requests": {"storage": size}}}})).await
+            }
+            Action::RetireVolume { member } => {
+                self.patch_volume(member, json!({"metadata": {"annotations": {annotations::RETIRED: "true"}}})).await
+            }
+        }
+    }
+
+    async fn patch_volume(&self, member: &str, patch: serde_json::Value) -> Result<(), Error> {
+        let patched = self.volumes().patch(member, &PatchParams::default(), &Patch::Merge(patch)).await;
+        patched.map(drop).map_err(failed("changed", "claim", member))
+    }
+
+    async fn delete_pod(&self, member: &str, uid: &str, at_once: bool) -> Result<(), Error> {
+        let mut parameters = of_uid(uid);
+        parameters.grace_period_seconds = at_once.then_some(0);
+        gone(self.pods().delete(member, &parameters).await.map(drop), "pod", member)
+    }
+
+    async fn step(&self, step: &Step) -> Result<(), Error> {
+        match step {
+            Step::Bootstrap { members } => self.bootstrap(members).await,
+            Step::SetMembers { epoch, members, .. } => {
+                let members = Members { epoch: Some(*epoch), members: members.clone() };
+                let asked = self.hands.stores.set_members(self.nodes(), self.hands.fence, members).await;
+                asked.map(drop).map_err(|source| Error::Store { step: "the list of its members", source })
+            }
+            Step::Drain { member } => self.drain(member, true).await,
+            Step::Undrain { member } => self.drain(member, false).await,
+            Step::Roll { member, uid } => {
+                self.evict(member).await;
+                self.delete_pod(member, uid, false).await
+            }
+            Step::DiscardPod { member, uid, at_once } | Step::StopPod { member, uid, at_once } => {
+                self.delete_pod(member, uid, *at_once).await
+            }
+            Step::DiscardVolume { member, uid } => {
+                gone(self.volumes().delete(member, &of_uid(uid)).await.map(drop), "claim", member)
+            }
+            Step::Finish => self.let_go().await,
+        }
+    }
+
+    fn nodes(&self) -> Vec<stores::NodeAddress> {
+        addresses(&self.observed.cluster, &self.observed.members)
+    }
+
+    async fn bootstrap(&self, members: &[annulus_client::node::MemberSpec]) -> Result<(), Error> {
+        let spec = &self.observed.cluster.spec;
+        let bootstrap = Bootstrap {
+            cluster: self.observed.cluster.uid.clone(),
+            partitions: u32::try_from(spec.partitions).unwrap_or_default(),
+            replication_factor: u32::try_from(spec.replication_factor).unwrap_or_default(),
+            members: members.to_vec(),
+        };
+        let mut ips = self.observed.members.values().filter_map(|member| member.pod.as_ref()?.ip.as_ref());
+        let first = ips.next().map(|ip| address(ip, ADMIN_PORT)).unwrap_or_default();
+        let made = self.hands.stores.bootstrap(first, bootstrap).await;
+        made.map_err(|source| Error::Store { step: "its bootstrap", source })
+    }
+
+    async fn drain(&self, member: &str, drains: bool) -> Result<(), Error> {
+        let asked = self.hands.stores.drain(self.nodes(), self.hands.fence, member.to_owned(), drains).await;
+        let step = if drains { "a drain" } else { "the end of a drain" };
+        asked.map_err(|source| Error::Store { step, source })
+    }
+
+    /// Leaders that are handed over before the pod is told to end are not missed by anybody. One that can't be asked does it
+    /// itself when it is told to end, or is dead.
+    async fn evict(&self, member: &str) {
+        let pod = self.observed.members.get(member).and_then(|there| there.pod.as_ref());
+        let Some(ip) = pod.and_then(|pod| pod.ip.as_ref()) else { return };
+        match self.hands.stores.evict(address(ip, ADMIN_PORT)).await {
+            Ok(leaders_left) => tracing::info!(member, leaders_left, "leaders were handed over"),
+            Err(error) => tracing::info!(member, %error, "leaders were not handed over beforehand"),
+        }
+    }
+}
+
+fn created() -> PostParams {
+    PostParams { field_manager: Some(field_managers::MEMBERS.to_owned()), ..PostParams::default() }
+}
+
+fn of_uid(uid: &str) -> DeleteParams {
+    DeleteParams {
+        preconditions: Some(Preconditions { uid: Some(uid.to_owned()), resource_version: None }),
+        ..DeleteParams::default()
+    }
+}
+
+/// What is there already was made before; whether it is ours is seen when it is observed.
+fn made<T>(answer: kube::Result<T>, what: &'static str, name: &str) -> Result<(), Error> {
+    match answer {
+        Ok(_) => Ok(()),
+        Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(()),
+        Err(error) => Err(failed("made", what, name)(error)),
+    }
+}
+
+/// What is not there any more, or is another one of that name, has gone.
+fn gone(answer: kube::Result<()>, what: &'static str, name: &str) -> Result<(), Error> {
+    match answer {
+        Ok(()) => Ok(()),
+        Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => Ok(()),
+        Err(error) => Err(failed("deleted", what, name)(error)),
+    }
+}

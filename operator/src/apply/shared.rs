@@ -1,0 +1,93 @@
+//! What a cluster has once: its services, its budget, its network policy. Server-side apply, and only where they differ.
+
+use std::fmt::Debug;
+
+use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use kube::api::{Api, DeleteParams, Patch, PatchParams};
+use kube::runtime::reflector::ObjectRef;
+use kube::{Resource, ResourceExt};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::{Error, Hands, failed, gone};
+use crate::caches::Cache;
+use crate::resources::budget::budget;
+use crate::resources::network_policy::network_policy;
+use crate::resources::{Facts, field_managers, services};
+
+/// Makes them what they should be.
+pub(super) async fn apply(hands: &Hands<'_>, facts: &Facts, pods: u32, evictable: u32) -> Result<(), Error> {
+    let caches = hands.caches;
+    for service in [services::members(facts), services::client(facts)] {
+        ensure(hands, &caches.services, "Service", &service).await?;
+    }
+    ensure(hands, &caches.budgets, "PodDisruptionBudget", &budget(facts, pods, evictable)).await?;
+    match network_policy(facts) {
+        Some(policy) => ensure(hands, &caches.policies, "NetworkPolicy", &policy).await,
+        None => drop_policy(hands, facts).await,
+    }
+}
+
+async fn ensure<K>(hands: &Hands<'_>, cache: &Cache<K>, what: &'static str, wanted: &K) -> Result<(), Error>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + Serialize + DeserializeOwned,
+{
+    let json = |object: &K| serde_json::to_value(object).unwrap_or_default();
+    let wanted_json = json(wanted);
+    let (name, namespace) = (wanted.name_any(), wanted.namespace().unwrap_or_default());
+    let known = cache.get(&ObjectRef::new(&name).within(&namespace));
+    if known.is_some_and(|known| is_within(&wanted_json, &json(&known))) {
+        return Ok(());
+    }
+    let api = Api::<K>::namespaced(hands.client.clone(), &namespace);
+    let applied = api.patch(&name, &PatchParams::apply(field_managers::ACCESS).force(), &Patch::Apply(wanted)).await;
+    applied.map(drop).map_err(failed("applied", what, &name))
+}
+
+async fn drop_policy(hands: &Hands<'_>, facts: &Facts) -> Result<(), Error> {
+    let known = hands.caches.policies.get(&ObjectRef::new(&facts.name).within(&facts.namespace));
+    let is_ours = |policy: &NetworkPolicy| policy.owner_references().iter().any(|owner| owner.uid == facts.uid);
+    if !known.is_some_and(|policy| is_ours(&policy)) {
+        return Ok(());
+    }
+    let api = Api::<NetworkPolicy>::namespaced(hands.client.clone(), &facts.namespace);
+    gone(api.delete(&facts.name, &DeleteParams::default()).await.map(drop), "NetworkPolicy", &facts.name)
+}
+
+/// Whether everything in `wanted` is so in `there`, which may say more: what the API server fills in.
+pub fn is_within(wanted: &Value, there: &Value) -> bool {
+    match (wanted, there) {
+        (Value::Object(wanted), Value::Object(there)) => wanted.iter().all(|(key, value)| match there.get(key) {
+            Some(other) => is_within(value, other),
+            None => value.is_null() || value.as_object().is_some_and(serde_json::Map::is_empty),
+        }),
+        (Value::Array(wanted), Value::Array(there)) => {
+            wanted.len() == there.len() && wanted.iter().zip(there).all(|(a, b)| is_within(a, b))
+        }
+        (wanted, there) => wanted == there,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::is_within;
+
+    #[test]
+    fn what_the_server_fills_in_is_no_difference_and_what_it_lacks_is_one() {
+        let there = json!({"spec": {"ports": [{"port": 1, "protocol": "TCP"}], "type": "ClusterIP"}, "status": {}});
+        assert!(is_within(&json!({"spec": {"ports": [{"port": 1}]}, "status": {"x": {}}}), &there));
+        assert!(is_within(&json!({"spec": {"selector": null}}), &there));
+        for wanted in [
+            json!({"spec": {"ports": [{"port": 2}]}}),
+            json!({"spec": {"ports": [{"port": 1}, {"port": 2}]}}),
+            json!({"spec": {"ports": []}}),
+            json!({"spec": {"selector": {"a": "b"}}}),
+        ] {
+            assert!(!is_within(&wanted, &there), "{wanted}");
+        }
+    }
+}

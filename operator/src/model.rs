@@ -1,0 +1,180 @@
+//! What is known of a cluster at one moment, as plain values. `observe` makes it; `plan` and `status` read nothing else.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use annulus_client::admin::Plan;
+use annulus_client::node::Status;
+use annulus_client::{ClusterId, MemberId, Ring};
+use annulus_crds::StorageClusterSpec;
+
+/// A cluster with all that belongs to it.
+#[derive(Debug, Clone)]
+pub struct Observed {
+    /// What is wanted.
+    pub cluster: Cluster,
+    /// What there is of each member, by its name: those that have a volume or a pod.
+    pub members: BTreeMap<String, Member>,
+    /// Names that the cluster's members can't have: somebody else's pod or volume has them.
+    pub taken: BTreeSet<String>,
+    /// What the store says of itself.
+    pub store: Store,
+    /// Seconds since 1970.
+    pub now_s: i64,
+}
+
+/// What is wanted.
+#[derive(Debug, Clone)]
+pub struct Cluster {
+    /// Where the resource is.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its UID, which is also the identity of the store.
+    pub uid: String,
+    /// The store's identity.
+    pub id: ClusterId,
+    /// The generation of the spec.
+    pub generation: i64,
+    /// The spec as it takes effect: what can't be is replaced by what is (`validate`).
+    pub spec: StorageClusterSpec,
+    /// The image that members are to run.
+    pub image: String,
+    /// The digest of what pods are to be made of.
+    pub template: String,
+    /// Members whose replicas are to move away while they stay members.
+    pub drain: BTreeSet<String>,
+    /// Members that leave first, in this order.
+    pub remove: Vec<String>,
+    /// Whether the resource is being deleted.
+    pub deleting: bool,
+    /// The highest number that a member was made with, as the status has it.
+    pub last_ordinal: u64,
+    /// Whether the store was made, as the status has it.
+    pub was_made: bool,
+    /// What the status says of members.
+    pub known: BTreeMap<String, Known>,
+}
+
+/// What the last status said of a member.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Known {
+    /// Its identity, if it was a member of the map.
+    pub id: Option<MemberId>,
+    /// Since when nobody has heard of it.
+    pub unheard_since_s: Option<i64>,
+}
+
+/// What there is of a member in Kubernetes, and what it says of itself.
+#[derive(Debug, Clone, Default)]
+pub struct Member {
+    /// Its number.
+    pub ordinal: u64,
+    /// Its volume's claim.
+    pub volume: Option<Volume>,
+    /// Its pod.
+    pub pod: Option<Pod>,
+    /// What its node answered; `None`: it did not.
+    pub answer: Option<Status>,
+}
+
+/// A claim of a volume.
+#[derive(Debug, Clone, Default)]
+pub struct Volume {
+    /// Its UID.
+    pub uid: String,
+    /// Whether it has a volume.
+    pub is_bound: bool,
+    /// Whether the volume that it had is gone.
+    pub is_lost: bool,
+    /// How many bytes it asks for.
+    pub requested_bytes: u64,
+    /// Whether it is being deleted.
+    pub is_deleting: bool,
+    /// Whether its member has left, and it is only kept.
+    pub is_retired: bool,
+    /// Whether its storage class lets it grow; `None`: that is not known.
+    pub may_grow: Option<bool>,
+    /// What hinders it, in words.
+    pub trouble: Option<String>,
+}
+
+/// A pod.
+#[derive(Debug, Clone, Default)]
+pub struct Pod {
+    /// Its UID.
+    pub uid: String,
+    /// The digest of what it was made of.
+    pub template: String,
+    /// Its address; `None`: it has none yet.
+    pub ip: Option<String>,
+    /// The node that it is on.
+    pub node: Option<String>,
+    /// Whether that node is known to be down.
+    pub node_is_down: bool,
+    /// The zone of that node.
+    pub zone: Option<String>,
+    /// Whether it is in the ring and caught up.
+    pub is_ready: bool,
+    /// Whether it has ended, and will not start again by itself.
+    pub has_ended: bool,
+    /// Whether it is being deleted.
+    pub is_deleting: bool,
+    /// What hinders it, in words, with what to do.
+    pub trouble: Option<String>,
+}
+
+/// What the store says of itself.
+#[derive(Debug, Clone)]
+pub enum Store {
+    /// No member that answers belongs to a store.
+    None,
+    /// Members belong to a store, and none could tell its map.
+    Unreachable {
+        /// Why not.
+        reason: String,
+    },
+    /// As the leader of the map has it.
+    Known(Box<Told>),
+}
+
+/// What the leader of the map tells.
+#[derive(Debug, Clone)]
+pub struct Told {
+    /// Who is a member, and what is still to be moved.
+    pub plan: Plan,
+    /// Who holds what.
+    pub ring: Arc<Ring>,
+}
+
+impl Observed {
+    /// What the leader of the map tells, if there is one.
+    pub fn told(&self) -> Option<&Told> {
+        match &self.store {
+            Store::Known(told) => Some(told),
+            Store::None | Store::Unreachable { .. } => None,
+        }
+    }
+}
+
+impl Member {
+    /// The identity that its node says it has.
+    pub fn id(&self) -> Option<MemberId> {
+        self.answer.as_ref().map(|answer| answer.id)
+    }
+
+    /// Whether its pod is there, and stays.
+    pub fn has_pod(&self) -> bool {
+        self.pod.as_ref().is_some_and(|pod| !pod.is_deleting && !pod.has_ended)
+    }
+
+    /// Whether it has a volume, and keeps it.
+    pub fn has_volume(&self) -> bool {
+        self.volume.as_ref().is_some_and(|volume| !volume.is_deleting && !volume.is_lost)
+    }
+
+    /// Whether nothing is left of it but a volume that is kept.
+    pub fn is_retired(&self) -> bool {
+        self.pod.is_none() && self.volume.as_ref().is_some_and(|volume| volume.is_retired)
+    }
+}

@@ -1,0 +1,235 @@
+//! Reads all that is known of a cluster: what Kubernetes has of it, what its nodes answer, what its store says.
+//!
+//! Never changes anything. What it can't read is absent in what it returns, never guessed; only Kubernetes' own objects must be
+//! readable, or there is nothing to go by.
+
+mod kubernetes;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use annulus_client::MemberId;
+use annulus_crds::{StorageCluster, annotations};
+use futures_util::stream::{self, StreamExt};
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
+use k8s_openapi::jiff::Timestamp;
+use kube::ResourceExt;
+use kube::api::{Api, ListParams};
+use tokio::time::timeout;
+
+use crate::addresses::{ADMIN_PORT, CLIENT_PORT};
+use crate::caches::Caches;
+use crate::model::{Cluster, Known, Member, Observed, Store};
+use crate::resources::{self, Facts};
+use crate::stores::{NodeAddress, Stores};
+use crate::validate::{self, Problem};
+
+/// How long a node may take to say who it is.
+const ANSWER_WITHIN: Duration = Duration::from_secs(2);
+/// How many nodes of a cluster are asked at once.
+const ASKED_AT_ONCE: usize = 16;
+
+/// Why a cluster could not be observed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The API server did not tell.
+    #[error("{what} in namespace {namespace} can't be listed")]
+    List {
+        /// What was asked for.
+        what: &'static str,
+        /// Where.
+        namespace: String,
+        /// Why not.
+        source: Box<kube::Error>,
+    },
+    /// The resource is not as the API server would have let it be.
+    #[error("the resource has no {0}")]
+    Incomplete(&'static str),
+}
+
+/// Where pods and volumes are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Freshness {
+    /// What the watches have seen last.
+    Cached,
+    /// What the API server says now.
+    Live,
+}
+
+/// Everything that is known of a cluster, and what is wrong with its spec.
+pub async fn observe(
+    client: &kube::Client,
+    caches: &Caches,
+    stores: &dyn Stores,
+    defaults: &Defaults,
+    resource: &StorageCluster,
+    freshness: Freshness,
+) -> Result<(Observed, Vec<Problem>), Error> {
+    let mut cluster = cluster(resource, defaults)?;
+    let (pods, volumes) = found(client, caches, &cluster, freshness).await?;
+    let (mut members, taken) = kubernetes::members(&cluster, caches, &pods, &volumes);
+    cluster.image = image(resource, defaults, &members, &pods);
+    ask(stores, &mut members).await;
+    let store = store(stores, &cluster, &members).await;
+    let problems = validate::settle(&mut cluster.spec, &members, &store);
+    cluster.template = resources::template::digest(&facts(&cluster, resource));
+    let observed = Observed { cluster, members, taken, store, now_s: defaults.now_s() };
+    Ok((observed, problems))
+}
+
+/// What the operator was started with that a cluster may fall back on.
+#[derive(Debug, Clone)]
+pub struct Defaults {
+    /// The image of members whose cluster names none.
+    pub node_image: String,
+    /// The time; tests stop it.
+    pub clock: fn() -> Timestamp,
+}
+
+impl Defaults {
+    fn now_s(&self) -> i64 {
+        (self.clock)().as_second()
+    }
+}
+
+/// What objects are made of.
+pub fn facts(cluster: &Cluster, resource: &StorageCluster) -> Facts {
+    Facts {
+        namespace: cluster.namespace.clone(),
+        name: cluster.name.clone(),
+        uid: cluster.uid.clone(),
+        spec: cluster.spec.clone(),
+        image: cluster.image.clone(),
+        restarted_at: resource.annotations().get(annotations::RESTARTED_AT).cloned(),
+    }
+}
+
+fn cluster(resource: &StorageCluster, defaults: &Defaults) -> Result<Cluster, Error> {
+    let uid = resource.uid().ok_or(Error::Incomplete("UID"))?;
+    let status = resource.status.clone().unwrap_or_default();
+    let named = |annotation: &str| {
+        let text = resource.annotations().get(annotation).map(String::as_str).unwrap_or_default();
+        text.split(',').map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let known = status.members.iter().map(|member| {
+        let id = member.id.parse::<MemberId>().ok();
+        let since = member.unheard_since.as_ref().and_then(|at| at.parse::<Timestamp>().ok());
+        (member.name.clone(), Known { id, unheard_since_s: since.map(Timestamp::as_second) })
+    });
+    Ok(Cluster {
+        namespace: resource.namespace().ok_or(Error::Incomplete("namespace"))?,
+        name: resource.name_any(),
+        id: uid.parse().map_err(|_| Error::Incomplete("UID that is a UUID"))?,
+        uid,
+        generation: resource.metadata.generation.unwrap_or_default(),
+        spec: resource.spec.clone(),
+        image: defaults.node_image.clone(),
+        template: String::new(),
+        drain: named(annotations::DRAIN).into_iter().collect(),
+        remove: named(annotations::REMOVE),
+        deleting: resource.metadata.deletion_timestamp.is_some(),
+        last_ordinal: u64::try_from(status.last_ordinal).unwrap_or_default(),
+        was_made: status.cluster_id.is_some(),
+        known: known.collect(),
+    })
+}
+
+/// The image: the one that is named, else the one that the cluster began with, so that a newer operator rolls nobody.
+fn image(
+    resource: &StorageCluster,
+    defaults: &Defaults,
+    members: &BTreeMap<String, Member>,
+    pods: &[Arc<Pod>],
+) -> String {
+    if let Some(image) = &resource.spec.image {
+        return image.clone();
+    }
+    let begun_with = resource.status.as_ref().and_then(|status| status.image.clone());
+    let running = || {
+        let ours = pods.iter().filter(|pod| members.contains_key(&pod.name_any()));
+        ours.filter_map(|pod| pod.spec.as_ref()?.containers.first()?.image.clone()).min()
+    };
+    begun_with.or_else(running).unwrap_or_else(|| defaults.node_image.clone())
+}
+
+type Found = (Vec<Arc<Pod>>, Vec<Arc<PersistentVolumeClaim>>);
+
+async fn found(
+    client: &kube::Client,
+    caches: &Caches,
+    cluster: &Cluster,
+    freshness: Freshness,
+) -> Result<Found, Error> {
+    let namespace = cluster.namespace.clone();
+    if freshness == Freshness::Cached {
+        let is_here = |meta: &kube::api::ObjectMeta| {
+            meta.namespace.as_deref() == Some(&*namespace) && kubernetes::instance(meta) == Some(cluster.name.as_str())
+        };
+        let pods = caches.pods.state().into_iter().filter(|pod| is_here(&pod.metadata));
+        let volumes = caches.volumes.state().into_iter().filter(|volume| is_here(&volume.metadata));
+        return Ok((pods.collect(), volumes.collect()));
+    }
+    let selected = ListParams::default().labels(&resources::selector_text(&cluster.name));
+    let failed = |what| {
+        let namespace = namespace.clone();
+        move |source| Error::List { what, namespace, source: Box::new(source) }
+    };
+    let pods = Api::<Pod>::namespaced(client.clone(), &namespace).list(&selected).await.map_err(failed("pods"))?;
+    let volumes = Api::<PersistentVolumeClaim>::namespaced(client.clone(), &namespace);
+    let volumes = volumes.list(&selected).await.map_err(failed("persistent volume claims"))?;
+    Ok((pods.items.into_iter().map(Arc::new).collect(), volumes.items.into_iter().map(Arc::new).collect()))
+}
+
+/// Asks every node that has an address who it is.
+async fn ask(stores: &dyn Stores, members: &mut BTreeMap<String, Member>) {
+    let asked: Vec<(String, String)> = members
+        .iter()
+        .filter_map(|(name, member)| {
+            let pod = member.pod.as_ref().filter(|pod| !pod.has_ended)?;
+            Some((name.clone(), address(pod.ip.as_ref()?, ADMIN_PORT)))
+        })
+        .collect();
+    let answers = stream::iter(asked.into_iter().map(|(name, address)| async move {
+        let answer = timeout(ANSWER_WITHIN, stores.status(address)).await;
+        (name, answer.ok().and_then(Result::ok))
+    }));
+    let answers: Vec<_> = answers.buffer_unordered(ASKED_AT_ONCE).collect().await;
+    for (name, answer) in answers {
+        // Whoever answers under another name has taken over the address of a pod that is gone.
+        let answer = answer.filter(|answer| answer.name == name);
+        if let Some(member) = members.get_mut(&name) {
+            member.answer = answer;
+        }
+    }
+}
+
+/// The nodes that belong to the store.
+pub fn addresses(cluster: &Cluster, members: &BTreeMap<String, Member>) -> Vec<NodeAddress> {
+    let ours =
+        members.values().filter(|member| member.answer.as_ref().is_some_and(|it| it.cluster == Some(cluster.id)));
+    let mut ours: Vec<&Member> = ours.collect();
+    // One that is ready knows the leader; one that only starts may not.
+    ours.sort_by_key(|member| member.pod.as_ref().is_none_or(|pod| !pod.is_ready));
+    let ips = ours.into_iter().filter_map(|member| member.pod.as_ref()?.ip.clone());
+    ips.map(|ip| NodeAddress { client: address(&ip, CLIENT_PORT), admin: address(&ip, ADMIN_PORT) }).collect()
+}
+
+/// `host:port` of an IP address of either kind.
+pub fn address(ip: &str, port: u16) -> String {
+    if ip.contains(':') { format!("[{ip}]:{port}") } else { format!("{ip}:{port}") }
+}
+
+async fn store(stores: &dyn Stores, cluster: &Cluster, members: &BTreeMap<String, Member>) -> Store {
+    let addresses = addresses(cluster, members);
+    if addresses.is_empty() {
+        return Store::None;
+    }
+    match stores.told(cluster.id, addresses).await {
+        Ok(told) => Store::Known(Box::new(told)),
+        Err(error) => Store::Unreachable { reason: error.to_string() },
+    }
+}
+
+/// Names that somebody else's objects have.
+type Taken = BTreeSet<String>;

@@ -1,0 +1,209 @@
+//! Who should be a member: as many as the spec wants, of those that there are.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use annulus_client::admin::PlannedMember;
+use annulus_client::node::MemberSpec;
+use annulus_client::{MemberId, MemberState};
+
+use super::create::zone;
+use super::{Gate, Step, Wait, is_heard};
+use crate::addresses;
+use crate::model::{Member, Observed, Told};
+
+/// Members of the map that are not on their way out.
+pub(super) fn staying(told: &Told) -> Vec<&PlannedMember> {
+    told.plan.members.iter().filter(|member| member.state != MemberState::Leaving).collect()
+}
+
+/// Who should be a member, and who is needed for that.
+#[derive(Debug, Default)]
+pub(super) struct Membership {
+    /// The members that the store should have: those that are known by now.
+    specs: Vec<MemberSpec>,
+    /// Everybody who is a member, or is to become one.
+    pub(super) kept: BTreeSet<String>,
+    /// Those with pods or volumes that never were members.
+    pub(super) fresh: BTreeSet<String>,
+    /// Fresh ones that are wanted and do not answer yet.
+    pub(super) silent: Vec<String>,
+    /// Those with pods or volumes that nobody needs.
+    pub(super) unneeded: Vec<String>,
+    /// How many are still to be made.
+    pub(super) missing: usize,
+}
+
+/// Everybody by what they are now.
+struct Parts<'a> {
+    staying: BTreeMap<&'a str, &'a PlannedMember>,
+    leaving: BTreeMap<&'a str, &'a PlannedMember>,
+    fresh: Vec<&'a str>,
+    removed: Vec<&'a str>,
+}
+
+impl<'a> Parts<'a> {
+    fn of(observed: &'a Observed, told: &'a Told) -> Self {
+        let by_name = |leaves: bool| {
+            let members =
+                told.plan.members.iter().filter(move |member| (member.state == MemberState::Leaving) == leaves);
+            members.map(|member| (member.name.as_str(), member)).collect::<BTreeMap<_, _>>()
+        };
+        let (staying, leaving) = (by_name(false), by_name(true));
+        let outside = observed.members.iter().filter(|(name, member)| {
+            !staying.contains_key(name.as_str()) && !leaving.contains_key(name.as_str()) && !member.is_retired()
+        });
+        let (mut fresh, mut removed) = (Vec::new(), Vec::new());
+        for (name, member) in outside {
+            let list = if was_member(observed, name, member) { &mut removed } else { &mut fresh };
+            list.push(name.as_str());
+        }
+        fresh.sort_by_key(|name| observed.members[*name].ordinal);
+        Self { staying, leaving, fresh, removed }
+    }
+}
+
+/// Whether somebody who is not in the map once was: its volume holds what the store has elsewhere by now.
+fn was_member(observed: &Observed, name: &str, member: &Member) -> bool {
+    match &member.answer {
+        Some(answer) => answer.cluster.is_some(),
+        None => observed.cluster.known.get(name).is_some_and(|known| known.id.is_some()),
+    }
+}
+
+impl Membership {
+    /// Decides from who there is, and who is to be replaced.
+    pub(super) fn decide(observed: &Observed, told: &Told, replaced: &BTreeSet<String>) -> Self {
+        let parts = Parts::of(observed, told);
+        let wanted = usize::try_from(observed.cluster.spec.replicas).unwrap_or_default();
+        let standing: Vec<&str> = parts.staying.keys().copied().filter(|name| !replaced.contains(*name)).collect();
+        let mut members = standing.clone();
+        let surplus = standing.len().saturating_sub(wanted);
+        let victims = victims(observed, &parts, &standing, surplus);
+        members.retain(|name| !victims.contains(name));
+
+        let mut decided = Self::default();
+        // Whoever was told to leave can turn back as long as it is there.
+        let may_return = parts.leaving.keys().filter(|name| {
+            !parts.staying.contains_key(*name)
+                && !observed.cluster.remove.iter().any(|it| it == *name)
+                && is_there(observed, name)
+        });
+        members.extend(may_return.take(wanted.saturating_sub(members.len())));
+        let needed = wanted.saturating_sub(members.len());
+        let (joining, unneeded) = parts.fresh.split_at(needed.min(parts.fresh.len()));
+        let (answering, silent): (Vec<&str>, Vec<&str>) =
+            joining.iter().partition(|name| observed.members[**name].answer.is_some());
+        decided.missing = needed - joining.len();
+        decided.silent = silent.iter().map(|name| (*name).to_owned()).collect();
+        decided.fresh = parts.fresh.iter().map(|name| (*name).to_owned()).collect();
+        decided.unneeded = unneeded.iter().chain(&parts.removed).map(|name| (*name).to_owned()).collect();
+        members.extend(answering);
+        // Who is gone keeps its place until the one that takes it is there.
+        let waiting = replaced.iter().map(String::as_str).take(wanted.saturating_sub(members.len()));
+        members.extend(waiting);
+
+        let kept = parts.staying.keys().chain(parts.leaving.keys()).chain(joining);
+        decided.kept = kept.map(|name| (*name).to_owned()).collect();
+        decided.specs = members.iter().filter_map(|name| spec(observed, &parts, name)).collect();
+        decided.specs.sort_by(|a, b| a.name.cmp(&b.name));
+        decided
+    }
+
+    /// The store is told, if it does not say so already.
+    pub(super) fn step(&self, observed: &Observed, told: &Told) -> Result<Option<Step>, Wait> {
+        let now: Vec<MemberSpec> = staying(told).into_iter().map(PlannedMember::spec).collect();
+        let joins = self.specs.iter().filter(|spec| !now.iter().any(|known| known.id == spec.id));
+        let leaves = now.iter().filter(|known| !self.specs.iter().any(|spec| known.id == spec.id));
+        let (joins, leaves): (Vec<&MemberSpec>, Vec<&MemberSpec>) = (joins.collect(), leaves.collect());
+        let differs = |spec: &&MemberSpec| now.iter().any(|known| known.id == spec.id && known != *spec);
+        let updated: Vec<&MemberSpec> = self.specs.iter().filter(differs).collect();
+        if joins.is_empty() && leaves.is_empty() && updated.is_empty() {
+            return Ok(None);
+        }
+        if joins.is_empty() && !leaves.is_empty() {
+            room_for(observed, told, &leaves)?;
+        }
+        let names = |specs: &[&MemberSpec]| specs.iter().map(|spec| spec.name.as_str()).collect::<Vec<_>>().join(", ");
+        let parts = [("join", &joins), ("leave", &leaves), ("are updated", &updated)];
+        let told_of = parts.iter().filter(|(_, specs)| !specs.is_empty());
+        let change = told_of.map(|(what, specs)| format!("{what}: {}", names(specs))).collect::<Vec<_>>().join("; ");
+        Ok(Some(Step::SetMembers { epoch: told.plan.epoch, members: self.specs.clone(), change }))
+    }
+}
+
+fn is_there(observed: &Observed, name: &str) -> bool {
+    observed.members.get(name).is_some_and(|member| member.has_volume() && member.has_pod())
+}
+
+/// Who leaves when there are too many: who was named, then who is not there, then who leaves the zones most even and moves least,
+/// then the youngest.
+fn victims<'a>(observed: &Observed, parts: &Parts<'a>, standing: &[&'a str], count: usize) -> BTreeSet<&'a str> {
+    let mut victims = BTreeSet::new();
+    for _ in 0..count {
+        let left: Vec<&str> = standing.iter().copied().filter(|name| !victims.contains(name)).collect();
+        let mut zones: BTreeMap<&str, usize> = BTreeMap::new();
+        for name in &left {
+            *zones.entry(parts.staying[name].zone.as_str()).or_default() += 1;
+        }
+        let rank = |name: &&str| {
+            let member = parts.staying[*name];
+            let named = observed.cluster.remove.iter().position(|it| it == *name).unwrap_or(usize::MAX);
+            let ordinal = observed.members.get(*name).map_or(u64::MAX, |member| member.ordinal);
+            let in_zone = zones[member.zone.as_str()];
+            (named, is_heard(member), usize::MAX - in_zone, member.replicas, u64::MAX - ordinal)
+        };
+        victims.extend(left.iter().copied().min_by_key(rank));
+    }
+    victims
+}
+
+/// A member as the store is to be told of it. The node says who it is: one that came back with an empty volume is another.
+fn spec(observed: &Observed, parts: &Parts<'_>, name: &str) -> Option<MemberSpec> {
+    let known = parts.staying.get(name).or_else(|| parts.leaving.get(name)).copied();
+    let there = observed.members.get(name);
+    let answered = there.and_then(|member| member.answer.as_ref());
+    let begun_anew = answered.filter(|answer| answer.cluster.is_none()).map(|answer| answer.id);
+    let id: MemberId = match (known, begun_anew) {
+        (_, Some(id)) => id,
+        (Some(known), None) => known.id,
+        (None, None) => return None,
+    };
+    let zone = there.map(zone).filter(|zone| !zone.is_empty());
+    let zone = zone.or(known.map(|known| known.zone.as_str())).unwrap_or_default();
+    Some(addresses::spec(&observed.cluster, name, id, zone, known.map(|known| known.weight)))
+}
+
+/// What leaves has to find room with those that stay: a tenth of each disk is left free for checkpoints.
+fn room_for(observed: &Observed, told: &Told, leaves: &[&MemberSpec]) -> Result<(), Wait> {
+    let leaves: BTreeSet<&str> = leaves.iter().map(|spec| spec.name.as_str()).collect();
+    let (mut moving, mut free) = (0_u64, 0_u64);
+    for member in staying(told) {
+        let answer = observed.members.get(&member.name).and_then(|there| there.answer.as_ref());
+        // A node that can't tell holds nothing up: the store itself stops taking writes before a disk is full.
+        let Some((total, unused)) = answer.and_then(disk) else { continue };
+        if leaves.contains(member.name.as_str()) {
+            moving += total - unused;
+        } else {
+            free += unused.saturating_sub(total / 10);
+        }
+    }
+    if moving <= free || free == 0 {
+        return Ok(());
+    }
+    let mib = |bytes: u64| bytes.div_ceil(1024 * 1024);
+    let message = format!(
+        "{} hold about {} MiB, and the members that would stay have room for {} MiB: raise spec.storage.size, or keep more \
+         replicas",
+        leaves.iter().copied().collect::<Vec<_>>().join(", "),
+        mib(moving),
+        mib(free)
+    );
+    Err(Wait::new(Gate::DiskSpace, leaves.first().copied(), message))
+}
+
+/// Bytes of a node's disk, and how many of them are unused.
+fn disk(answer: &annulus_client::node::Status) -> Option<(u64, u64)> {
+    let bytes = |field: &str| answer.other.get(field).and_then(serde_json::Value::as_u64);
+    let (total, unused) = (bytes("disk_bytes_total")?, bytes("disk_bytes_free")?);
+    (total > 0 && unused <= total).then_some((total, unused))
+}

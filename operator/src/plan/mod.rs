@@ -1,0 +1,349 @@
+//! What is to be done about a cluster: a pure function of what is known of it.
+//!
+//! ```text
+//!              deleting ─▶ teardown     pods, then volumes, then the finalizer
+//!  Observed ─▶ paused   ─▶ nothing
+//!              no store ─▶ create       volumes and pods, then one bootstrap
+//!              a store  ─▶ running      mend pods ─▶ who should be a member ─▶ drains ─▶ who has left ─▶ roll
+//! ```
+//!
+//! A plan has any number of [`Action`]s, by which nothing can be lost, and at most one [`Step`] that takes something away or
+//! changes the store. Where the next step has to wait there is a [`Gate`] instead, with a sentence that says for what, and what
+//! to do. It is level-triggered: whatever was left half done, it goes on from what there is, and of a settled cluster it makes an
+//! empty plan.
+//!
+//! It never reads the cluster, a clock or the store: it is given all of that.
+
+mod create;
+mod membership;
+mod quorum;
+mod replace;
+mod roll;
+mod running;
+mod teardown;
+
+use annulus_client::node::MemberSpec;
+
+use crate::model::{Member, Observed};
+
+pub use quorum::{HEARD_MS, at_risk, is_heard};
+
+/// What is to be done.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// By these nothing can be lost; all of them are done.
+    pub actions: Vec<Action>,
+    /// The one step that takes something away or changes the store.
+    pub step: Option<Step>,
+    /// What the next step waits for.
+    pub wait: Option<Wait>,
+    /// Whether members are being put in the place of others.
+    pub replacing: Vec<String>,
+    /// How many pods may be evicted by others at once.
+    pub evictable: u32,
+}
+
+/// A change by which nothing can be lost.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Make the claim of a volume of a new member.
+    CreateVolume {
+        /// The member.
+        member: String,
+        /// Its number.
+        ordinal: u64,
+    },
+    /// Make a pod for a volume.
+    CreatePod {
+        /// The member.
+        member: String,
+        /// Its number.
+        ordinal: u64,
+    },
+    /// Delete a pod that serves nothing: it has ended, or never was in the ring and is made of what is not wanted any more.
+    ClearPod {
+        /// The member.
+        member: String,
+        /// The pod.
+        uid: String,
+    },
+    /// Let a claim ask for more.
+    GrowVolume {
+        /// The member.
+        member: String,
+    },
+    /// Mark the volume of a member that has left as one that is only kept.
+    RetireVolume {
+        /// The member.
+        member: String,
+    },
+}
+
+/// A change that takes something away, or that the store has to agree to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// Make the store.
+    Bootstrap {
+        /// Its members.
+        members: Vec<MemberSpec>,
+    },
+    /// State who the members are.
+    SetMembers {
+        /// Only if the map still has this epoch.
+        epoch: u64,
+        /// All of them.
+        members: Vec<MemberSpec>,
+        /// What that changes, in words.
+        change: String,
+    },
+    /// Let everything move away from a member.
+    Drain {
+        /// The member.
+        member: String,
+    },
+    /// Let a drained member hold something again.
+    Undrain {
+        /// The member.
+        member: String,
+    },
+    /// Have a member hand over its leaders, and delete its pod; it comes back as it should be.
+    Roll {
+        /// The member.
+        member: String,
+        /// The pod.
+        uid: String,
+    },
+    /// Delete the pod of somebody who is no member.
+    DiscardPod {
+        /// Whose.
+        member: String,
+        /// The pod.
+        uid: String,
+        /// Whether its node can't be waited for.
+        at_once: bool,
+    },
+    /// Delete the volume of somebody who is no member, and has no pod.
+    DiscardVolume {
+        /// Whose.
+        member: String,
+        /// The claim.
+        uid: String,
+    },
+    /// Delete a pod since the cluster is being deleted.
+    StopPod {
+        /// The member.
+        member: String,
+        /// The pod.
+        uid: String,
+        /// Whether its node can't be waited for.
+        at_once: bool,
+    },
+    /// Let the resource go.
+    Finish,
+}
+
+impl Step {
+    /// A stable name, as the status has it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Bootstrap { .. } => "Bootstrap",
+            Self::SetMembers { .. } => "SetMembers",
+            Self::Drain { .. } => "DrainMember",
+            Self::Undrain { .. } => "UndrainMember",
+            Self::Roll { .. } => "RollMember",
+            Self::DiscardPod { .. } | Self::DiscardVolume { .. } => "DiscardMember",
+            Self::StopPod { .. } => "StopMember",
+            Self::Finish => "Finish",
+        }
+    }
+
+    /// The member that it is about.
+    pub fn member(&self) -> Option<&str> {
+        match self {
+            Self::Drain { member }
+            | Self::Undrain { member }
+            | Self::Roll { member, .. }
+            | Self::DiscardPod { member, .. }
+            | Self::DiscardVolume { member, .. }
+            | Self::StopPod { member, .. } => Some(member),
+            Self::Bootstrap { .. } | Self::SetMembers { .. } | Self::Finish => None,
+        }
+    }
+}
+
+/// Why a step has to wait.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wait {
+    /// What it waits for.
+    pub gate: Gate,
+    /// The member that it is about.
+    pub member: Option<String>,
+    /// The same in words, with what to do.
+    pub message: String,
+}
+
+/// What a step waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Gate {
+    /// The cluster is paused.
+    Paused,
+    /// The cluster must not be deleted.
+    DeletionProtected,
+    /// Pods have to end first.
+    PodsStopping,
+    /// A pod is not there yet, or can't start.
+    PodNotReady,
+    /// A volume is not there yet.
+    VolumeNotBound,
+    /// A node does not answer yet.
+    NodeSilent,
+    /// A volume belongs to another store.
+    ForeignVolume,
+    /// Nobody can tell the map.
+    StoreUnreachable,
+    /// The store was made, and all volumes are empty.
+    StoreLost,
+    /// The store still moves replicas.
+    MovesUnderWay,
+    /// Another member is not ready.
+    MemberNotReady,
+    /// Another member is not heard by its peers, or goes by an older map.
+    MemberBehind,
+    /// A partition would lose its quorum.
+    QuorumAtRisk,
+    /// Too many members are gone at once for it to be their own fault.
+    MassFailure,
+    /// As many members are being replaced as may be.
+    ReplacementBudget,
+    /// The members that stay have no room for what would move to them.
+    DiskSpace,
+}
+
+impl Gate {
+    /// A stable name, as the status has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Paused => "Paused",
+            Self::DeletionProtected => "DeletionProtected",
+            Self::PodsStopping => "PodsStopping",
+            Self::PodNotReady => "PodNotReady",
+            Self::VolumeNotBound => "VolumeNotBound",
+            Self::NodeSilent => "NodeSilent",
+            Self::ForeignVolume => "ForeignVolume",
+            Self::StoreUnreachable => "StoreUnreachable",
+            Self::StoreLost => "StoreLost",
+            Self::MovesUnderWay => "MovesUnderWay",
+            Self::MemberNotReady => "MemberNotReady",
+            Self::MemberBehind => "MemberBehind",
+            Self::QuorumAtRisk => "QuorumAtRisk",
+            Self::MassFailure => "MassFailure",
+            Self::ReplacementBudget => "ReplacementBudget",
+            Self::DiskSpace => "DiskSpace",
+        }
+    }
+}
+
+impl Wait {
+    fn new(gate: Gate, member: Option<&str>, message: impl Into<String>) -> Self {
+        Self { gate, member: member.map(str::to_owned), message: message.into() }
+    }
+}
+
+impl Plan {
+    fn waiting(wait: Wait) -> Self {
+        Self { wait: Some(wait), ..Self::default() }
+    }
+
+    /// Whether there is nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.actions.is_empty() && self.step.is_none()
+    }
+}
+
+/// What is to be done now.
+pub fn plan(observed: &Observed) -> Plan {
+    if observed.cluster.deleting {
+        return teardown::plan(observed);
+    }
+    if observed.cluster.spec.paused {
+        let message = "spec.paused is true; the operator changes nothing until it is false";
+        return Plan::waiting(Wait::new(Gate::Paused, None, message));
+    }
+    match observed.told() {
+        Some(told) => running::plan(observed, told),
+        None => create::plan(observed),
+    }
+}
+
+/// What every member that is to have a pod needs: its volume, its pod, and the size that was asked for.
+fn upkeep(observed: &Observed, member: &str, is_fresh: bool, actions: &mut Vec<Action>) {
+    let Some(there) = observed.members.get(member) else { return };
+    let ordinal = there.ordinal;
+    match &there.volume {
+        None if is_fresh => actions.push(Action::CreateVolume { member: member.to_owned(), ordinal }),
+        Some(volume) => {
+            let wanted = annulus_crds::quantity::bytes(&observed.cluster.spec.storage.size).unwrap_or_default();
+            if volume.requested_bytes < wanted && volume.may_grow != Some(false) && !volume.is_deleting {
+                actions.push(Action::GrowVolume { member: member.to_owned() });
+            }
+        }
+        None => {}
+    }
+    match &there.pod {
+        None if is_fresh || there.has_volume() => {
+            actions.push(Action::CreatePod { member: member.to_owned(), ordinal })
+        }
+        Some(pod) if !pod.is_deleting && (pod.has_ended || (is_fresh && is_outdated(observed, there))) => {
+            actions.push(Action::ClearPod { member: member.to_owned(), uid: pod.uid.clone() });
+        }
+        _ => {}
+    }
+}
+
+/// Whether a pod is made of something else than what is wanted.
+fn is_outdated(observed: &Observed, member: &Member) -> bool {
+    member.pod.as_ref().is_some_and(|pod| pod.template != observed.cluster.template)
+}
+
+/// Numbers of members that never were; their names are free.
+fn new_ordinals(observed: &Observed) -> impl Iterator<Item = (u64, String)> + '_ {
+    let made = observed.members.values().map(|member| member.ordinal).max().unwrap_or_default();
+    let last = made.max(observed.cluster.last_ordinal);
+    let name = |ordinal| crate::resources::member_name(&observed.cluster.name, &observed.cluster.uid, ordinal);
+    let names = (last + 1..).map(move |ordinal| (ordinal, name(ordinal)));
+    let in_map =
+        |name: &str| observed.told().is_some_and(|told| told.plan.members.iter().any(|member| member.name == name));
+    names.filter(move |(_, name)| {
+        !observed.taken.contains(name) && !observed.members.contains_key(name) && !in_map(name)
+    })
+}
+
+/// Makes members that never were.
+fn make_new(observed: &Observed, count: usize, actions: &mut Vec<Action>) {
+    for (ordinal, member) in new_ordinals(observed).take(count) {
+        actions.push(Action::CreateVolume { member: member.clone(), ordinal });
+        actions.push(Action::CreatePod { member, ordinal });
+    }
+}
+
+/// Why a member that should be there does not answer.
+fn why_silent(name: &str, member: Option<&Member>) -> Wait {
+    let Some(member) = member else {
+        return Wait::new(Gate::PodNotReady, Some(name), format!("{name} is being made"));
+    };
+    if let Some(trouble) = member.volume.as_ref().and_then(|volume| volume.trouble.as_ref()) {
+        return Wait::new(Gate::VolumeNotBound, Some(name), trouble.clone());
+    }
+    match &member.pod {
+        None => Wait::new(Gate::PodNotReady, Some(name), format!("{name} has no pod yet")),
+        Some(pod) => match &pod.trouble {
+            Some(trouble) => Wait::new(Gate::PodNotReady, Some(name), trouble.clone()),
+            None if pod.ip.is_none() => Wait::new(Gate::PodNotReady, Some(name), format!("pod {name} is starting")),
+            None => Wait::new(
+                Gate::NodeSilent,
+                Some(name),
+                format!("the node in pod {name} does not answer on its admin port; see `kubectl logs {name}`"),
+            ),
+        },
+    }
+}

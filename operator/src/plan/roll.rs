@@ -1,0 +1,65 @@
+//! Members are made anew, one after the other, when what their pods are made of has changed.
+
+use annulus_client::admin::PlannedMember;
+
+use super::membership::staying;
+use super::quorum::lost_without;
+use super::{Gate, Step, Wait, is_heard, is_outdated};
+use crate::model::{Member, Observed, Told};
+
+/// The next member to roll, if any is to be: those that are not ready anyway first, then by number.
+pub(super) fn next<'a>(observed: &'a Observed, told: &'a Told) -> Option<(&'a PlannedMember, &'a Member)> {
+    let members = told.plan.members.iter().filter_map(|member| Some((member, observed.members.get(&member.name)?)));
+    let outdated = members.filter(|(_, there)| is_outdated(observed, there) && there.has_pod());
+    outdated.min_by_key(|(member, there)| (is_ready(there) && is_heard(member), member.leads > 0, there.ordinal))
+}
+
+fn is_ready(member: &Member) -> bool {
+    member.pod.as_ref().is_some_and(|pod| pod.is_ready)
+}
+
+/// Rolls the next one, or says what it waits for.
+pub(super) fn step(observed: &Observed, told: &Told) -> Result<Option<Step>, Wait> {
+    let Some((victim, there)) = next(observed, told) else { return Ok(None) };
+    let Some(pod) = &there.pod else { return Ok(None) };
+    // What can't serve anyway is not waited for, or a pod that can never start would block the change that mends it.
+    let serves = is_ready(there) && is_heard(victim);
+    if serves {
+        if !told.plan.settled {
+            let message = format!(
+                "{} is rolled when all replicas are where they should be; {} are still to be moved",
+                victim.name, told.plan.moves_left
+            );
+            return Err(Wait::new(Gate::MovesUnderWay, Some(&victim.name), message));
+        }
+        others_are_well(observed, told, victim)?;
+    }
+    if let Some(partition) = lost_without(told, victim.id).filter(|_| serves) {
+        let message = format!(
+            "partition {partition} would have no quorum without {}; the other members that hold it have to come back first",
+            victim.name
+        );
+        return Err(Wait::new(Gate::QuorumAtRisk, Some(&victim.name), message));
+    }
+    Ok(Some(Step::Roll { member: victim.name.clone(), uid: pod.uid.clone() }))
+}
+
+/// Everybody else is there: ready by its own word, and heard and up to date by its peers'.
+fn others_are_well(observed: &Observed, told: &Told, victim: &PlannedMember) -> Result<(), Wait> {
+    for other in staying(told).into_iter().filter(|other| other.id != victim.id) {
+        let there = observed.members.get(&other.name);
+        if !there.is_some_and(is_ready) {
+            let new = there.is_some_and(|there| !is_outdated(observed, there));
+            let why = there.and_then(|there| there.pod.as_ref()).and_then(|pod| pod.trouble.clone());
+            let why = why.unwrap_or_else(|| format!("pod {} is not ready", other.name));
+            let what = if new { "the roll stops there until it is" } else { "the roll goes on when it is" };
+            return Err(Wait::new(Gate::MemberNotReady, Some(&other.name), format!("{why}; {what}")));
+        }
+        if !is_heard(other) || other.epoch != Some(told.plan.epoch) {
+            let message =
+                format!("{} is not heard by its peers, or goes by an older map than {}", other.name, told.plan.epoch);
+            return Err(Wait::new(Gate::MemberBehind, Some(&other.name), message));
+        }
+    }
+    Ok(())
+}

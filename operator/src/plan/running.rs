@@ -1,0 +1,102 @@
+//! A cluster whose store answers: mend what is missing, then state who should be a member, then drains, then clear away who has
+//! left, then roll.
+
+use annulus_client::MemberState;
+use annulus_crds::storage_cluster::WhenScaled;
+
+use super::create::discard;
+use super::membership::{self, Membership};
+use super::{Action, Gate, Plan, Step, Wait, make_new, replace, roll, upkeep, why_silent};
+use crate::model::{Observed, Told};
+
+pub(super) fn plan(observed: &Observed, told: &Told) -> Plan {
+    let gone = replace::gone(observed, told);
+    let membership = Membership::decide(observed, told, &gone.replaced);
+    let mut plan = Plan { replacing: gone.replaced.iter().cloned().collect(), ..Plan::default() };
+    mend(observed, &membership, &mut plan.actions);
+    make_new(observed, membership.missing, &mut plan.actions);
+
+    let mut waits = Vec::new();
+    match membership.step(observed, told) {
+        Ok(step) => plan.step = step,
+        Err(wait) => waits.push(wait),
+    }
+    plan.step = plan.step.or_else(|| drains(observed, told));
+    plan.step = plan.step.or_else(|| clear_away(observed, &membership, &mut plan.actions));
+    if plan.step.is_none() {
+        match roll::step(observed, told) {
+            Ok(step) => plan.step = step,
+            Err(wait) => waits.push(wait),
+        }
+    }
+    waits.extend(gone.wait);
+    waits.extend(membership.silent.iter().map(|name| why_silent(name, observed.members.get(name))));
+    waits.extend(moves(told));
+    plan.evictable = evictable(observed, told, &plan);
+    plan.wait = if plan.step.is_some() { None } else { waits.into_iter().next() };
+    plan
+}
+
+/// Pods and volumes of everybody who is a member, or is to become one.
+fn mend(observed: &Observed, membership: &Membership, actions: &mut Vec<Action>) {
+    for name in &membership.kept {
+        let is_fresh = membership.fresh.contains(name);
+        upkeep(observed, name, is_fresh, actions);
+    }
+}
+
+/// The annotation says who is to be empty; the store is told of one difference at a time.
+fn drains(observed: &Observed, told: &Told) -> Option<Step> {
+    told.plan.members.iter().find_map(|member| {
+        let wanted = observed.cluster.drain.contains(&member.name);
+        match member.state {
+            MemberState::Active | MemberState::Joining if wanted => Some(Step::Drain { member: member.name.clone() }),
+            MemberState::Draining if !wanted => Some(Step::Undrain { member: member.name.clone() }),
+            _ => None,
+        }
+    })
+}
+
+/// Whoever is no member and is not to become one goes: its pod first, then its volume, or it is only kept.
+fn clear_away(observed: &Observed, membership: &Membership, actions: &mut Vec<Action>) -> Option<Step> {
+    let retains = observed.cluster.spec.volume_retention.when_scaled == WhenScaled::Retain;
+    let mut step = None;
+    for name in &membership.unneeded {
+        let Some(member) = observed.members.get(name) else { continue };
+        // An empty volume that never held anything is kept for nobody.
+        if member.pod.is_none() && retains && !membership.fresh.contains(name) {
+            if member.volume.as_ref().is_some_and(|volume| !volume.is_retired) {
+                actions.push(Action::RetireVolume { member: name.clone() });
+            }
+            continue;
+        }
+        step = step.or_else(|| discard(name, member));
+    }
+    step
+}
+
+/// What the store itself still does.
+fn moves(told: &Told) -> Option<Wait> {
+    if told.plan.settled {
+        return None;
+    }
+    let gate = told.plan.moves.iter().find_map(|planned| planned.gate.as_ref());
+    let why = gate.map(|gate| format!("; the first waits: {}", gate.message)).unwrap_or_default();
+    let message = format!("{} replicas are still to be moved{why}", told.plan.moves_left);
+    Some(Wait::new(Gate::MovesUnderWay, None, message))
+}
+
+/// One pod may be evicted when nothing else goes on. With fewer than three replicas there is no moment at which one could go
+/// without an outage; a node must be drainable all the same.
+fn evictable(observed: &Observed, told: &Told, plan: &Plan) -> u32 {
+    if told.ring.replication_factor < 3 {
+        return 1;
+    }
+    let is_quiet = told.plan.settled && plan.step.is_none() && roll::next(observed, told).is_none();
+    let staying = membership::staying(told);
+    let all_there = staying.iter().all(|member| {
+        super::is_heard(member)
+            && observed.members.get(&member.name).and_then(|it| it.pod.as_ref()).is_some_and(|pod| pod.is_ready)
+    });
+    u32::from(is_quiet && all_there)
+}

@@ -1,0 +1,88 @@
+//! The names of members.
+
+use sha2::{Digest, Sha256};
+
+use super::{Facts, MemberName};
+
+/// Without vowels, so that no words come of it, and without digits that look like letters.
+const ALPHABET: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
+/// How many letters tell the members of a cluster apart.
+const LETTERS: usize = 5;
+
+/// The name of a cluster's member: always the same for the same number, so that a step that is taken twice makes nothing twice.
+///
+/// There are 27^5 (14 million) endings, so two numbers may have one name; [`next_member`] passes over a number whose name is taken.
+/// The UID is in it: the volume of an earlier cluster of the same name is told by a name that its number does not make.
+pub fn member_name(cluster: &str, uid: &str, ordinal: u64) -> String {
+    let digest = Sha256::digest(format!("{uid}/{ordinal}"));
+    let mut rest = digest[..8].iter().fold(0_u64, |number, byte| number << 8 | u64::from(*byte));
+    let mut name = format!("{cluster}-");
+    for _ in 0..LETTERS {
+        let letter = usize::try_from(rest % ALPHABET.len() as u64).expect("it is below the alphabet's length");
+        name.push(char::from(ALPHABET[letter]));
+        rest /= ALPHABET.len() as u64;
+    }
+    name
+}
+
+/// The member to make after the one numbered `last`: the first whose name is not taken.
+///
+/// Taken is a name that a pod, a volume or a member of the map has, whoever made it. A number that is passed over is used up.
+pub fn next_member(facts: &Facts, last: u64, taken: impl Fn(&str) -> bool) -> MemberName {
+    let named = |ordinal| MemberName { name: member_name(&facts.name, &facts.uid, ordinal), ordinal };
+    let free = (last + 1..).map(named).find(|member| !taken(&member.name));
+    free.expect("far fewer names are taken than there are")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::resources::tests::{UID, full};
+
+    #[test]
+    fn a_name_is_the_same_in_every_release() {
+        let names: Vec<String> = (1..=3).map(|ordinal| member_name("demo", UID, ordinal)).collect();
+        assert_eq!(names, ["demo-gwskl", "demo-xtr5c", "demo-r8ngz"]);
+    }
+
+    #[test]
+    fn names_are_labels_of_dns_for_the_longest_cluster() {
+        let cluster = "c".repeat(40);
+        for ordinal in 1..=200 {
+            let name = member_name(&cluster, UID, ordinal);
+            let plain = name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
+            assert!(name.len() <= 63 && plain && !name.ends_with('-'), "{name}");
+        }
+        assert!(format!("{cluster}-members").len() <= 63);
+    }
+
+    #[test]
+    fn a_number_whose_name_is_taken_is_passed_over() {
+        let facts = full();
+        let first = next_member(&facts, 0, |_| false);
+        assert_eq!(first, MemberName { name: member_name(&facts.name, &facts.uid, 1), ordinal: 1 });
+        assert_eq!(next_member(&facts, 0, |name| name == first.name).ordinal, 2);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(20))]
+
+        /// Now and then one of the thousand is passed over; that is what the walk is for.
+        #[test]
+        fn a_thousand_members_have_a_thousand_names(uid in "[0-9a-f]{8}-[0-9a-f]{12}") {
+            let facts = Facts { uid, ..full() };
+            let (mut names, mut last) = (BTreeSet::new(), 0);
+            for _ in 0..1000 {
+                let member = next_member(&facts, last, |name| names.contains(name));
+                prop_assert!(member.ordinal > last);
+                last = member.ordinal;
+                prop_assert!(names.insert(member.name));
+            }
+            prop_assert!(last < 1010, "{last}");
+        }
+    }
+}
