@@ -24,6 +24,10 @@ sim seeds="200":
 e2e:
     cargo xtest build e2e
 
+# Everything on the Kubernetes cluster that KUBECONFIG names; what it needs stands in tests/tests/kubernetes/main.rs.
+kubernetes:
+    cargo xtest kubernetes
+
 # Load on a store that runs on this machine (`cargo run --release -p annulus -- dev`).
 bench *arguments:
     cargo run --release -p annulus -- bench {{arguments}}

@@ -6,6 +6,7 @@
 //! - [`planned_stops`]: members that are stopped and started again are missed by nobody.
 //! - [`refusals`]: what is refused, and that it changes nothing.
 //! - [`command_line`]: the verbs for all of it.
+//! - [`served_load`]: the load that runs as a pod in a cluster.
 //! - [`dev`]: `annulus dev` with more or fewer members than before.
 //!
 //! The stores run one at a time. The binary is the one that was built beside these tests, or `ANNULUS_BIN`.
@@ -17,3 +18,4 @@ mod kills;
 mod lives;
 mod planned_stops;
 mod refusals;
+mod served_load;
