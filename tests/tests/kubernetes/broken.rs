@@ -43,13 +43,13 @@ async fn what_is_missing_is_named_with_the_remedy_and_what_is_mended_goes_on() {
 
 /// Waits until a condition says all of this, and names the member that it is about.
 async fn said(cluster: &Cluster<'_>, parts: &[&str]) {
-    let resource = cluster
-        .until(&format!("it says {parts:?}"), PATIENCE, |resource| {
-            let message = condition(resource, "Degraded").2;
-            parts.iter().all(|part| message.contains(part))
-        })
-        .await;
-    let message = condition(&resource, "Degraded").2;
+    let told = |resource: &Value| {
+        let messages = ["Degraded", "Progressing"].map(|kind| condition(resource, kind).2.to_owned());
+        messages.into_iter().find(|message| parts.iter().all(|part| message.contains(part)))
+    };
+    let what = format!("it says {parts:?}");
+    let resource = cluster.until(&what, PATIENCE, |resource| told(resource).is_some()).await;
+    let message = told(&resource).unwrap_or_default();
     let member = text(&resource, "/status/members/0/name");
     assert!(!member.is_empty() && message.contains(member), "{message} names {member}");
     let (progressing, reason, why) = condition(&resource, "Progressing");

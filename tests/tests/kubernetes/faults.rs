@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::cluster::{Cluster, PATIENCE, list, text};
-use crate::kubernetes::skip;
+use crate::kubernetes::{skip, that_can_run};
 use crate::load::Load;
 use crate::nodes::{Fault, Nodes, PROGRAM};
 use crate::scenario::Scenario;
@@ -19,13 +19,18 @@ const NODE_PATIENCE: Duration = Duration::from_secs(240);
 async fn a_store_outlives_what_happens_to_its_nodes() {
     let Some(scenario) = Scenario::begin("faults").await else { return };
     let list = scenario.kubernetes.get("/api/v1/nodes").await.expect("nodes are listed");
-    let Some(mut nodes) = Nodes::of(&list) else {
-        skip(&format!("nothing can be done to these nodes: they are not kind's, and {PROGRAM} names no program"));
-        return scenario.end().await;
+    let count = that_can_run(&list).len();
+    let nodes = Nodes::of(&list).ok_or(format!("they are not kind's, and {PROGRAM} names no program"));
+    let nodes = nodes.and_then(|nodes| if count >= 3 { Ok(nodes) } else { Err(format!("there are only {count}")) });
+    let mut nodes = match nodes {
+        Ok(nodes) => nodes,
+        Err(why) => {
+            skip(&format!("nothing can be done to these nodes: {why}"));
+            return scenario.end().await;
+        }
     };
     let tough = scenario.cluster("tough");
-    // Required: only then are members sure to be on different nodes.
-    tough.create(3, &json!({"topology": {"spread": "Required"}})).await;
+    tough.create(3, &json!({})).await;
     tough.until_settled(3, PATIENCE).await;
     let load = Load::begin(&tough, KEYS).await;
 
@@ -84,9 +89,15 @@ async fn lose_a_disk(tough: &Cluster<'_>, load: &Load<'_>, nodes: &Nodes) {
     if folder.is_empty() {
         return skip("volumes of this storage class are no folders of a node, and none can be emptied");
     }
-    nodes.empty(&node, &folder).await;
-    let words = ["delete", "pod", &name, "--grace-period=0", "--force", "--namespace", &scenario.namespace];
+    // Nobody may write to it any more when it is emptied.
+    tough.change(&json!({"paused": true})).await;
+    tough.until("it is paused", PATIENCE, |resource| text(resource, "/status/phase") == "Paused").await;
+    let words = ["delete", "pod", &name, "--wait=false", "--namespace", &scenario.namespace];
     scenario.kubernetes.kubectl(&words, "").await;
+    let path = format!("/api/v1/namespaces/{}/pods/{name}", scenario.namespace);
+    until("the pod goes", PATIENCE, async || scenario.kubernetes.is_gone(&path).await).await;
+    nodes.empty(&node, &folder).await;
+    tough.change(&json!({"paused": false})).await;
     tough
         .until("the member begins anew", NODE_PATIENCE, |resource| {
             let now = text(member(resource, &name), "/id");
@@ -105,8 +116,8 @@ async fn lose_a_node(tough: &Cluster<'_>, load: &Load<'_>, nodes: &mut Nodes) {
     let kubernetes = &tough.scenario.kubernetes;
     let path = format!("/api/v1/nodes/{node}");
     let labels = kubernetes.get(&path).await.expect("the node can be read")["metadata"]["labels"].take();
-    // There may be no node left that would have nobody else's member.
-    tough.change(&json!({"replacement": {"afterSeconds": 10}, "topology": {"spread": "Preferred"}})).await;
+    tough.change(&json!({"replacement": {"afterSeconds": 10}})).await;
+    tough.until_settled(3, PATIENCE).await;
     nodes.act(Fault::Kill, &node).await;
     kubernetes.kubectl(&["delete", "node", &node, "--wait=false"], "").await;
     until("another member takes its place", NODE_PATIENCE, async || {

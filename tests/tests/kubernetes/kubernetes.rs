@@ -43,6 +43,10 @@ pub(crate) struct Kubernetes {
 impl Kubernetes {
     /// The cluster; nothing, aloud, where there is none to be used.
     pub(crate) async fn found() -> Option<Self> {
+        if !is_set("ANNULUS_E2E", "1") {
+            tell("not asked for: ANNULUS_E2E is not 1");
+            return None;
+        }
         let alone = ALONE.lock().await;
         match Self::reach(alone).await {
             Ok(there) => Some(there),
@@ -54,10 +58,6 @@ impl Kubernetes {
     }
 
     async fn reach(alone: MutexGuard<'static, ()>) -> Result<Self, String> {
-        let is = |name: &str, value: &str| std::env::var(name).is_ok_and(|it| it == value);
-        if !is("ANNULUS_E2E", "1") {
-            return Err("ANNULUS_E2E is not 1".to_owned());
-        }
         if std::env::var_os("KUBECONFIG").is_none() {
             return Err("KUBECONFIG names no cluster".to_owned());
         }
@@ -65,7 +65,7 @@ impl Kubernetes {
         command::run("helm", &["version", "--short"], "", CALL_PATIENCE).await.map_err(tool)?;
         let server = ["config", "view", "--minify", "--output", "jsonpath={.clusters[0].cluster.server}"];
         let server = command::run("kubectl", &server, "", CALL_PATIENCE).await.map_err(tool)?;
-        if !is_on_this_machine(&server) && !is("ANNULUS_E2E_SERVER", &server) {
+        if !is_on_this_machine(&server) && !is_set("ANNULUS_E2E_SERVER", &server) {
             return Err(format!(
                 "{server} is not on this machine; tests break what they run on: set ANNULUS_E2E_SERVER to that URL if they may"
             ));
@@ -151,6 +151,8 @@ impl Kubernetes {
         };
         let crds = chart("annulus-crds");
         self.helm(&["upgrade", "--install", "annulus-crds", &crds, "--create-namespace", "--wait"]).await;
+        let policy = "pod-security.kubernetes.io/enforce=restricted";
+        self.kubectl(&["label", "namespace", SYSTEM, policy, "--overwrite"], "").await;
         let operator = chart("annulus-operator");
         let place = self.on_safe_node();
         let (selector, tolerations) =
@@ -164,11 +166,14 @@ impl Kubernetes {
     }
 }
 
-/// Says aloud what is not done; with `CI=true` that is a failure, unless nobody has asked for it.
+/// Says aloud what is not done; with `CI=true` that is a failure.
 pub(crate) fn skip(why: &str) {
     tell(format!("skipped: {why}"));
-    let is = |name: &str, value: &str| std::env::var(name).is_ok_and(|it| it == value);
-    assert!(!(is("CI", "true") && is("ANNULUS_E2E", "1")), "CI=true skips nothing, and {why}");
+    assert!(!is_set("CI", "true"), "CI=true skips nothing, and {why}");
+}
+
+fn is_set(name: &str, value: &str) -> bool {
+    std::env::var(name).is_ok_and(|it| it == value)
 }
 
 fn is_on_this_machine(server: &str) -> bool {
@@ -199,6 +204,16 @@ fn safe_node(list: &Value) -> Result<(String, String), String> {
     let name = node["metadata"]["name"].as_str().unwrap_or_default();
     let label = node["metadata"]["labels"][HOSTNAME].as_str().unwrap_or(name);
     Ok((label.to_owned(), name.to_owned()))
+}
+
+/// Those of a list of nodes that a member may run on.
+pub(crate) fn that_can_run(list: &Value) -> Vec<Value> {
+    let nodes = list["items"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let is_open = |node: &&Value| {
+        let taints = node["spec"]["taints"].as_array().map_or(0, Vec::len);
+        taints == 0 && node["spec"]["unschedulable"] != json!(true)
+    };
+    nodes.iter().filter(is_open).cloned().collect()
 }
 
 /// Where the workspace's Cargo.toml lies: one above this package.

@@ -7,7 +7,7 @@ use annulus_tests::processes::tell;
 use serde_json::{Value, json};
 
 use crate::cluster::{Cluster, IMAGE, OTHER_IMAGE, PATIENCE, condition, list, number, text};
-use crate::kubernetes::SYSTEM;
+use crate::kubernetes::{SYSTEM, that_can_run};
 use crate::load::Load;
 use crate::scenario::Scenario;
 use crate::wait::{holds, until};
@@ -20,7 +20,7 @@ const KEYS: usize = 10_000;
 /// How long replicas may take to move, with pods that start and stop.
 const MOVE_PATIENCE: Duration = Duration::from_secs(180);
 /// How many moves are left in the middle of a change, at least.
-const MIDDLE: i64 = 2;
+const MIDDLE: i64 = 4;
 
 #[tokio::test]
 async fn a_store_is_made_filled_grown_shrunk_turned_back_rolled_and_mended_under_load() {
@@ -55,11 +55,7 @@ async fn create(demo: &Cluster<'_>) {
         zones.filter(|zone| !zone.is_empty()).collect::<BTreeSet<_>>()
     };
     let nodes = demo.scenario.kubernetes.get("/api/v1/nodes").await.expect("nodes are listed");
-    let can_run = list(&nodes, "/items")
-        .iter()
-        .filter(|node| list(node, "/spec/taints").is_empty() && node.pointer("/spec/unschedulable").is_none());
-    let can_run: Vec<Value> = can_run.cloned().collect();
-    let there = zones(&can_run, "/metadata/labels/topology.kubernetes.io~1zone");
+    let there = zones(&that_can_run(&nodes), "/metadata/labels/topology.kubernetes.io~1zone");
     let used = zones(list(&resource, "/status/members"), "/zone");
     tell(format!("zones: {used:?} of {there:?}"));
     assert_eq!(used.len(), there.len().min(3), "members are in different zones as far as there are any");
@@ -123,7 +119,7 @@ async fn roll(demo: &Cluster<'_>, load: &Load<'_>) {
     let mut most_missing = 0;
     until("every pod runs the other image", MOVE_PATIENCE, async || {
         let pods = demo.pods().await?;
-        most_missing = most_missing.max(3 - pods.iter().filter(|pod| pod.is_ready).count());
+        most_missing = most_missing.max(3_usize.saturating_sub(pods.iter().filter(|pod| pod.is_ready).count()));
         let is_done = pods.len() == 3 && pods.iter().all(|pod| pod.image == OTHER_IMAGE);
         holds(is_done, || format!("{pods:#?}"))
     })
