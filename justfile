@@ -32,6 +32,10 @@ images tag="dev":
 charts:
     cargo xtest charts chart-tests
 
+# Everything on the Kubernetes cluster that KUBECONFIG names; what it needs stands in tests/tests/kubernetes/main.rs.
+kubernetes:
+    cargo xtest kubernetes
+
 # Load on a store that runs on this machine (`cargo run --release -p annulus -- dev`).
 bench *arguments:
     cargo run --release -p annulus -- bench {{arguments}}

@@ -19,12 +19,14 @@ fn heard(told: &Told) -> BTreeSet<MemberId> {
     told.plan.members.iter().filter(|member| is_heard(member)).map(|member| member.id).collect()
 }
 
-/// A partition that would have no quorum without a member, although it has one replica more than one.
-pub(super) fn lost_without(told: &Told, victim: MemberId) -> Option<u32> {
-    let heard = heard(told);
+/// A partition that would have no quorum without a member, although it has one replica more than one. Only members of which this is
+/// true are counted on.
+pub(super) fn lost_without(told: &Told, victim: MemberId, is_there: impl Fn(&PlannedMember) -> bool) -> Option<u32> {
+    let there: BTreeSet<MemberId> =
+        told.plan.members.iter().filter(|member| is_there(member)).map(|member| member.id).collect();
     let lost = told.ring.assignments().iter().position(|assignment| {
         let voters = &assignment.replicas;
-        let left = voters.iter().filter(|id| **id != victim && heard.contains(id)).count();
+        let left = voters.iter().filter(|id| **id != victim && there.contains(id)).count();
         // The only replica of all: whoever wants that has to live with its restarts.
         voters.len() > 1 && voters.contains(&victim) && left < voters.len() / 2 + 1
     });

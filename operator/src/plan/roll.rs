@@ -22,9 +22,11 @@ fn is_ready(member: &Member) -> bool {
 pub(super) fn step(observed: &Observed, told: &Told) -> Result<Option<Step>, Wait> {
     let Some((victim, there)) = next(observed, told) else { return Ok(None) };
     let Some(pod) = &there.pod else { return Ok(None) };
-    // What can't serve anyway is not waited for, or a pod that can never start would block the change that mends it.
-    let serves = is_ready(there) && is_heard(victim);
-    if serves {
+    let is_there =
+        |member: &PlannedMember| is_heard(member) && observed.members.get(&member.name).is_some_and(is_ready);
+    // One that does not serve is not waited for, or a pod that can never start would block the change that mends it. It may vote
+    // all the same, as long as its peers hear it.
+    if is_ready(there) {
         if !told.plan.settled {
             let message = format!(
                 "{} is rolled when all replicas are where they should be; {} are still to be moved",
@@ -34,9 +36,10 @@ pub(super) fn step(observed: &Observed, told: &Told) -> Result<Option<Step>, Wai
         }
         others_are_well(observed, told, victim)?;
     }
-    if let Some(partition) = lost_without(told, victim.id).filter(|_| serves) {
+    let may_vote = is_ready(there) || is_heard(victim);
+    if let Some(partition) = lost_without(told, victim.id, is_there).filter(|_| may_vote) {
         let message = format!(
-            "partition {partition} would have no quorum without {}; the other members that hold it have to come back first",
+            "partition {partition} would have no quorum without {}; the other members that hold it have to be ready first",
             victim.name
         );
         return Err(Wait::new(Gate::QuorumAtRisk, Some(&victim.name), message));

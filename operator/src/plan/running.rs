@@ -30,6 +30,7 @@ pub(super) fn plan(observed: &Observed, told: &Told) -> Plan {
         }
     }
     waits.extend(gone.wait);
+    waits.extend(membership.unneeded.iter().filter_map(|name| stopping(observed, name)));
     waits.extend(membership.silent.iter().map(|name| why_silent(name, observed.members.get(name))));
     waits.extend(moves(told));
     plan.evictable = evictable(observed, told, &plan);
@@ -73,6 +74,17 @@ fn clear_away(observed: &Observed, membership: &Membership, actions: &mut Vec<Ac
         step = step.or_else(|| discard(name, member));
     }
     step
+}
+
+/// Somebody who is no member any more is on its way out.
+fn stopping(observed: &Observed, name: &str) -> Option<Wait> {
+    let member = observed.members.get(name)?;
+    let what = match (&member.pod, &member.volume) {
+        (Some(_), _) => "pod",
+        (None, Some(volume)) if volume.is_deleting => "claim",
+        (None, _) => return None,
+    };
+    Some(Wait::new(Gate::PodsStopping, Some(name), format!("{name} is no member any more; its {what} is going")))
 }
 
 /// What the store itself still does.

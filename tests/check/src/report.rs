@@ -118,7 +118,7 @@ impl Report {
     }
 }
 
-/// The lines that name a test binary and its result; binaries without any test are left out.
+/// The lines that name a test binary and its result, and what its tests left out; binaries without any test are left out.
 fn summary(output: &str) -> Vec<&str> {
     let mut lines = Vec::new();
     let mut running = None;
@@ -126,6 +126,9 @@ fn summary(output: &str) -> Vec<&str> {
         let trimmed = line.trim_start();
         if trimmed.starts_with("Running ") || trimmed.starts_with("Doc-tests ") {
             running = Some(line);
+        } else if line.contains("skipped: ") {
+            lines.extend(running.take());
+            lines.push(line);
         } else if is_result(line) {
             let name = running.take();
             if Counts::of_line(line) != Counts::default() {
@@ -175,6 +178,13 @@ test result: ok. 3 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; fini
         assert!(lines[0].contains("tests/two.rs"));
         assert!(lines[1].starts_with("test result: FAILED. 12 passed"));
         assert!(lines[2].contains("Doc-tests three"));
+    }
+
+    #[test]
+    fn what_a_test_left_out_is_told() {
+        let lines = summary("Running tests/one.rs\ntest a ... skipped: there is none\nok\ntest result: ok. 1 passed\n");
+        assert_eq!(lines.len(), 3);
+        assert_eq!(lines[1], "test a ... skipped: there is none");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Clients that put and get in a closed loop and write down what they were told, until they are told to stop.
 //!
 //! One writer and one reader ask each member over plain HTTP, whatever that member has to do for it, and one of each goes
-//! through our own client. Half of the puts overwrite a few hot keys that all clients share; the other half make keys
+//! through our own client; where members come and go ([`Shape::each_member`]) all go through our own client. Half of the puts overwrite a few hot keys that all clients share; the other half make keys
 //! that are written once. A load that is [watched](Load::watched) also has one more client of our own for each hot key,
 //! which asks for nothing else: so it is told for how long a key could not be had.
 
@@ -33,6 +33,23 @@ const DEADLINE: Duration = Duration::from_secs(3);
 /// How long whoever watches one key waits between two calls.
 const WATCH_PAUSE: Duration = Duration::from_millis(5);
 
+/// How many clients of our own there are where nobody asks single members.
+const CLIENTS: usize = 3;
+
+/// What a load is like.
+#[derive(Debug, Clone)]
+pub struct Shape {
+    /// Client addresses of members, or one that leads to any of them.
+    pub addresses: Vec<String>,
+    /// Whether each of these addresses is asked itself, beside our own client. What is at an address of a member that has left
+    /// answers nothing.
+    pub each_member: bool,
+    /// Whether each hot key is watched.
+    pub watches: bool,
+    /// How long each client waits between two calls.
+    pub pause: Duration,
+}
+
 /// The load on a store.
 pub struct Load {
     shared: Arc<Shared>,
@@ -43,6 +60,7 @@ pub struct Load {
 
 struct Shared {
     began: Instant,
+    pause: Duration,
     history: Mutex<History>,
     acknowledged: AtomicU64,
     answered_reads: AtomicU64,
@@ -84,32 +102,55 @@ impl Load {
 
     /// Begins on the members at these client addresses.
     pub fn on(addresses: Vec<String>) -> Self {
+        Self::shaped(Shape { addresses, each_member: true, watches: false, pause: Duration::ZERO })
+    }
+
+    /// Begins on the members at these client addresses, and watches each hot key.
+    pub fn watched(addresses: Vec<String>) -> Self {
+        Self::shaped(Shape { addresses, each_member: true, watches: true, pause: Duration::ZERO })
+    }
+
+    /// Begins a load that is like this.
+    pub fn shaped(shape: Shape) -> Self {
+        let Shape { addresses, each_member, watches, pause } = shape;
         let shared = Arc::new(Shared {
             began: Instant::now(),
+            pause,
             history: Mutex::default(),
             acknowledged: AtomicU64::new(0),
             answered_reads: AtomicU64::new(0),
             calls: Mutex::default(),
         });
-        let doors = addresses.iter().map(|address| Door::Member(Http::default(), address.clone()));
-        let doors = doors.chain([Door::Client(client(&addresses))]);
+        let doors: Vec<Door> = if each_member {
+            let members = addresses.iter().map(|address| Door::Member(Http::default(), address.clone()));
+            members.chain([Door::Client(client(&addresses))]).collect()
+        } else {
+            (0..CLIENTS).map(|_| Door::Client(client(&addresses))).collect()
+        };
         let (stop, stopped) = watch::channel(false);
         let mut clients = JoinSet::new();
-        for (number, door) in doors.enumerate() {
+        for (number, door) in doors.into_iter().enumerate() {
             clients.spawn(write(Arc::clone(&shared), door.clone(), number, stopped.clone()));
             clients.spawn(read(Arc::clone(&shared), door, number, stopped.clone()));
+        }
+        if watches {
+            let door = Door::Client(client(&addresses));
+            for key in Self::hot_keys() {
+                clients.spawn(watch_key(Arc::clone(&shared), door.clone(), key, stopped.clone()));
+            }
         }
         Self { shared, stop, clients, addresses }
     }
 
-    /// Begins on the members at these client addresses, and watches each hot key.
-    pub fn watched(addresses: Vec<String>) -> Self {
-        let mut load = Self::on(addresses);
-        let door = Door::Client(client(&load.addresses));
-        for key in Self::hot_keys() {
-            load.clients.spawn(watch_key(Arc::clone(&load.shared), door.clone(), key, load.stop.subscribe()));
-        }
-        load
+    /// How many puts have been acknowledged, and how many reads answered.
+    pub fn counts(&self) -> (u64, u64) {
+        let acknowledged = self.shared.acknowledged.load(Ordering::Relaxed);
+        (acknowledged, self.shared.answered_reads.load(Ordering::Relaxed))
+    }
+
+    /// How calls through our client have ended since [`Load::take_calls`].
+    pub fn calls(&self) -> Calls {
+        self.shared.calls().clone()
     }
 
     /// How calls through our client have ended since this was asked last.
@@ -119,13 +160,9 @@ impl Load {
 
     /// Waits until this many more puts have been acknowledged, and as many reads answered.
     pub async fn more(&self, count: u64) {
-        let now = || {
-            let acknowledged = self.shared.acknowledged.load(Ordering::Relaxed);
-            (acknowledged, self.shared.answered_reads.load(Ordering::Relaxed))
-        };
-        let (puts, reads) = now();
+        let (puts, reads) = self.counts();
         until("the store serves on", PATIENCE, async || {
-            let (puts_now, reads_now) = now();
+            let (puts_now, reads_now) = self.counts();
             (puts_now >= puts + count && reads_now >= reads + count).then_some(())
         })
         .await;
@@ -338,9 +375,7 @@ async fn write(shared: Arc<Shared>, door: Door, writer: usize, stopped: watch::R
         if *stopped.borrow() {
             return;
         }
-        if !done {
-            sleep(PAUSE).await;
-        }
+        rest(&shared, done).await;
     }
 }
 
@@ -350,9 +385,15 @@ async fn read(shared: Arc<Shared>, door: Door, reader: usize, stopped: watch::Re
         if *stopped.borrow() {
             return;
         }
-        if answered.is_none() {
-            sleep(PAUSE).await;
-        }
+        rest(&shared, answered.is_some()).await;
+    }
+}
+
+/// Waits for the next call: a store that has failed is left alone for a while.
+async fn rest(shared: &Shared, answered: bool) {
+    let pause = if answered { shared.pause } else { shared.pause.max(PAUSE) };
+    if !pause.is_zero() {
+        sleep(pause).await;
     }
 }
 
@@ -372,7 +413,7 @@ async fn watch_key(shared: Arc<Shared>, door: Door, key: String, stopped: watch:
         if *stopped.borrow() {
             return;
         }
-        sleep(WATCH_PAUSE).await;
+        sleep(shared.pause.max(WATCH_PAUSE)).await;
     }
 }
 

@@ -7,6 +7,7 @@
 //!  Load ─ puts and gets, all the time ────────────────────┘ │
 //!   └─▶ History ◀── what was asked, when, and what came back ┘
 //!          └─▶ check: can one register per key explain it?
+//!  served ─ a load and a filling that are asked over HTTP: they run in a cluster, their judge does not
 //!  Bank, Contest ─ transactions and locks, each its own judge ─▶ members
 //! ```
 //!
@@ -15,11 +16,13 @@
 
 mod bank;
 mod dev;
+mod filling;
 mod history;
 mod http;
 mod load;
 mod locks;
 mod reaped;
+mod served;
 mod store;
 
 use std::fmt::Display;
@@ -31,10 +34,12 @@ use tokio::time::{Instant, sleep, timeout_at};
 pub use self::http::{Answer, Failure, Http};
 pub use bank::Bank;
 pub use dev::{Dev, Member};
+pub use filling::Filling;
 pub use history::{Fate, History, Seen, Violation};
-pub use load::{Calls, Load};
+pub use load::{Calls, Load, Shape};
 pub use locks::Contest;
 pub use reaped::{annulus, free_ports};
+pub use served::{Phase, Progress, Verdict, Wish, serve};
 pub use store::{Store, problem};
 
 /// How often something is looked at that is waited for.

@@ -7,6 +7,7 @@
 //! - [`pods`]: members without zones, behind names, on volumes that a file system was just made on.
 //! - [`refusals`]: what is refused, and that it changes nothing.
 //! - [`command_line`]: the verbs for all of it.
+//! - [`served_load`]: the load that runs as a pod in a cluster.
 //! - [`dev`]: `annulus dev` with more or fewer members than before.
 //!
 //! The stores run one at a time. The binary is the one that was built beside these tests, or `ANNULUS_BIN`.
@@ -19,3 +20,4 @@ mod lives;
 mod planned_stops;
 mod pods;
 mod refusals;
+mod served_load;

@@ -1,0 +1,38 @@
+//! The whole of it on a real Kubernetes cluster: the charts, the operator, members in pods, and a load beside them that judges
+//! what it is told.
+//!
+//! ```text
+//!  test ─▶ helm ─────────────▶ operator ─▶ StorageClusters ─▶ pods, volumes ◀─┐
+//!    ├──▶ kubectl ──▶ API server ◀─────────────┘                          puts and gets
+//!    ├──▶ docker, or a command of yours ──▶ nodes: killed, frozen, cut off      │
+//!    └──▶ through the API server: /progress, /reset, /stop ─▶ pod load ───────┘
+//! ```
+//!
+//! - [`life`]: made, filled, grown, shrunk, turned back half-way, rolled, a volume lost; all of it under load.
+//! - [`faults`]: nodes are killed, frozen, cut off, and gone for good.
+//! - [`refusals`]: what the API server refuses, and what it says.
+//! - [`broken`]: images, nodes and storage classes that are not there; neighbours, and what only looks like ours.
+//! - [`deletion`]: what stays and what goes.
+//! - [`operators`]: the operator is upgraded, killed, doubled and uninstalled, and no member minds.
+//!
+//! It runs when `ANNULUS_E2E=1`, on the cluster that `KUBECONFIG` names; where something is missing it is skipped aloud, and with
+//! `CI=true` that is a failure. A cluster that is not on this machine is only used when `ANNULUS_E2E_SERVER` has its URL. Its nodes
+//! need the images `annulus/node:dev`, `annulus/node:dev2` (the same under another tag), `annulus/operator:dev` and
+//! `annulus/load:dev`. Where the nodes are not kind's, `ANNULUS_E2E_NODES` names a program that is called with `kill`, `start`,
+//! `freeze`, `thaw`, `cut` or `heal` and the name of a node, and with `empty`, a node and a folder; without it [`faults`] is skipped.
+//!
+//! The tests run one at a time, each in a namespace of its own, which is deleted at its end.
+
+mod broken;
+mod cluster;
+mod command;
+mod deletion;
+mod faults;
+mod kubernetes;
+mod life;
+mod load;
+mod nodes;
+mod operators;
+mod refusals;
+mod scenario;
+mod wait;
