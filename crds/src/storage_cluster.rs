@@ -312,8 +312,8 @@ pub struct NetworkPolicy {
 pub struct StorageClusterStatus {
     /// The generation of the spec that this status is of.
     pub observed_generation: i64,
-    /// What the operator is doing, in a word or two: Creating, Running, Scaling, Rolling, Replacing, Waiting, Paused, Invalid,
-    /// Deleting.
+    /// What the operator is doing, in a word: Creating, Running, Scaling, Rolling, Replacing, Mending, Waiting, Unreachable, Paused,
+    /// Invalid, Deleting.
     pub phase: String,
     /// How many members there are.
     pub replicas: i32,

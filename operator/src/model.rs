@@ -122,6 +122,8 @@ pub struct Pod {
     pub is_deleting: bool,
     /// What hinders it, in words, with what to do.
     pub trouble: Option<String>,
+    /// Whether that would hinder any other pod like it, too: its image can't be had, or what it is made of is wrong.
+    pub is_made_wrong: bool,
 }
 
 /// What the store says of itself.
@@ -166,6 +168,11 @@ impl Member {
     /// Whether its pod is there, and stays.
     pub fn has_pod(&self) -> bool {
         self.pod.as_ref().is_some_and(|pod| !pod.is_deleting && !pod.has_ended)
+    }
+
+    /// Whether its node has said that it belongs to a store.
+    pub fn is_in_a_store(&self) -> bool {
+        self.answer.as_ref().is_some_and(|answer| answer.cluster.is_some())
     }
 
     /// Whether it has a volume, and keeps it.

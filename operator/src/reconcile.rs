@@ -83,7 +83,8 @@ pub struct Round {
 pub async fn reconcile(context: &Context, resource: &StorageCluster) -> Result<Round, Error> {
     let (observed, problems) = look(context, resource, Freshness::Cached).await?;
     let planned = plan(&observed);
-    if planned.is_empty() && is_held(resource, &observed) {
+    let has_all = apply::has_all(&context.caches, &facts(&observed.cluster, resource), &observed, &planned);
+    if planned.is_empty() && has_all && is_held(resource, &observed) {
         return tell(context, resource, &observed, &planned, &problems, None, false).await;
     }
     // Nothing is done by what may be old: the resource, its objects and the store are read now.
@@ -155,7 +156,7 @@ async fn tell(
     let before = resource.status.clone().unwrap_or_default();
     let now = status(observed, planned, problems, failure, &before);
     if now != before {
-        news(context, resource, &before, &now, problems).await;
+        news(context, resource, &before, &now, planned, problems).await;
         let name = resource.name_any();
         let api = Api::<StorageCluster>::namespaced(context.client.clone(), &observed.cluster.namespace);
         let applied = json!({
@@ -180,6 +181,7 @@ async fn news(
     resource: &StorageCluster,
     before: &StorageClusterStatus,
     now: &StorageClusterStatus,
+    planned: &Plan,
     problems: &[Problem],
 ) {
     let text = |status: &StorageClusterStatus, kind: &str| {
@@ -196,18 +198,21 @@ async fn news(
     for (kind, bad) in [("Available", "False"), ("QuorumAtRisk", "True")] {
         let (was, is) = (text(before, kind), text(now, kind));
         let Some((status, reason, message)) = is else { continue };
-        let changed = was.is_none_or(|(was, ..)| was != status);
-        if changed && (status == bad || !before.conditions.is_empty()) {
+        // What is only being made is not unavailable.
+        if was.is_some_and(|(was, ..)| was != status) {
             let kind_of_event = if status == bad { EventType::Warning } else { EventType::Normal };
             publish(context, resource, kind_of_event, &reason, message).await;
         }
     }
-    let gate = |status: &StorageClusterStatus| {
-        let plan = status.plan.as_ref().filter(|plan| !plan.gate.is_empty() && plan.gate != "MovesUnderWay");
-        plan.map(|plan| (plan.gate.clone(), plan.message.clone()))
-    };
-    if let Some((name, message)) = gate(now).filter(|now| gate(before).as_ref() != Some(now)) {
-        publish(context, resource, EventType::Warning, &name, message).await;
+    for member in now.members.iter().filter(|member| !member.message.is_empty()) {
+        let is_known = before.members.iter().any(|known| known.message == member.message);
+        if !is_known {
+            publish(context, resource, EventType::Warning, "MemberInTrouble", member.message.clone()).await;
+        }
+    }
+    let is_new = now.plan.as_ref().map(|plan| &plan.gate) != before.plan.as_ref().map(|plan| &plan.gate);
+    if let Some(wait) = planned.wait.as_ref().filter(|wait| is_new && !wait.gate.is_ordinary()) {
+        publish(context, resource, EventType::Warning, wait.gate.name(), wait.message.clone()).await;
     }
 }
 

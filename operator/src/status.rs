@@ -77,6 +77,8 @@ fn phase(observed: &Observed, plan: &Plan, problems: &[Problem], failure: Option
         "Rolling"
     } else if failure.is_some() || !problems.is_empty() {
         "Invalid"
+    } else if !plan.is_empty() {
+        "Mending"
     } else if plan.wait.is_some() {
         "Waiting"
     } else {
@@ -233,7 +235,7 @@ fn conditions(
     before: &StorageClusterStatus,
 ) -> Vec<Condition> {
     let told = observed.told();
-    let (lost, last) = told.map(at_risk).unwrap_or_default();
+    let (lost, last) = told.map(|told| at_risk(observed, told)).unwrap_or_default();
     let says = [
         available(observed, told, lost),
         progressing(plan, problems, failure),

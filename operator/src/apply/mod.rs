@@ -97,6 +97,13 @@ pub async fn apply(
     }
 }
 
+/// Whether what a cluster has once is as it should be, as far as the watches have seen.
+pub fn has_all(caches: &Caches, facts: &Facts, observed: &Observed, plan: &Plan) -> bool {
+    observed.cluster.deleting
+        || observed.cluster.spec.paused
+        || shared::are_there(caches, facts, pods(observed), plan.evictable)
+}
+
 /// How many pods there are.
 fn pods(observed: &Observed) -> u32 {
     let there = observed.members.values().filter(|member| member.pod.is_some()).count();

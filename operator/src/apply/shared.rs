@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::{Error, Hands, failed, gone};
-use crate::caches::Cache;
+use crate::caches::{Cache, Caches};
 use crate::resources::budget::budget;
 use crate::resources::network_policy::network_policy;
 use crate::resources::{Facts, field_managers, services};
@@ -30,26 +30,47 @@ pub(super) async fn apply(hands: &Hands<'_>, facts: &Facts, pods: u32, evictable
     }
 }
 
+/// Whether they are what they should be, as far as the watches have seen.
+pub fn are_there(caches: &Caches, facts: &Facts, pods: u32, evictable: u32) -> bool {
+    let services = [services::members(facts), services::client(facts)];
+    let policy = match network_policy(facts) {
+        Some(policy) => is_there(&caches.policies, &policy),
+        None => !has_policy(caches, facts),
+    };
+    policy
+        && services.iter().all(|service| is_there(&caches.services, service))
+        && is_there(&caches.budgets, &budget(facts, pods, evictable))
+}
+
+fn is_there<K>(cache: &Cache<K>, wanted: &K) -> bool
+where
+    K: Resource<DynamicType = ()> + Clone + Serialize,
+{
+    let json = |object: &K| serde_json::to_value(object).unwrap_or_default();
+    let known = cache.get(&ObjectRef::new(&wanted.name_any()).within(&wanted.namespace().unwrap_or_default()));
+    known.is_some_and(|known| is_within(&json(wanted), &json(&known)))
+}
+
+fn has_policy(caches: &Caches, facts: &Facts) -> bool {
+    let known = caches.policies.get(&ObjectRef::new(&facts.name).within(&facts.namespace));
+    known.is_some_and(|policy| policy.owner_references().iter().any(|owner| owner.uid == facts.uid))
+}
+
 async fn ensure<K>(hands: &Hands<'_>, cache: &Cache<K>, what: &'static str, wanted: &K) -> Result<(), Error>
 where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + Serialize + DeserializeOwned,
 {
-    let json = |object: &K| serde_json::to_value(object).unwrap_or_default();
-    let wanted_json = json(wanted);
-    let (name, namespace) = (wanted.name_any(), wanted.namespace().unwrap_or_default());
-    let known = cache.get(&ObjectRef::new(&name).within(&namespace));
-    if known.is_some_and(|known| is_within(&wanted_json, &json(&known))) {
+    if is_there(cache, wanted) {
         return Ok(());
     }
+    let (name, namespace) = (wanted.name_any(), wanted.namespace().unwrap_or_default());
     let api = Api::<K>::namespaced(hands.client.clone(), &namespace);
     let applied = api.patch(&name, &PatchParams::apply(field_managers::ACCESS).force(), &Patch::Apply(wanted)).await;
     applied.map(drop).map_err(failed("applied", what, &name))
 }
 
 async fn drop_policy(hands: &Hands<'_>, facts: &Facts) -> Result<(), Error> {
-    let known = hands.caches.policies.get(&ObjectRef::new(&facts.name).within(&facts.namespace));
-    let is_ours = |policy: &NetworkPolicy| policy.owner_references().iter().any(|owner| owner.uid == facts.uid);
-    if !known.is_some_and(|policy| is_ours(&policy)) {
+    if !has_policy(hands.caches, facts) {
         return Ok(());
     }
     let api = Api::<NetworkPolicy>::namespaced(hands.client.clone(), &facts.namespace);

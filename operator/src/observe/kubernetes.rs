@@ -134,7 +134,8 @@ fn pod(cluster: &Cluster, caches: &Caches, pod: &KubePod) -> Pod {
         is_ready: is("Ready") && !node_is_down,
         has_ended: phase == "Failed" || phase == "Succeeded",
         is_deleting: pod.metadata.deletion_timestamp.is_some(),
-        trouble: down.or(unscheduled).or(waiting),
+        is_made_wrong: waiting.as_ref().is_some_and(|(_, is_made_wrong)| *is_made_wrong),
+        trouble: down.or(unscheduled).or(waiting.map(|(trouble, _)| trouble)),
     }
 }
 
@@ -143,18 +144,21 @@ fn is_up(node: &Node) -> bool {
     conditions.is_none_or(|conditions| conditions.iter().all(|it| it.type_ != "Ready" || it.status == "True"))
 }
 
-/// What a container that does not run waits for, if that is more than its start.
-fn explained(pod: &str, reason: &str, message: &str, restarts: i32) -> Option<String> {
+/// What a container that does not run waits for, if that is more than its start; and whether any other would wait for it, too.
+fn explained(pod: &str, reason: &str, message: &str, restarts: i32) -> Option<(String, bool)> {
     let message: String = message.chars().take(300).collect();
     match reason {
-        "ImagePullBackOff" | "ErrImagePull" | "InvalidImageName" | "ErrImageNeverPull" => Some(format!(
-            "pod {pod} can't get its image: {message}; correct spec.image, or spec.podTemplate.imagePullSecrets"
-        )),
+        "ImagePullBackOff" | "ErrImagePull" | "InvalidImageName" | "ErrImageNeverPull" => {
+            let remedy = "correct spec.image, or spec.podTemplate.imagePullSecrets";
+            Some((format!("pod {pod} can't get its image: {message}; {remedy}"), true))
+        }
         "CrashLoopBackOff" => {
-            Some(format!("pod {pod} ends again and again ({restarts} times); see `kubectl logs {pod} --previous`"))
+            let told =
+                format!("pod {pod} ends again and again ({restarts} times); see `kubectl logs {pod} --previous`");
+            Some((told, false))
         }
         "CreateContainerConfigError" | "CreateContainerError" | "RunContainerError" => {
-            Some(format!("pod {pod} can't start: {message}"))
+            Some((format!("pod {pod} can't start: {message}"), true))
         }
         _ => None,
     }

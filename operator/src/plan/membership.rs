@@ -135,7 +135,7 @@ fn is_there(observed: &Observed, name: &str) -> bool {
     observed.members.get(name).is_some_and(|member| member.has_volume() && member.has_pod())
 }
 
-/// Who leaves when there are too many: who was named, then who is not there, then who leaves the zones most even and moves least,
+/// Who leaves when there are too many: who was named, then who was drained, then who is not there, then who leaves the zones most even and moves least,
 /// then the youngest.
 fn victims<'a>(observed: &Observed, parts: &Parts<'a>, standing: &[&'a str], count: usize) -> BTreeSet<&'a str> {
     let mut victims = BTreeSet::new();
@@ -150,7 +150,8 @@ fn victims<'a>(observed: &Observed, parts: &Parts<'a>, standing: &[&'a str], cou
             let named = observed.cluster.remove.iter().position(|it| it == *name).unwrap_or(usize::MAX);
             let ordinal = observed.members.get(*name).map_or(u64::MAX, |member| member.ordinal);
             let in_zone = zones[member.zone.as_str()];
-            (named, is_heard(member), usize::MAX - in_zone, member.replicas, u64::MAX - ordinal)
+            let holds = member.state != MemberState::Draining;
+            (named, holds, is_heard(member), usize::MAX - in_zone, member.replicas, u64::MAX - ordinal)
         };
         victims.extend(left.iter().copied().min_by_key(rank));
     }

@@ -243,6 +243,21 @@ impl Gate {
     }
 }
 
+impl Gate {
+    /// Whether it is passed in the course of things, without anybody's help.
+    pub fn is_ordinary(self) -> bool {
+        matches!(
+            self,
+            Self::PodsStopping
+                | Self::PodNotReady
+                | Self::NodeSilent
+                | Self::MovesUnderWay
+                | Self::MemberNotReady
+                | Self::MemberBehind
+        )
+    }
+}
+
 impl Wait {
     fn new(gate: Gate, member: Option<&str>, message: impl Into<String>) -> Self {
         Self { gate, member: member.map(str::to_owned), message: message.into() }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use annulus_client::MemberId;
 use annulus_client::admin::PlannedMember;
 
-use crate::model::Told;
+use crate::model::{Member, Observed, Told};
 
 /// A member that the leader of the map has not heard of for this long is not counted on.
 pub const HEARD_MS: u64 = 5000;
@@ -13,10 +13,6 @@ pub const HEARD_MS: u64 = 5000;
 /// Whether its peers hear a member.
 pub fn is_heard(member: &PlannedMember) -> bool {
     member.heard_ms.is_some_and(|ms| ms < HEARD_MS)
-}
-
-fn heard(told: &Told) -> BTreeSet<MemberId> {
-    told.plan.members.iter().filter(|member| is_heard(member)).map(|member| member.id).collect()
 }
 
 /// A partition that would have no quorum without a member, although it has one replica more than one. Only members of which this is
@@ -33,16 +29,19 @@ pub(super) fn lost_without(told: &Told, victim: MemberId, is_there: impl Fn(&Pla
     lost.map(|partition| u32::try_from(partition).unwrap_or(u32::MAX))
 }
 
-/// How many partitions have no quorum, and how many would have none if one more replica went.
-pub fn at_risk(told: &Told) -> (usize, usize) {
-    let heard = heard(told);
+/// How many partitions have no quorum, and how many would have none if one more replica went. A leader of the map that is new
+/// has not heard of everybody yet: until then whoever answers counts.
+pub fn at_risk(observed: &Observed, told: &Told) -> (usize, usize) {
+    let answers = |member: &PlannedMember| observed.members.get(&member.name).is_some_and(Member::is_in_a_store);
+    let is_there = |member: &&PlannedMember| is_heard(member) || (member.heard_ms.is_none() && answers(member));
+    let there: BTreeSet<MemberId> = told.plan.members.iter().filter(is_there).map(|member| member.id).collect();
     let (mut lost, mut last) = (0, 0);
     for assignment in told.ring.assignments() {
         let voters = assignment.replicas.len();
-        let there = assignment.replicas.iter().filter(|id| heard.contains(id)).count();
+        let left = assignment.replicas.iter().filter(|id| there.contains(id)).count();
         let needed = voters / 2 + 1;
-        lost += usize::from(there < needed);
-        last += usize::from(there == needed && voters > there);
+        lost += usize::from(left < needed);
+        last += usize::from(left == needed && voters > left);
     }
     (lost, last)
 }

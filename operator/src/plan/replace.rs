@@ -55,12 +55,23 @@ pub(super) fn gone(observed: &Observed, told: &Told) -> Gone {
     Gone { replaced, wait }
 }
 
+/// Its pod is already what the others are yet to be: if it does not come up, a new one would not either.
+fn is_first_of_a_roll(observed: &Observed, template: &str) -> bool {
+    let mut pods = observed.members.values().filter_map(|member| member.pod.as_ref());
+    template == observed.cluster.template && pods.any(|pod| pod.template != observed.cluster.template)
+}
+
 /// Its claim is gone or going, or what was behind it.
 fn has_lost_volume(observed: &Observed, member: &PlannedMember) -> bool {
     !observed.members.get(&member.name).is_some_and(|there| there.has_volume())
 }
 
+/// Nobody has heard of it for long enough, and another one in its place would do better.
 fn is_silent(observed: &Observed, member: &PlannedMember) -> bool {
+    let pod = observed.members.get(&member.name).and_then(|there| there.pod.as_ref());
+    if pod.is_some_and(|pod| !pod.node_is_down && (pod.is_made_wrong || is_first_of_a_roll(observed, &pod.template))) {
+        return false;
+    }
     let after_s = i64::from(observed.cluster.spec.replacement.after_seconds);
     match member.heard_ms {
         Some(ms) => ms >= u64::try_from(after_s).unwrap_or(u64::MAX).saturating_mul(1000),

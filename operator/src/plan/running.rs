@@ -2,11 +2,12 @@
 //! left, then roll.
 
 use annulus_client::MemberState;
+use annulus_client::admin::PlannedMember;
 use annulus_crds::storage_cluster::WhenScaled;
 
 use super::create::discard;
 use super::membership::{self, Membership};
-use super::{Action, Gate, Plan, Step, Wait, make_new, replace, roll, upkeep, why_silent};
+use super::{Action, Gate, Plan, Step, Wait, is_heard, make_new, replace, roll, upkeep, why_silent};
 use crate::model::{Observed, Told};
 
 pub(super) fn plan(observed: &Observed, told: &Told) -> Plan {
@@ -17,11 +18,14 @@ pub(super) fn plan(observed: &Observed, told: &Told) -> Plan {
     make_new(observed, membership.missing, &mut plan.actions);
 
     let mut waits = Vec::new();
-    match membership.step(observed, told) {
-        Ok(step) => plan.step = step,
-        Err(wait) => waits.push(wait),
+    // Whoever may hold something again may be needed by what comes next.
+    plan.step = drains(observed, told);
+    if plan.step.is_none() {
+        match membership.step(observed, told) {
+            Ok(step) => plan.step = step,
+            Err(wait) => waits.push(wait),
+        }
     }
-    plan.step = plan.step.or_else(|| drains(observed, told));
     plan.step = plan.step.or_else(|| clear_away(observed, &membership, &mut plan.actions));
     if plan.step.is_none() {
         match roll::step(observed, told) {
@@ -33,6 +37,7 @@ pub(super) fn plan(observed: &Observed, told: &Told) -> Plan {
     waits.extend(membership.unneeded.iter().filter_map(|name| stopping(observed, name)));
     waits.extend(membership.silent.iter().map(|name| why_silent(name, observed.members.get(name))));
     waits.extend(moves(told));
+    waits.extend(membership::staying(told).into_iter().find_map(|member| unwell(observed, member)));
     plan.evictable = evictable(observed, told, &plan);
     plan.wait = if plan.step.is_some() { None } else { waits.into_iter().next() };
     plan
@@ -48,8 +53,11 @@ fn mend(observed: &Observed, membership: &Membership, actions: &mut Vec<Action>)
 
 /// The annotation says who is to be empty; the store is told of one difference at a time.
 fn drains(observed: &Observed, told: &Told) -> Option<Step> {
-    told.plan.members.iter().find_map(|member| {
-        let wanted = observed.cluster.drain.contains(&member.name);
+    let drains = |member: &PlannedMember| observed.cluster.drain.contains(&member.name);
+    let mut members: Vec<&PlannedMember> = told.plan.members.iter().collect();
+    members.sort_by_key(|member| drains(member));
+    members.into_iter().find_map(|member| {
+        let wanted = drains(member);
         match member.state {
             MemberState::Active | MemberState::Joining if wanted => Some(Step::Drain { member: member.name.clone() }),
             MemberState::Draining if !wanted => Some(Step::Undrain { member: member.name.clone() }),
@@ -87,6 +95,24 @@ fn stopping(observed: &Observed, name: &str) -> Option<Wait> {
     Some(Wait::new(Gate::PodsStopping, Some(name), format!("{name} is no member any more; its {what} is going")))
 }
 
+/// A member that is not there: it comes back, is mended by somebody, or is replaced in its time.
+fn unwell(observed: &Observed, member: &PlannedMember) -> Option<Wait> {
+    let there = observed.members.get(&member.name);
+    let pod = there.and_then(|there| there.pod.as_ref());
+    let (gate, message) = match pod {
+        Some(pod) if pod.is_deleting => {
+            (Gate::PodsStopping, format!("pod {} is stopping, and is made anew then", member.name))
+        }
+        Some(pod) if pod.is_ready && is_heard(member) => return None,
+        Some(pod) if pod.is_ready => (Gate::MemberBehind, format!("{} is not heard by its peers", member.name)),
+        Some(pod) => {
+            (Gate::MemberNotReady, pod.trouble.clone().unwrap_or_else(|| format!("pod {} is not ready", member.name)))
+        }
+        None => (Gate::PodNotReady, format!("{} has no pod", member.name)),
+    };
+    Some(Wait::new(gate, Some(&member.name), message))
+}
+
 /// What the store itself still does.
 fn moves(told: &Told) -> Option<Wait> {
     if told.plan.settled {
@@ -107,7 +133,7 @@ fn evictable(observed: &Observed, told: &Told, plan: &Plan) -> u32 {
     let is_quiet = told.plan.settled && plan.step.is_none() && roll::next(observed, told).is_none();
     let staying = membership::staying(told);
     let all_there = staying.iter().all(|member| {
-        super::is_heard(member)
+        is_heard(member)
             && observed.members.get(&member.name).and_then(|it| it.pod.as_ref()).is_some_and(|pod| pod.is_ready)
     });
     u32::from(is_quiet && all_there)

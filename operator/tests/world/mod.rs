@@ -345,7 +345,7 @@ impl World {
                 self.nothing_is_lost_with(member);
                 let place = self.places.get_mut(member).expect("a volume to delete");
                 assert!(place.pod.is_none(), "a volume goes after its pod");
-                place.claim = None;
+                self.places.remove(member);
             }
             Step::StopPod { member, uid, at_once } => {
                 assert!(self.deleting);
