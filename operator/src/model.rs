@@ -145,7 +145,7 @@ pub enum Store {
 pub struct Told {
     /// Who is a member, and what is still to be moved.
     pub plan: Plan,
-    /// Who holds what.
+    /// Who holds what; while replicas move it may be of an older map than the plan.
     pub ring: Arc<Ring>,
 }
 

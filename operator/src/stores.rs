@@ -1,10 +1,11 @@
 //! The way to the stores themselves: what the operator asks of nodes, behind a trait so that tests can put a simulated store there.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use annulus_client::admin::{Admin, Changed, Members};
 use annulus_client::node::{Bootstrap, Status};
-use annulus_client::{Client, ClusterId};
+use annulus_client::{Client, ClusterId, Ring};
 use futures_util::future::BoxFuture;
 
 use crate::model::Told;
@@ -98,21 +99,20 @@ impl Stores for Http {
     fn told(&self, cluster: ClusterId, nodes: Vec<NodeAddress>) -> BoxFuture<'_, Result<Told, Error>> {
         Box::pin(async move {
             let plan = admin(&nodes)?.plan().await?;
-            // A node may go by an older map than the leader's: who holds what must not be older than who is a member.
-            let mut newest = 0;
+            // While replicas move, nodes go by maps that are a little older than the leader's.
+            let mut newest: Option<Arc<Ring>> = None;
             for node in &nodes {
                 let Ok(ring) = client(std::slice::from_ref(node))?.ring().await else { continue };
-                if ring.cluster != cluster {
-                    continue;
+                let is_newer = newest.as_ref().is_none_or(|newest| ring.epoch > newest.epoch);
+                if ring.cluster == cluster && is_newer {
+                    newest = Some(ring);
                 }
-                if ring.epoch >= plan.epoch {
-                    return Ok(Told { plan, ring });
+                if newest.as_ref().is_some_and(|newest| newest.epoch >= plan.epoch) {
+                    break;
                 }
-                newest = newest.max(ring.epoch);
             }
-            let message =
-                format!("the map has epoch {}, and no node that answers has come further than {newest}", plan.epoch);
-            Err(Error::Unreachable(message))
+            let ring = newest.ok_or_else(|| Error::Unreachable("no node tells who holds what".to_owned()))?;
+            Ok(Told { plan, ring })
         })
     }
 

@@ -36,6 +36,10 @@ pub(super) fn step(observed: &Observed, told: &Told) -> Result<Option<Step>, Wai
         }
         others_are_well(observed, told, victim)?;
     }
+    if told.ring.epoch < told.plan.epoch {
+        let message = format!("nobody has told yet who holds what in the map of epoch {}", told.plan.epoch);
+        return Err(Wait::new(Gate::MovesUnderWay, Some(&victim.name), message));
+    }
     let may_vote = is_ready(there) || is_heard(victim);
     if let Some(partition) = lost_without(told, victim.id, is_there).filter(|_| may_vote) {
         let message = format!(
