@@ -12,6 +12,8 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::exit::Failure;
 use crate::input;
+use crate::kube::args::{Kube, Plugin};
+use crate::kube::is_plugin;
 use crate::output::Format;
 
 const EXIT_CODES: &str = "Exit codes: 0 done, 1 refused (not found, conflict, condition failed), 2 usage error (nothing \
@@ -30,9 +32,15 @@ impl Cli {
     ///
     /// # Errors
     ///
-    /// clap's own, which end the process with 2, or with 0 for `--help`. A verb with its letters out of order (`gte`),
+    /// clap's own, which end the process with 2, or with 0 for `--help`. Under the name of a plugin of kubectl there are only the
+    /// verbs of `kube`. A verb with its letters out of order (`gte`),
     /// which is too short for clap to see the likeness, gets its suggestion here.
     pub(crate) fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
+        let arguments: Vec<OsString> = arguments.into_iter().collect();
+        if arguments.first().is_some_and(|program| is_plugin(program)) {
+            let plugin = Plugin::try_parse_from(arguments)?;
+            return Ok(Self { command: Command::Kube(Box::new(plugin.kube)) });
+        }
         Self::try_parse_from(arguments).map_err(|mut error| {
             let sorted = |word: &str| {
                 let mut letters: Vec<char> = word.chars().collect();
@@ -91,6 +99,8 @@ pub(crate) enum Command {
     History(History),
     /// Show how the store and its members are
     Status(Status),
+    /// Show and steer stores in a Kubernetes cluster; the same as `kubectl annulus`
+    Kube(Box<Kube>),
     /// Measure throughput and latency with a closed loop of clients
     Bench(Bench),
     /// Write a completion script for a shell to stdout
@@ -658,9 +668,15 @@ pub(crate) struct Bench {
                         another --members than before, the store grows or shrinks while it serves, and keeps as many \
                         copies as it was made with. Whoever leaves is ended when its replicas have moved away; its volume \
                         is put aside as DIR/node-N/left-ID. A member whose DIR/node-N/data was deleted comes back as a new \
-                        one in the old one's place. `annulus plan --watch` shows how far it is."
+                        one in the old one's place. `annulus plan --watch` shows how far it is.\n\nWith --file, replicas, \
+                        replicationFactor, partitions and settings of its spec count; the rest has no meaning here. Another \
+                        number of replicas in the file scales the store while it runs. Its data is in a folder of its own, by \
+                        the cluster's name."
 )]
 pub(crate) struct Dev {
+    /// Run the StorageCluster in this file (YAML), as it would be given to the operator
+    #[arg(long, short, value_name = "FILE", conflicts_with = "members")]
+    pub(crate) file: Option<PathBuf>,
     /// How many members; a store of three or more goes on when one of them dies. May change from one start to the next
     #[arg(long, default_value_t = 3, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..=99))]
     pub(crate) members: u16,
@@ -795,6 +811,21 @@ mod tests {
         for wrong in wrongs.into_iter().chain(["txn --put a", "txn --if-version a=x", "txn --put =1"]) {
             assert_eq!(parse(wrong).unwrap_err().exit_code(), 2, "{wrong}");
         }
+    }
+
+    #[test]
+    fn the_operators_verbs_are_at_kube_and_those_of_the_plugin() {
+        assert!(matches!(parse("kube -n shop status demo"), Ok(Command::Kube(_))));
+        let plugin = |line: &str| Cli::read(line.split_whitespace().map(OsString::from)).map(|cli| cli.command);
+        assert!(matches!(plugin("/usr/bin/kubectl-annulus status -n shop"), Ok(Command::Kube(_))));
+        assert_eq!(plugin("kubectl-annulus put k v").unwrap_err().exit_code(), 2);
+    }
+
+    #[test]
+    fn a_dev_store_is_told_by_a_file_or_by_flags() {
+        let Ok(Command::Dev(dev)) = parse("dev -f cluster.yaml --client-port 8080") else { panic!() };
+        assert_eq!((dev.file, dev.client_port), (Some(PathBuf::from("cluster.yaml")), 8080));
+        assert_eq!(parse("dev -f cluster.yaml --members 5").unwrap_err().kind(), ErrorKind::ArgumentConflict);
     }
 
     #[test]

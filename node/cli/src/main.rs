@@ -1,6 +1,7 @@
 //! `annulus`, the one binary: it starts stores (`dev`, `node`), talks to them (`put`, `get`, `delete`, `scan`, `txn`,
 //! `txns`, `ring`, `status`, `bench`), runs commands under their locks (`lock`, `elect`, `locks`), and changes who their members are
-//! (`members`, `plan`, `history`).
+//! (`members`, `plan`, `history`). Installed as `kubectl-annulus` it is a plugin of kubectl, with the verbs that are at `kube`
+//! otherwise.
 //!
 //! Values go to stdout as they are, everything said about them to stderr. How a command ended is told by its exit code
 //! (see [`exit`]); what went wrong, where, and what to do about it stands on stderr.
@@ -12,6 +13,7 @@ mod dev;
 mod exit;
 mod history;
 mod input;
+mod kube;
 mod lock;
 mod members;
 mod node;
@@ -61,6 +63,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Plan(plan) => block_on(plan::run(plan)),
         Command::History(history) => block_on(history::run(history)),
         Command::Status(status) => block_on(status::run(status)),
+        Command::Kube(kube) => block_on(kube::run(*kube)),
         Command::Bench(bench) => bench::run(bench),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "annulus", &mut std::io::stdout());

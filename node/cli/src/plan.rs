@@ -14,7 +14,7 @@ use crate::progress::{LOOK, Live};
 use crate::{args, ring};
 
 /// Moves that are listed for people; a program gets all that the store tells.
-const LISTED: usize = 20;
+pub(crate) const LISTED: usize = 20;
 /// Moves that are listed below the picture.
 const LISTED_BELOW: usize = 6;
 
@@ -73,7 +73,7 @@ fn write_json(out: &mut dyn Write, plan: &Plan) -> io::Result<()> {
 }
 
 /// The plan as lines: what is left in all, the first moves, and what they wait for.
-fn text(plan: &Plan, listed: usize) -> Vec<String> {
+pub(crate) fn text(plan: &Plan, listed: usize) -> Vec<String> {
     let mut lines = vec![summary(plan)];
     if plan.moves.is_empty() {
         return lines;

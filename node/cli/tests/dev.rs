@@ -155,6 +155,36 @@ async fn a_member_stays_dead_when_it_should() {
 }
 
 #[tokio::test]
+async fn a_cluster_in_a_file_is_run_and_scaled_with_it() {
+    let data = tempfile::tempdir().unwrap();
+    let file = tempfile::tempdir().unwrap();
+    let file = file.path().join("cluster.yaml");
+    let write = |replicas: &str| {
+        let head = "apiVersion: annulus.dev/v1alpha1\nkind: StorageCluster\nmetadata: {name: demo}\n";
+        let spec = "  replicationFactor: 1\n  partitions: 16\n  settings: {maxValueBytes: 1KiB}\n";
+        std::fs::write(&file, format!("{head}spec:\n  replicas: {replicas}\n{spec}")).unwrap();
+    };
+    let running = |count: usize| {
+        let members = dev_json(data.path()).map(|dev| dev["members"].as_array().unwrap().clone()).unwrap_or_default();
+        members.len() == count && members.iter().all(|member| member["pid"].is_u64())
+    };
+    write("1");
+    let dev = Dev::start(data.path(), client_port(), &["-f", file.to_str().unwrap()]).await;
+    let (_, told) = dev.run(&["status", "-o", "json"]).await;
+    let told: Value = serde_json::from_str(&told).unwrap();
+    assert_eq!((&told["partitions"], told["members"].as_array().unwrap().len()), (&Value::from(16), 1));
+    assert_eq!(dev.run(&["put", "k", "v"]).await.0, Some(0));
+    assert_eq!(dev.run(&["put", "k", &"v".repeat(2000)]).await.0, Some(1));
+
+    write("2");
+    until("there are two", || running(2)).await;
+    write("1");
+    until("there is one again", || running(1)).await;
+    assert_eq!(dev.run(&["get", "k"]).await, (Some(0), "v".to_owned()));
+    assert_eq!(dev.end(Signal::INT).await, Some(0));
+}
+
+#[tokio::test]
 async fn what_does_not_fit_is_refused_with_its_name() {
     let data = tempfile::tempdir().unwrap();
     let other = tempfile::tempdir().unwrap();

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use annulus_client::node::{Bootstrap, MemberSpec};
 use serde::{Deserialize, Serialize};
 
-use super::layout::{Place, number_of};
+use super::layout::{Place, Shape, number_of};
 use crate::exit::Failure;
 
 /// The format of `store.json`.
@@ -220,6 +220,21 @@ impl Store {
         self.members.iter().chain(&self.leaving).filter_map(|member| number_of(&member.name))
     }
 
+    /// Refuses a file that does not fit the store that is here.
+    pub(super) fn check_shape(&self, shape: Shape, root: &Path) -> Result<(), Failure> {
+        let Bootstrap { partitions, replication_factor, .. } = self.bootstrap;
+        if (partitions, replication_factor) == (shape.partitions, shape.replication_factor) {
+            return Ok(());
+        }
+        Err(Failure::Refused(format!(
+            "the store in `{}` was made with replicationFactor {replication_factor} and partitions {partitions}, not {} and {}; \
+             neither can be changed.\n  Set them back, or make another store with another --data.",
+            root.display(),
+            shape.replication_factor,
+            shape.partitions
+        )))
+    }
+
     /// Refuses flags that do not fit the store that is here.
     pub(super) fn check_flags(&self, members: u16, client_port: u16, root: &Path) -> Result<(), Failure> {
         if client_port != self.client_port {
@@ -244,6 +259,11 @@ impl Store {
 
 fn default_root() -> Option<PathBuf> {
     Some(directories::ProjectDirs::from("", "", "annulus")?.data_dir().join("dev"))
+}
+
+/// The folder of the cluster of this name, where no other is named: no two of them share one.
+pub(super) fn cluster_root(name: &str) -> Option<PathBuf> {
+    Some(default_root()?.with_file_name("clusters").join(name))
 }
 
 #[cfg(test)]
@@ -292,6 +312,9 @@ mod tests {
         assert!(check(3, 7070).is_ok() && check(9, 7070).is_ok());
         assert!(check(3, 8080).unwrap_err().contains("was made with --client-port 7070, not --client-port 8080"));
         assert!(check(2, 7070).unwrap_err().contains("at least 3 members, and not --members 2"));
+        let shape = |partitions| store.check_shape(Shape { partitions, replication_factor: 3 }, folder.root());
+        assert!(shape(128).is_ok());
+        assert!(shape(64).unwrap_err().to_string().contains("replicationFactor 3 and partitions 128, not 3 and 64"));
         fs::write(folder.root().join("store.json"), "{").unwrap();
         assert!(folder.store().unwrap_err().to_string().contains("store.json"));
         fs::write(folder.root().join("store.json"), r#"{"format": 3}"#).unwrap();

@@ -65,6 +65,8 @@ pub(super) struct Ended {
 #[derive(Debug)]
 pub(super) struct Herd {
     program: PathBuf,
+    /// Variables that all members get.
+    environment: Vec<(String, String)>,
     tasks: JoinSet<Event>,
     members: BTreeMap<u16, Member>,
 }
@@ -85,12 +87,22 @@ struct Member {
 
 impl Herd {
     /// Members that do not run yet.
-    pub(super) fn new(program: PathBuf, places: impl IntoIterator<Item = Place>) -> Self {
-        let member = |place: Place| {
-            let asked = watch::channel(Asked::Nothing).0;
-            (place.number, Member { place, id: String::new(), pid: None, asked, stopping: false, early_deaths: 0 })
-        };
-        Self { program, tasks: JoinSet::new(), members: places.into_iter().map(member).collect() }
+    pub(super) fn new(
+        program: PathBuf,
+        environment: Vec<(String, String)>,
+        places: impl IntoIterator<Item = Place>,
+    ) -> Self {
+        let mut herd = Self { program, environment, tasks: JoinSet::new(), members: BTreeMap::new() };
+        places.into_iter().for_each(|place| herd.add(place));
+        herd
+    }
+
+    /// Adds a member that does not run yet.
+    pub(super) fn add(&mut self, place: Place) {
+        let asked = watch::channel(Asked::Nothing).0;
+        let number = place.number;
+        let member = Member { place, id: String::new(), pid: None, asked, stopping: false, early_deaths: 0 };
+        self.members.insert(number, member);
     }
 
     /// Where the members are whose processes are here to stay, in order.
@@ -127,7 +139,9 @@ impl Herd {
         let failed = |error: io::Error| Failure::system(format!("{} can't be started", place.name), &error);
         let log = open_log(&place.log).map_err(failed)?;
         fs::create_dir_all(&place.data).map_err(failed)?;
-        let child = command(&self.program, place, log).and_then(|mut command| command.spawn()).map_err(failed)?;
+        let child = command(&self.program, place, log);
+        let child =
+            child.and_then(|mut command| command.envs(self.environment.iter().cloned()).spawn()).map_err(failed)?;
         let pid = child.id().unwrap_or_default();
         member.pid = Some(pid);
         member.stopping = false;

@@ -82,6 +82,22 @@ impl<'a> Keeper<'a> {
         self.places.iter().any(|place| place.number == number)
     }
 
+    /// How many are wanted.
+    pub(super) fn count(&self) -> u16 {
+        u16::try_from(self.places.len()).unwrap_or(u16::MAX)
+    }
+
+    /// From now on these are wanted.
+    pub(super) fn want(&mut self, places: Vec<Place>) {
+        self.places = places;
+        self.wake();
+    }
+
+    /// For how long the members have been looked after.
+    pub(super) fn awake(&self) -> Duration {
+        self.woken.elapsed()
+    }
+
     /// Begins to look after the members.
     pub(super) fn wake(&mut self) {
         self.follow.get_or_insert_with(|| Follow::new(self.admin.clone(), 0));

@@ -10,6 +10,8 @@ use crate::exit::Failure;
 const ADMIN_OFFSET: u16 = 100;
 /// How far the peer ports lie above the client ports.
 const PEER_OFFSET: u16 = 200;
+/// Partitions of a dev store that is told nothing else.
+const PARTITIONS: u32 = 128;
 /// How long members of a `dev` that was killed may still hold their ports.
 const PORTS_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -66,9 +68,19 @@ pub(super) fn number_of(name: &str) -> Option<u16> {
     (number > 0 && name == format!("node-{number}")).then_some(number)
 }
 
-/// Copies of each partition of a new store: three, or as many as there are members.
-pub(super) fn replication_factor(members: u16) -> u32 {
-    u32::from(members.min(3))
+/// What a store is made with, and keeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Shape {
+    pub(super) partitions: u32,
+    /// Copies of each partition.
+    pub(super) replication_factor: u32,
+}
+
+impl Shape {
+    /// That of a new store of so many members: three copies, or as many as there are members.
+    pub(super) fn of(members: u16) -> Self {
+        Self { partitions: PARTITIONS, replication_factor: u32::from(members.min(3)) }
+    }
 }
 
 /// Fails when a port is in use. With `patient` it gives the members of a killed `dev` the time to end.
@@ -82,7 +94,8 @@ pub(super) async fn wait_for_ports(places: &[Place], patient: bool) -> Result<()
     }
 }
 
-fn check_ports(places: &[Place]) -> Result<(), Failure> {
+/// Fails when a port is in use.
+pub(super) fn check_ports(places: &[Place]) -> Result<(), Failure> {
     for member in places {
         let addresses =
             [("client", &member.client_address), ("admin", &member.admin_address), ("peer", &member.peer_address)];
@@ -116,7 +129,7 @@ mod tests {
         assert_eq!((third.name.as_str(), third.client_address.as_str()), ("node-3", "127.0.0.1:7072"));
         assert_eq!((third.admin_address.as_str(), third.peer_address.as_str()), ("127.0.0.1:7172", "127.0.0.1:7272"));
         assert_eq!(third.data, Path::new("/d/node-3/data"));
-        assert_eq!((replication_factor(5), replication_factor(1)), (3, 1));
+        assert_eq!((Shape::of(5).replication_factor, Shape::of(1).replication_factor), (3, 1));
     }
 
     #[test]

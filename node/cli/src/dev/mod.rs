@@ -11,9 +11,13 @@
 //! changes: `keep.rs` states who the members should be until that is so, `wish.rs` decides it. Whoever has left the map is
 //! ended, and its volume put aside.
 //!
+//! With `--file` a StorageCluster says what is wanted (`file.rs`); when that says another number of replicas, the store is scaled
+//! the same way while it runs.
+//!
 //! What it never does: start on a folder that another `dev` runs on; use the volume of a member that has left; outlive or
 //! be outlived by its members: they end on SIGTERM, and when their stdin closes, as it does when this process is killed.
 
+mod file;
 mod folder;
 mod herd;
 mod keep;
@@ -30,27 +34,42 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::args;
 use crate::exit::Failure;
+use file::{Change, Follower};
 use folder::{Folder, Store};
 use herd::{Event, Herd};
 use keep::{Keeper, Round};
-use layout::{Layout, Place};
+use layout::{Layout, Place, Shape};
 use start::Start;
 
 /// Runs a store until Ctrl-C or SIGTERM.
 pub(crate) async fn run(arguments: args::Dev) -> Result<(), Failure> {
     let mut stop = Stop::new()?;
-    let folder = Folder::open(arguments.data.clone())?;
-    let ended = run_in(&folder, &mut stop, arguments).await;
+    let follower = arguments.file.as_deref().map(Follower::open).transpose()?;
+    let own = follower.as_ref().and_then(|follower| folder::cluster_root(&follower.wanted().name));
+    let folder = Folder::open(arguments.data.clone().or(own))?;
+    let ended = run_in(&folder, &mut stop, arguments, follower).await;
     folder.close();
     ended
 }
 
-async fn run_in(folder: &Folder, stop: &mut Stop, arguments: args::Dev) -> Result<(), Failure> {
+async fn run_in(
+    folder: &Folder,
+    stop: &mut Stop,
+    arguments: args::Dev,
+    mut follower: Option<Follower>,
+) -> Result<(), Failure> {
     let began = Instant::now();
+    let wanted = follower.as_ref().map(Follower::wanted);
+    let members = wanted.map_or(arguments.members, |wanted| wanted.members);
+    let shape = wanted.map_or(Shape::of(members), |wanted| wanted.shape);
+    let environment = wanted.map(|wanted| wanted.environment.clone()).unwrap_or_default();
     let mut store = folder.store()?;
     let mut zones = arguments.zones.clone();
     if let Some(store) = &mut store {
-        store.check_flags(arguments.members, arguments.client_port, folder.root())?;
+        if wanted.is_some() {
+            store.check_shape(shape, folder.root())?;
+        }
+        store.check_flags(members, arguments.client_port, folder.root())?;
         match zones.is_empty() {
             true => zones.clone_from(&store.zones),
             false => store.zones.clone_from(&zones),
@@ -58,19 +77,22 @@ async fn run_in(folder: &Folder, stop: &mut Stop, arguments: args::Dev) -> Resul
     }
     let layout = Layout { root: folder.root().to_owned(), client_port: arguments.client_port, zones };
     let known = store.iter().flat_map(Store::numbers);
-    let numbers: BTreeSet<u16> = known.chain(1..=arguments.members).collect();
+    let numbers: BTreeSet<u16> = known.chain(1..=members).collect();
     let places: Vec<Place> = numbers.into_iter().map(|number| layout.place(number)).collect();
     layout::wait_for_ports(&places, folder.left_in_haste()).await?;
     let program = match arguments.program {
         Some(program) => program,
         None => std::env::current_exe().map_err(|error| Failure::system("this program can't be found", &error))?,
     };
-    let mut herd = Herd::new(program, places.iter().cloned());
-    let dev = Dev { folder, layout, places, members: arguments.members, no_restart: arguments.no_restart, began };
+    let mut herd = Herd::new(program, environment, places.iter().cloned());
+    if let Some(told) = wanted.and_then(file::Wanted::without_meaning) {
+        eprintln!("{told}");
+    }
+    let dev = Dev { folder, layout, places, members, shape, no_restart: arguments.no_restart, began };
     let watched = tokio::select! {
         // Without an order, whatever is ready is taken: a stop is never starved by members that die all the time.
         () = stop.asked() => Ok(()),
-        failed = dev.bring_up_and_watch(&mut herd, store) => failed,
+        failed = dev.bring_up_and_watch(&mut herd, store, &mut follower) => failed,
     };
     eprintln!("Ending the members; once more Ctrl-C kills them.");
     herd.end(stop.asked()).await;
@@ -83,19 +105,26 @@ struct Dev<'a> {
     layout: Layout,
     /// Everybody who is started.
     places: Vec<Place>,
-    /// How many members are wanted.
+    /// How many members are wanted at first.
     members: u16,
+    /// What a new store is made with.
+    shape: Shape,
     no_restart: bool,
     began: Instant,
 }
 
 impl Dev<'_> {
     /// Brings the store up and watches over it. Ends only with an error.
-    async fn bring_up_and_watch(&self, herd: &mut Herd, store: Option<Store>) -> Result<(), Failure> {
+    async fn bring_up_and_watch(
+        &self,
+        herd: &mut Herd,
+        store: Option<Store>,
+        follower: &mut Option<Follower>,
+    ) -> Result<(), Failure> {
         for place in &self.places {
             herd.start(place.number)?;
         }
-        let starting = Start::new(&self.layout, self.folder, &self.places);
+        let starting = Start::new(&self.layout, self.folder, &self.places, self.shape);
         let statuses = tokio::select! {
             statuses = starting.identify(store.as_ref()) => statuses?,
             failure = herd.ended_early() => return Err(failure),
@@ -113,7 +142,7 @@ impl Dev<'_> {
         let mut keeper = Keeper::new(self.folder, store, wanted.clone())?;
         if wake {
             keeper.wake();
-            self.watch(herd, &mut keeper, Until::Stated).await?;
+            self.watch(herd, &mut keeper, &mut None, Until::Stated).await?;
         }
         // Who has just joined comes up while the store serves.
         let old = |place: &&Place| {
@@ -132,8 +161,8 @@ impl Dev<'_> {
             },
             failure = herd.ended_early() => return Err(failure),
         }
-        keeper.aside(|| self.announce(herd));
-        self.watch(herd, &mut keeper, Until::Stopped).await
+        keeper.aside(|| self.announce(herd, follower.as_ref()));
+        self.watch(herd, &mut keeper, follower, Until::Stopped).await
     }
 
     /// Makes the store, or holds its map against who is wanted: tells whether they differ, or the ring has not settled.
@@ -170,7 +199,13 @@ impl Dev<'_> {
 
     /// Watches the members: says which one died and starts it again, and carries out what the keeper asks for. Ends, but for
     /// an error, only when the map names whom it should and that is what was waited for.
-    async fn watch(&self, herd: &mut Herd, keeper: &mut Keeper<'_>, until: Until) -> Result<(), Failure> {
+    async fn watch(
+        &self,
+        herd: &mut Herd,
+        keeper: &mut Keeper<'_>,
+        follower: &mut Option<Follower>,
+        until: Until,
+    ) -> Result<(), Failure> {
         let mut written = None;
         loop {
             let dev = herd.dev_file();
@@ -181,9 +216,10 @@ impl Dev<'_> {
             let running = herd.places();
             tokio::select! {
                 event = herd.event() => self.happened(herd, keeper, event, until)?,
+                change = changed(follower) => self.follow(herd, keeper, follower, change),
                 round = keeper.round(&running) => match round {
                     Ok(round) => {
-                        if self.carry_out(herd, round, until) {
+                        if self.carry_out(herd, keeper, round, until) {
                             return Ok(());
                         }
                     }
@@ -225,8 +261,33 @@ impl Dev<'_> {
         Ok(())
     }
 
+    /// Goes on after the file has changed.
+    fn follow(&self, herd: &mut Herd, keeper: &mut Keeper<'_>, follower: &mut Option<Follower>, change: Change) {
+        keeper.aside(|| change.notes.iter().for_each(|note| eprintln!("{note}")));
+        let Some(members) = change.members else { return };
+        let wanted: Vec<Place> = (1..=members).map(|number| self.layout.place(number)).collect();
+        let new: Vec<Place> = wanted.iter().filter(|place| herd.member(place.number).is_none()).cloned().collect();
+        if let Err(failure) = layout::check_ports(&new) {
+            keeper.aside(|| eprintln!("annulus: {failure}\n  It keeps {}.", count(keeper.count())));
+            return;
+        }
+        keeper.aside(|| say(&format!("{} instead of {}.\n", count(members), keeper.count())));
+        for place in new {
+            let number = place.number;
+            herd.add(place);
+            if let Err(failure) = herd.start(number) {
+                keeper.aside(|| eprintln!("annulus: {failure}"));
+                herd.start_later_after_failure(number);
+            }
+        }
+        keeper.want(wanted);
+        if let Some(follower) = follower {
+            follower.resized(members);
+        }
+    }
+
     /// Does what a round has found to be done; tells whether that is all that was waited for.
-    fn carry_out(&self, herd: &mut Herd, round: Round, until: Until) -> bool {
+    fn carry_out(&self, herd: &mut Herd, keeper: &Keeper<'_>, round: Round, until: Until) -> bool {
         for (number, id) in round.ids {
             herd.set_id(number, id);
         }
@@ -234,14 +295,14 @@ impl Dev<'_> {
             herd.stop(number);
         }
         if round.settled && until == Until::Stopped {
-            let seconds = self.began.elapsed().as_secs_f64();
-            say(&format!("The ring has settled: {} after {seconds:.1} s.\n", count(self.members)));
+            let seconds = keeper.awake().as_secs_f64();
+            say(&format!("The ring has settled: {} after {seconds:.1} s.\n", count(keeper.count())));
         }
         until == Until::Stated && round.stated
     }
 
     /// Says where everything is, and what to try first.
-    fn announce(&self, herd: &Herd) {
+    fn announce(&self, herd: &Herd, follower: Option<&Follower>) {
         let seconds = self.began.elapsed().as_secs_f64();
         let root = self.folder.root().display();
         let running = herd.dev_file().members;
@@ -259,6 +320,9 @@ impl Dev<'_> {
             "\nTry it:\n  curl -X PUT http://{first}/v1/kv/greeting --data-binary hello\n  curl http://{last}/v1/kv/greeting\n  \
              annulus ring{endpoint}\n\nCtrl-C ends it; the data stays.\n"
         ));
+        if let Some(follower) = follower {
+            text.push_str(&format!("Another number of replicas in {} scales it.\n", follower.path().display()));
+        }
         say(&text);
     }
 }
@@ -270,6 +334,14 @@ enum Until {
     Stated,
     /// Nothing: the store is up.
     Stopped,
+}
+
+/// Waits until the file has changed, if there is one.
+async fn changed(follower: &mut Option<Follower>) -> Change {
+    match follower {
+        Some(follower) => follower.change().await,
+        None => std::future::pending().await,
+    }
 }
 
 fn count(members: u16) -> String {

@@ -10,7 +10,7 @@ use rand::Rng;
 use tokio::time::{Instant, sleep};
 
 use super::folder::{Folder, Store};
-use super::layout::{Layout, Place, replication_factor};
+use super::layout::{Layout, Place, Shape};
 use super::wish::spec;
 use crate::exit::Failure;
 
@@ -20,8 +20,6 @@ const POLL: Duration = Duration::from_millis(10);
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How long a plan may take; who is not told it asks again.
 const PLAN_DEADLINE: Duration = Duration::from_secs(2);
-/// Partitions of a dev store.
-const PARTITIONS: u32 = 128;
 
 /// A start under way.
 #[derive(Debug)]
@@ -30,18 +28,20 @@ pub(super) struct Start<'a> {
     folder: &'a Folder,
     /// Everybody who runs.
     places: &'a [Place],
+    /// What a new store is made with.
+    shape: Shape,
     nodes: Nodes,
     admin: Admin,
     deadline: Instant,
 }
 
 impl<'a> Start<'a> {
-    pub(super) fn new(layout: &'a Layout, folder: &'a Folder, places: &'a [Place]) -> Self {
+    pub(super) fn new(layout: &'a Layout, folder: &'a Folder, places: &'a [Place], shape: Shape) -> Self {
         let client = Client::builder(places.iter().map(|member| member.client_address.clone())).build();
         let client = client.expect("addresses that we have made ourselves");
         let admin = client.admin_at(places.iter().map(|member| member.admin_address.as_str()));
         let admin = admin.expect("addresses that we have made ourselves").with_deadline(PLAN_DEADLINE);
-        Self { layout, folder, places, nodes: client.nodes(), admin, deadline: Instant::now() + PATIENCE }
+        Self { layout, folder, places, shape, nodes: client.nodes(), admin, deadline: Instant::now() + PATIENCE }
     }
 
     /// Waits until every process says who it is, and holds that against what is known of the store.
@@ -123,8 +123,8 @@ impl<'a> Start<'a> {
         let member = |(place, status): (&Place, &Status)| -> MemberSpec { spec(place, status.id.to_string(), 100) };
         Bootstrap {
             cluster: new_cluster().to_string(),
-            partitions: PARTITIONS,
-            replication_factor: replication_factor(u16::try_from(members.len()).unwrap_or(u16::MAX)),
+            partitions: self.shape.partitions,
+            replication_factor: self.shape.replication_factor,
             members: self.places.iter().zip(members).map(member).collect(),
         }
     }
