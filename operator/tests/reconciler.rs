@@ -89,6 +89,8 @@ impl Scenario {
             }
         }
         scene.settle(300).await;
+        // What has lost its owner is collected in its time.
+        scene.cluster.settle();
     }
 
     fn check(self, scene: &Scene) {
