@@ -114,7 +114,7 @@ pub struct Pod {
     pub node_is_down: bool,
     /// The zone of that node.
     pub zone: Option<String>,
-    /// Whether it is in the ring and caught up.
+    /// Whether it says that it is in the ring and caught up; also while it is being deleted.
     pub is_ready: bool,
     /// Whether it has ended, and will not start again by itself.
     pub has_ended: bool,
@@ -163,6 +163,11 @@ impl Member {
     /// The identity that its node says it has.
     pub fn id(&self) -> Option<MemberId> {
         self.answer.as_ref().map(|answer| answer.id)
+    }
+
+    /// Whether it is in the ring and caught up, and stays so: a pod that is being deleted is ready until it ends.
+    pub fn is_ready(&self) -> bool {
+        self.has_pod() && self.pod.as_ref().is_some_and(|pod| pod.is_ready && !pod.node_is_down)
     }
 
     /// Whether its pod is there, and stays.

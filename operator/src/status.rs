@@ -137,7 +137,7 @@ fn member(
             .and_then(|answer| answer.other.get("version")?.as_str())
             .unwrap_or_default()
             .to_owned(),
-        ready: pod.is_some_and(|pod| pod.is_ready),
+        ready: there.is_ready(),
         replicas: in_map.map_or(0, |member| i64::try_from(member.replicas).unwrap_or(i64::MAX)),
         leaders: in_map.map_or(0, |member| i64::try_from(member.leads).unwrap_or(i64::MAX)),
         message: pod.and_then(|pod| pod.trouble.clone()).or(volume_trouble).unwrap_or_default(),
@@ -309,9 +309,7 @@ fn available(observed: &Observed, told: Option<&Told>, lost: usize) -> Says {
         None => (Some(false), "NotMade", "the store is being made".to_owned()),
         Some(_) if lost > 0 => (Some(false), "QuorumLost", format!("{lost} partitions have no quorum")),
         Some(told) => {
-            let is_ready = |member: &&PlannedMember| {
-                observed.members.get(&member.name).and_then(|there| there.pod.as_ref()).is_some_and(|pod| pod.is_ready)
-            };
+            let is_ready = |member: &&PlannedMember| observed.members.get(&member.name).is_some_and(Member::is_ready);
             let ready = told.plan.members.iter().filter(is_ready).count();
             if ready == 0 {
                 (Some(false), "NoneReady", "no member is ready".to_owned())

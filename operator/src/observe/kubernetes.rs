@@ -131,7 +131,7 @@ fn pod(cluster: &Cluster, caches: &Caches, pod: &KubePod) -> Pod {
         node: node_name,
         node_is_down,
         zone,
-        is_ready: is("Ready") && !node_is_down,
+        is_ready: is("Ready"),
         has_ended: phase == "Failed" || phase == "Succeeded",
         is_deleting: pod.metadata.deletion_timestamp.is_some(),
         is_made_wrong: waiting.as_ref().is_some_and(|(_, is_made_wrong)| *is_made_wrong),

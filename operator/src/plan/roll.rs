@@ -11,11 +11,7 @@ use crate::model::{Member, Observed, Told};
 pub(super) fn next<'a>(observed: &'a Observed, told: &'a Told) -> Option<(&'a PlannedMember, &'a Member)> {
     let members = told.plan.members.iter().filter_map(|member| Some((member, observed.members.get(&member.name)?)));
     let outdated = members.filter(|(_, there)| is_outdated(observed, there) && there.has_pod());
-    outdated.min_by_key(|(member, there)| (is_ready(there) && is_heard(member), member.leads > 0, there.ordinal))
-}
-
-fn is_ready(member: &Member) -> bool {
-    member.pod.as_ref().is_some_and(|pod| pod.is_ready)
+    outdated.min_by_key(|(member, there)| (there.is_ready() && is_heard(member), member.leads > 0, there.ordinal))
 }
 
 /// Rolls the next one, or says what it waits for.
@@ -23,10 +19,10 @@ pub(super) fn step(observed: &Observed, told: &Told) -> Result<Option<Step>, Wai
     let Some((victim, there)) = next(observed, told) else { return Ok(None) };
     let Some(pod) = &there.pod else { return Ok(None) };
     let is_there =
-        |member: &PlannedMember| is_heard(member) && observed.members.get(&member.name).is_some_and(is_ready);
+        |member: &PlannedMember| is_heard(member) && observed.members.get(&member.name).is_some_and(Member::is_ready);
     // One that does not serve is not waited for, or a pod that can never start would block the change that mends it. It may vote
     // all the same, as long as its peers hear it.
-    if is_ready(there) {
+    if there.is_ready() {
         if !told.plan.settled {
             let message = format!(
                 "{} is rolled when all replicas are where they should be; {} are still to be moved",
@@ -40,7 +36,7 @@ pub(super) fn step(observed: &Observed, told: &Told) -> Result<Option<Step>, Wai
         let message = format!("nobody has told yet who holds what in the map of epoch {}", told.plan.epoch);
         return Err(Wait::new(Gate::MovesUnderWay, Some(&victim.name), message));
     }
-    let may_vote = is_ready(there) || is_heard(victim);
+    let may_vote = there.is_ready() || is_heard(victim);
     if let Some(partition) = lost_without(told, victim.id, is_there).filter(|_| may_vote) {
         let message = format!(
             "partition {partition} would have no quorum without {}; the other members that hold it have to be ready first",
@@ -55,7 +51,7 @@ pub(super) fn step(observed: &Observed, told: &Told) -> Result<Option<Step>, Wai
 fn others_are_well(observed: &Observed, told: &Told, victim: &PlannedMember) -> Result<(), Wait> {
     for other in staying(told).into_iter().filter(|other| other.id != victim.id) {
         let there = observed.members.get(&other.name);
-        if !there.is_some_and(is_ready) {
+        if !there.is_some_and(Member::is_ready) {
             let new = there.is_some_and(|there| !is_outdated(observed, there));
             let why = there.and_then(|there| there.pod.as_ref()).and_then(|pod| pod.trouble.clone());
             let why = why.unwrap_or_else(|| format!("pod {} is not ready", other.name));

@@ -8,7 +8,7 @@ use annulus_crds::storage_cluster::WhenScaled;
 use super::create::discard;
 use super::membership::{self, Membership};
 use super::{Action, Gate, Plan, Step, Wait, is_heard, make_new, replace, roll, upkeep, why_silent};
-use crate::model::{Observed, Told};
+use crate::model::{Member, Observed, Told};
 
 pub(super) fn plan(observed: &Observed, told: &Told) -> Plan {
     let gone = replace::gone(observed, told);
@@ -99,12 +99,13 @@ fn stopping(observed: &Observed, name: &str) -> Option<Wait> {
 fn unwell(observed: &Observed, member: &PlannedMember) -> Option<Wait> {
     let there = observed.members.get(&member.name);
     let pod = there.and_then(|there| there.pod.as_ref());
+    let is_ready = there.is_some_and(Member::is_ready);
     let (gate, message) = match pod {
         Some(pod) if pod.is_deleting => {
             (Gate::PodsStopping, format!("pod {} is stopping, and is made anew then", member.name))
         }
-        Some(pod) if pod.is_ready && is_heard(member) => return None,
-        Some(pod) if pod.is_ready => (Gate::MemberBehind, format!("{} is not heard by its peers", member.name)),
+        Some(_) if is_ready && is_heard(member) => return None,
+        Some(_) if is_ready => (Gate::MemberBehind, format!("{} is not heard by its peers", member.name)),
         Some(pod) => {
             (Gate::MemberNotReady, pod.trouble.clone().unwrap_or_else(|| format!("pod {} is not ready", member.name)))
         }
@@ -132,9 +133,8 @@ fn evictable(observed: &Observed, told: &Told, plan: &Plan) -> u32 {
     }
     let is_quiet = told.plan.settled && plan.step.is_none() && roll::next(observed, told).is_none();
     let staying = membership::staying(told);
-    let all_there = staying.iter().all(|member| {
-        is_heard(member)
-            && observed.members.get(&member.name).and_then(|it| it.pod.as_ref()).is_some_and(|pod| pod.is_ready)
-    });
+    let all_there = staying
+        .iter()
+        .all(|member| is_heard(member) && observed.members.get(&member.name).is_some_and(Member::is_ready));
     u32::from(is_quiet && all_there)
 }

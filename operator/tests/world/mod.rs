@@ -49,6 +49,8 @@ struct Pod {
     /// Its node is down, or it is cut off.
     is_down: bool,
     is_deleting: bool,
+    /// How many rounds it still runs, being deleted; it says that it is ready until then.
+    lives_on: u32,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -200,7 +202,7 @@ impl World {
         let Some(pod) = &place.pod else { return false };
         let Some(data) = place.claim.as_ref().and_then(|claim| claim.data) else { return false };
         let in_map = self.store.as_ref().is_some_and(|store| store.map.member(data.id).is_some());
-        pod.age >= 2 && !pod.is_down && !pod.is_deleting && in_map && data.is_member
+        pod.age >= 2 && !pod.is_down && in_map && data.is_member
     }
 
     /// A second passes for everything but the operator.
@@ -208,8 +210,11 @@ impl World {
         self.now_s += 1;
         let mut fresh = Vec::new();
         for (name, place) in &mut self.places {
-            if place.pod.as_ref().is_some_and(|pod| pod.is_deleting && !pod.is_down) {
-                place.pod = None;
+            if let Some(pod) = place.pod.as_mut().filter(|pod| pod.is_deleting && !pod.is_down) {
+                pod.lives_on -= 1;
+                if pod.lives_on == 0 {
+                    place.pod = None;
+                }
             }
             if let Some(pod) = place.pod.as_mut().filter(|pod| !pod.is_down) {
                 pod.age += 1;
@@ -273,8 +278,15 @@ impl World {
             Action::CreatePod { member, ordinal } => {
                 let uid = format!("p{}", self.unique());
                 let zone = usize::try_from(*ordinal).expect("small") % ZONES.len();
-                let pod =
-                    Pod { uid, template: self.template.clone(), age: 0, zone, is_down: false, is_deleting: false };
+                let pod = Pod {
+                    uid,
+                    template: self.template.clone(),
+                    age: 0,
+                    zone,
+                    is_down: false,
+                    is_deleting: false,
+                    lives_on: 3,
+                };
                 let place = self.places.get_mut(member).expect("a pod is made for a volume");
                 assert!(place.pod.is_none() && place.claim.is_some());
                 place.pod = Some(pod);
@@ -358,12 +370,21 @@ impl World {
         }
     }
 
+    /// Members that run, and are not about to stop.
+    fn lasting(&self) -> BTreeSet<MemberId> {
+        let up = self.members_up();
+        let lasting = self.places.values().filter(|place| place.pod.as_ref().is_some_and(|pod| !pod.is_deleting));
+        lasting
+            .filter_map(|place| place.claim.as_ref()?.data.map(|data| data.id))
+            .filter(|id| up.contains(id))
+            .collect()
+    }
+
     /// After a roll every group that had a quorum has one still.
     fn roll(&mut self, member: &str, uid: &str) {
-        let before = self.members_up();
+        let before = self.lasting();
         self.delete_pod(member, uid, false);
-        let id = self.places[member].claim.as_ref().and_then(|claim| claim.data).map(|data| data.id);
-        let after: BTreeSet<MemberId> = before.iter().copied().filter(|up| Some(*up) != id).collect();
+        let after = self.lasting();
         let store = self.store.as_ref().expect("there is a store");
         if store.map.replication_factor == 1 {
             return;
