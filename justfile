@@ -34,7 +34,7 @@ charts:
 
 # Everything on the Kubernetes cluster that KUBECONFIG names; what it needs stands in tests/tests/kubernetes/main.rs.
 kubernetes:
-    cargo xtest kubernetes
+    ANNULUS_E2E=1 cargo test -p annulus-tests --test kubernetes -- --test-threads 1 --nocapture
 
 # Load on a store that runs on this machine (`cargo run --release -p annulus -- dev`).
 bench *arguments:

@@ -69,14 +69,6 @@ pub(crate) const STEPS: &[Step] = &[
         environment: &[("RUSTDOCFLAGS", "-D warnings")],
         ..PLAIN
     },
-    // The longest, and the only one that takes more than this machine. What it expects of the cluster stands in its main.rs.
-    Step {
-        name: "kubernetes",
-        command: "cargo test -p annulus-tests --test kubernetes -- --test-threads 1",
-        environment: &[("ANNULUS_E2E", "1")],
-        needs: Some(Tool::Kubernetes),
-        tests: true,
-    },
 ];
 
 /// What a minimal installation of Rust lacks, or what is no part of it.
@@ -86,7 +78,6 @@ pub(crate) enum Tool {
     Clippy,
     Deny,
     Helm,
-    Kubernetes,
 }
 
 impl Tool {
@@ -97,7 +88,6 @@ impl Tool {
             Tool::Clippy => "cargo clippy --version",
             Tool::Deny => "cargo deny --version",
             Tool::Helm => "helm version --short",
-            Tool::Kubernetes => "kubectl version --request-timeout=10s",
         }
     }
 
@@ -108,9 +98,6 @@ impl Tool {
             Tool::Clippy => "clippy is not here (rustup component add clippy)",
             Tool::Deny => "cargo-deny is not here (cargo install --locked cargo-deny)",
             Tool::Helm => "helm is not here (go install helm.sh/helm/v3/cmd/helm@v3.22.0)",
-            Tool::Kubernetes => {
-                "no Kubernetes cluster answers kubectl (install it, and set KUBECONFIG to a cluster to break, such as kind's)"
-            }
         }
     }
 }
