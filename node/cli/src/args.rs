@@ -12,7 +12,9 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::exit::Failure;
 use crate::input;
+#[cfg(feature = "kube")]
 use crate::kube::args::{Kube, Plugin};
+#[cfg(feature = "kube")]
 use crate::kube::is_plugin;
 use crate::output::Format;
 
@@ -33,10 +35,11 @@ impl Cli {
     /// # Errors
     ///
     /// clap's own, which end the process with 2, or with 0 for `--help`. Under the name of a plugin of kubectl there are only the
-    /// verbs of `kube`. A verb with its letters out of order (`gte`),
-    /// which is too short for clap to see the likeness, gets its suggestion here.
+    /// verbs of `kube`. A verb with its letters out of order (`gte`), which is too short for clap to see the likeness, gets its
+    /// suggestion here.
     pub(crate) fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
         let arguments: Vec<OsString> = arguments.into_iter().collect();
+        #[cfg(feature = "kube")]
         if arguments.first().is_some_and(|program| is_plugin(program)) {
             let plugin = Plugin::try_parse_from(arguments)?;
             return Ok(Self { command: Command::Kube(Box::new(plugin.kube)) });
@@ -100,6 +103,7 @@ pub(crate) enum Command {
     /// Show how the store and its members are
     Status(Status),
     /// Show and steer stores in a Kubernetes cluster; the same as `kubectl annulus`
+    #[cfg(feature = "kube")]
     Kube(Box<Kube>),
     /// Measure throughput and latency with a closed loop of clients
     Bench(Bench),
@@ -813,6 +817,7 @@ mod tests {
         }
     }
 
+    #[cfg(feature = "kube")]
     #[test]
     fn the_operators_verbs_are_at_kube_and_those_of_the_plugin() {
         assert!(matches!(parse("kube -n shop status demo"), Ok(Command::Kube(_))));

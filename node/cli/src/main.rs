@@ -13,6 +13,7 @@ mod dev;
 mod exit;
 mod history;
 mod input;
+#[cfg(feature = "kube")]
 mod kube;
 mod lock;
 mod members;
@@ -63,6 +64,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Plan(plan) => block_on(plan::run(plan)),
         Command::History(history) => block_on(history::run(history)),
         Command::Status(status) => block_on(status::run(status)),
+        #[cfg(feature = "kube")]
         Command::Kube(kube) => block_on(kube::run(*kube)),
         Command::Bench(bench) => bench::run(bench),
         Command::Completions { shell } => {

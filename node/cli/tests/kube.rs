@@ -1,5 +1,7 @@
 //! `annulus kube …` and `kubectl annulus …` against an API server that is made up.
 
+#![cfg(feature = "kube")]
+
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};

@@ -11,7 +11,7 @@
 //! ```
 //!
 //! All of them are applied on the server's side, so what is not said here is left as it is there. An owner reference is on all
-//! but volumes that outlive their cluster (see [`volume::owner`]).
+//! but volumes, which the operator itself deletes when they may go.
 
 pub mod affinity;
 pub mod budget;
