@@ -40,6 +40,7 @@ pub const MAX_REPLICAS: i32 = 1000;
     printcolumn(name = "Waits for", type_ = "string", json_path = ".status.plan.gate", description = "Why the next step has to wait", priority = 1),
     printcolumn(name = "Message", type_ = "string", json_path = ".status.plan.message", description = "The same in words", priority = 1),
     validation = Rule::new("self.metadata.name.size() <= 40").message("metadata.name has more than 40 characters: the names of members are made of it"),
+    validation = Rule::new("!self.metadata.name.endsWith('-members')").message("metadata.name ends in -members: the Service of another cluster's members may have that name"),
     validation = Rule::new("self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')").message("metadata.name has to begin with a letter and may hold letters, digits and dashes: it becomes the name of a Service")
 )]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]

@@ -69,9 +69,12 @@ fn what_members_are_made_of_stays() {
 
 #[test]
 fn names_that_no_service_could_have_are_refused() {
-    for (name, reason) in
-        [("1st", "begin with a letter"), ("a.b", "begin with a letter"), (&*"a".repeat(41), "40 characters")]
-    {
+    for (name, reason) in [
+        ("1st", "begin with a letter"),
+        ("demo-members", "ends in -members"),
+        ("a.b", "begin with a letter"),
+        (&*"a".repeat(41), "40 characters"),
+    ] {
         let mut cluster = cluster(json!({}));
         cluster.metadata.name = Some(name.to_owned());
         let refusal = format!("{:?}", validate_cel(&cluster).unwrap_err());

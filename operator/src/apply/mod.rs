@@ -38,6 +38,18 @@ pub enum Error {
         /// Why not.
         source: Box<kube::Error>,
     },
+    /// Somebody else has something of that name.
+    #[error(
+        "there is a {what} {name} in namespace {namespace} that is not this cluster's; remove it, or name the cluster otherwise"
+    )]
+    NameTaken {
+        /// A kind of object.
+        what: &'static str,
+        /// Its name.
+        name: String,
+        /// Where it is.
+        namespace: String,
+    },
     /// The store did not do it.
     #[error("the store did not take {step}: {source}")]
     Store {
@@ -84,17 +96,18 @@ pub async fn apply(
     if !observed.cluster.deleting {
         if !observed.cluster.spec.paused {
             cluster.hold().await?;
-            shared::apply(hands, facts, pods(observed), plan.evictable).await?;
         }
         cluster.remember_ordinals(&plan.actions).await?;
     }
+    // A service that can't be made as it should be is no reason to leave a member without its pod: it is told afterwards.
+    let shared = cluster.share(plan).await;
     for action in &plan.actions {
         cluster.act(action).await?;
     }
-    match &plan.step {
-        Some(step) => cluster.step(step).await,
-        None => Ok(()),
+    if let Some(step) = &plan.step {
+        cluster.step(step).await?;
     }
+    shared
 }
 
 /// Whether what a cluster has once is as it should be, as far as the watches have seen.
@@ -128,6 +141,15 @@ impl Cluster<'_> {
 
     fn volumes(&self) -> Api<PersistentVolumeClaim> {
         Api::namespaced(self.hands.client.clone(), &self.facts.namespace)
+    }
+
+    /// Makes what the cluster has once.
+    async fn share(&self, plan: &Plan) -> Result<(), Error> {
+        let cluster = &self.observed.cluster;
+        if cluster.deleting || cluster.spec.paused {
+            return Ok(());
+        }
+        shared::apply(self.hands, self.facts, pods(self.observed), plan.evictable).await
     }
 
     /// Lets the resource not go before its members have.

@@ -65,6 +65,12 @@ where
     }
     let (name, namespace) = (wanted.name_any(), wanted.namespace().unwrap_or_default());
     let api = Api::<K>::namespaced(hands.client.clone(), &namespace);
+    // Applied by force, it would be ours from then on, whoever made it.
+    let there = api.get_opt(&name).await.map_err(failed("read", what, &name))?;
+    let uids = |object: &K| object.owner_references().iter().map(|owner| owner.uid.clone()).collect::<Vec<_>>();
+    if there.is_some_and(|there| uids(&there) != uids(wanted)) {
+        return Err(Error::NameTaken { what, name, namespace });
+    }
     let applied = api.patch(&name, &PatchParams::apply(field_managers::ACCESS).force(), &Patch::Apply(wanted)).await;
     applied.map(drop).map_err(failed("applied", what, &name))
 }

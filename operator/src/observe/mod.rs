@@ -130,7 +130,9 @@ fn cluster(resource: &StorageCluster, defaults: &Defaults) -> Result<Cluster, Er
         remove: named(annotations::REMOVE),
         deleting: resource.metadata.deletion_timestamp.is_some(),
         last_ordinal: u64::try_from(status.last_ordinal).unwrap_or_default(),
-        was_made: status.cluster_id.is_some(),
+        was_made: status.cluster_id.is_some()
+            || status.map_epoch.is_some()
+            || status.members.iter().any(|member| !member.id.is_empty()),
         known: known.collect(),
     })
 }

@@ -21,7 +21,7 @@ pub(super) fn plan(observed: &Observed) -> Plan {
         make_new(observed, wanted - members.len(), &mut plan.actions);
     }
     if let Some((name, member)) = surplus(&members, wanted) {
-        plan.step = discard(name, member);
+        plan.step = discard(name, member, true);
         return plan;
     }
     bootstrap(observed, &members, wanted, &mut plan);
@@ -64,14 +64,25 @@ pub(super) fn foreign(name: &str, observed: &Observed) -> Wait {
     Wait::new(Gate::ForeignVolume, Some(name), message)
 }
 
-/// The last of those that are too many, before there is a store.
+/// The last of those that are too many, before there is a store. Only one that says itself that it holds nothing may go.
 fn surplus<'a>(members: &[(&'a String, &'a Member)], wanted: usize) -> Option<(&'a String, &'a Member)> {
     let last = members.iter().max_by_key(|(_, member)| member.ordinal).copied();
-    last.filter(|_| members.len() > wanted)
+    last.filter(|(_, member)| {
+        members.len() > wanted && (is_empty(member) || member.volume.as_ref().is_none_or(|it| it.is_deleting))
+    })
 }
 
-/// What is next to go of somebody who is no member: the pod, then the volume.
-pub(super) fn discard(name: &str, member: &Member) -> Option<Step> {
+/// Whether a node says that its volume belongs to no store.
+fn is_empty(member: &Member) -> bool {
+    member.answer.as_ref().is_some_and(|answer| answer.cluster.is_none())
+}
+
+/// What is next to go of somebody who is no member: the pod, then the volume. One that never was a member can only be asked whether
+/// its volume is empty as long as its pod is there: so the claim goes first, and Kubernetes keeps it until the pod is gone.
+pub(super) fn discard(name: &str, member: &Member, is_fresh: bool) -> Option<Step> {
+    if let Some(volume) = member.volume.as_ref().filter(|volume| is_fresh && is_empty(member) && !volume.is_deleting) {
+        return Some(Step::DiscardVolume { member: name.to_owned(), uid: volume.uid.clone() });
+    }
     match (&member.pod, &member.volume) {
         (Some(pod), _) if pod.is_deleting && !pod.node_is_down => None,
         (Some(pod), _) => {

@@ -29,6 +29,8 @@ pub(super) struct Membership {
     pub(super) silent: Vec<String>,
     /// Those with pods or volumes that nobody needs.
     pub(super) unneeded: Vec<String>,
+    /// Those whose volume belongs to another store.
+    pub(super) foreign: Vec<String>,
     /// How many are still to be made.
     pub(super) missing: usize,
 }
@@ -39,6 +41,7 @@ struct Parts<'a> {
     leaving: BTreeMap<&'a str, &'a PlannedMember>,
     fresh: Vec<&'a str>,
     removed: Vec<&'a str>,
+    foreign: Vec<&'a str>,
 }
 
 impl<'a> Parts<'a> {
@@ -52,13 +55,20 @@ impl<'a> Parts<'a> {
         let outside = observed.members.iter().filter(|(name, member)| {
             !staying.contains_key(name.as_str()) && !leaving.contains_key(name.as_str()) && !member.is_retired()
         });
-        let (mut fresh, mut removed) = (Vec::new(), Vec::new());
+        let (mut fresh, mut removed, mut foreign) = (Vec::new(), Vec::new(), Vec::new());
         for (name, member) in outside {
-            let list = if was_member(observed, name, member) { &mut removed } else { &mut fresh };
+            let cluster = member.answer.as_ref().and_then(|answer| answer.cluster);
+            let list = if cluster.is_some_and(|cluster| cluster != observed.cluster.id) {
+                &mut foreign
+            } else if was_member(observed, name, member) {
+                &mut removed
+            } else {
+                &mut fresh
+            };
             list.push(name.as_str());
         }
         fresh.sort_by_key(|name| observed.members[*name].ordinal);
-        Self { staying, leaving, fresh, removed }
+        Self { staying, leaving, fresh, removed, foreign }
     }
 }
 
@@ -86,7 +96,7 @@ impl Membership {
         let may_return = parts.leaving.keys().filter(|name| {
             !parts.staying.contains_key(*name)
                 && !observed.cluster.remove.iter().any(|it| it == *name)
-                && is_there(observed, name)
+                && is_there(observed, parts.leaving[*name])
         });
         members.extend(may_return.take(wanted.saturating_sub(members.len())));
         let needed = wanted.saturating_sub(members.len());
@@ -95,6 +105,7 @@ impl Membership {
             joining.iter().partition(|name| observed.members[**name].answer.is_some());
         decided.missing = needed - joining.len();
         decided.silent = silent.iter().map(|name| (*name).to_owned()).collect();
+        decided.foreign = parts.foreign.iter().map(|name| (*name).to_owned()).collect();
         decided.fresh = parts.fresh.iter().map(|name| (*name).to_owned()).collect();
         decided.unneeded = unneeded.iter().chain(&parts.removed).map(|name| (*name).to_owned()).collect();
         members.extend(answering);
@@ -131,8 +142,9 @@ impl Membership {
     }
 }
 
-fn is_there(observed: &Observed, name: &str) -> bool {
-    observed.members.get(name).is_some_and(|member| member.has_volume() && member.has_pod())
+/// Whether a member can be counted on.
+fn is_there(observed: &Observed, member: &PlannedMember) -> bool {
+    is_heard(member) && observed.members.get(&member.name).is_some_and(|there| there.has_volume() && there.has_pod())
 }
 
 /// Who leaves when there are too many: who was named, then who was drained, then who is not there, then who leaves the zones most even and moves least,

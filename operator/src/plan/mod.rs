@@ -217,6 +217,8 @@ pub enum Gate {
     ReplacementBudget,
     /// The members that stay have no room for what would move to them.
     DiskSpace,
+    /// Too few members would be left to hold anything.
+    DrainRefused,
 }
 
 impl Gate {
@@ -239,6 +241,7 @@ impl Gate {
             Self::MassFailure => "MassFailure",
             Self::ReplacementBudget => "ReplacementBudget",
             Self::DiskSpace => "DiskSpace",
+            Self::DrainRefused => "DrainRefused",
         }
     }
 }

@@ -10,7 +10,7 @@ use crate::model::{Member, Observed, Told};
 /// The next member to roll, if any is to be: those that are not ready anyway first, then by number.
 pub(super) fn next<'a>(observed: &'a Observed, told: &'a Told) -> Option<(&'a PlannedMember, &'a Member)> {
     let members = told.plan.members.iter().filter_map(|member| Some((member, observed.members.get(&member.name)?)));
-    let outdated = members.filter(|(_, there)| is_outdated(observed, there) && there.has_pod());
+    let outdated = members.filter(|(_, there)| is_outdated(observed, there) && there.has_pod() && there.has_volume());
     outdated.min_by_key(|(member, there)| (there.is_ready() && is_heard(member), member.leads > 0, there.ordinal))
 }
 

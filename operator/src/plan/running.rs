@@ -3,9 +3,10 @@
 
 use annulus_client::MemberState;
 use annulus_client::admin::PlannedMember;
+use annulus_crds::annotations;
 use annulus_crds::storage_cluster::WhenScaled;
 
-use super::create::discard;
+use super::create::{discard, foreign};
 use super::membership::{self, Membership};
 use super::{Action, Gate, Plan, Step, Wait, is_heard, make_new, replace, roll, upkeep, why_silent};
 use crate::model::{Member, Observed, Told};
@@ -19,21 +20,29 @@ pub(super) fn plan(observed: &Observed, told: &Told) -> Plan {
 
     let mut waits = Vec::new();
     // Whoever may hold something again may be needed by what comes next.
-    plan.step = drains(observed, told);
+    plan.step = undrain(observed, told);
     if plan.step.is_none() {
         match membership.step(observed, told) {
             Ok(step) => plan.step = step,
             Err(wait) => waits.push(wait),
         }
     }
-    plan.step = plan.step.or_else(|| clear_away(observed, &membership, &mut plan.actions));
     if plan.step.is_none() {
+        match drain(observed, told) {
+            Ok(step) => plan.step = step,
+            Err(wait) => waits.push(wait),
+        }
+    }
+    plan.step = plan.step.or_else(|| clear_away(observed, &membership, &mut plan.actions));
+    // While somebody is being replaced nobody else is taken away: what is rolled may be what the new one is to be filled from.
+    if plan.step.is_none() && gone.replaced.is_empty() {
         match roll::step(observed, told) {
             Ok(step) => plan.step = step,
             Err(wait) => waits.push(wait),
         }
     }
     waits.extend(gone.wait);
+    waits.extend(membership.foreign.iter().map(|name| foreign(name, observed)));
     waits.extend(membership.unneeded.iter().filter_map(|name| stopping(observed, name)));
     waits.extend(membership.silent.iter().map(|name| why_silent(name, observed.members.get(name))));
     waits.extend(moves(told));
@@ -51,19 +60,31 @@ fn mend(observed: &Observed, membership: &Membership, actions: &mut Vec<Action>)
     }
 }
 
-/// The annotation says who is to be empty; the store is told of one difference at a time.
-fn drains(observed: &Observed, told: &Told) -> Option<Step> {
-    let drains = |member: &PlannedMember| observed.cluster.drain.contains(&member.name);
-    let mut members: Vec<&PlannedMember> = told.plan.members.iter().collect();
-    members.sort_by_key(|member| drains(member));
-    members.into_iter().find_map(|member| {
-        let wanted = drains(member);
-        match member.state {
-            MemberState::Active | MemberState::Joining if wanted => Some(Step::Drain { member: member.name.clone() }),
-            MemberState::Draining if !wanted => Some(Step::Undrain { member: member.name.clone() }),
-            _ => None,
-        }
-    })
+/// Somebody who was drained, and is not to be any more.
+fn undrain(observed: &Observed, told: &Told) -> Option<Step> {
+    let ends = |member: &&PlannedMember| {
+        member.state == MemberState::Draining && !observed.cluster.drain.contains(&member.name)
+    };
+    told.plan.members.iter().find(ends).map(|member| Step::Undrain { member: member.name.clone() })
+}
+
+/// The annotation says who is to be empty; the store is told of one at a time, and only if enough others are left.
+fn drain(observed: &Observed, told: &Told) -> Result<Option<Step>, Wait> {
+    let holds = |member: &&PlannedMember| matches!(member.state, MemberState::Active | MemberState::Joining);
+    let holders: Vec<&PlannedMember> = told.plan.members.iter().filter(holds).collect();
+    let Some(member) = holders.iter().find(|member| observed.cluster.drain.contains(&member.name)) else {
+        return Ok(None);
+    };
+    let factor = usize::try_from(told.ring.replication_factor).unwrap_or(usize::MAX);
+    if holders.len() <= factor {
+        let message = format!(
+            "{} is to be drained, and every key needs {factor} members: add one first, or take the annotation {} back",
+            member.name,
+            annotations::DRAIN
+        );
+        return Err(Wait::new(Gate::DrainRefused, Some(&member.name), message));
+    }
+    Ok(Some(Step::Drain { member: member.name.clone() }))
 }
 
 /// Whoever is no member and is not to become one goes: its pod first, then its volume, or it is only kept.
@@ -72,14 +93,16 @@ fn clear_away(observed: &Observed, membership: &Membership, actions: &mut Vec<Ac
     let mut step = None;
     for name in &membership.unneeded {
         let Some(member) = observed.members.get(name) else { continue };
-        // An empty volume that never held anything is kept for nobody.
-        if member.pod.is_none() && retains && !membership.fresh.contains(name) {
-            if member.volume.as_ref().is_some_and(|volume| !volume.is_retired) {
+        let is_fresh = membership.fresh.contains(name);
+        // Nobody has ever looked into it: it may hold anything.
+        let is_unknown = is_fresh && member.volume.as_ref().is_some_and(|volume| volume.is_bound);
+        if member.pod.is_none() && ((retains && !is_fresh) || is_unknown) {
+            if member.volume.as_ref().is_some_and(|volume| !volume.is_retired && !volume.is_deleting) {
                 actions.push(Action::RetireVolume { member: name.clone() });
             }
             continue;
         }
-        step = step.or_else(|| discard(name, member));
+        step = step.or_else(|| discard(name, member, is_fresh));
     }
     step
 }

@@ -80,7 +80,9 @@ impl Store {
         for group in self.map.groups().collect::<Vec<_>>() {
             self.elect(group, up);
             if self.has_quorum(group, up) && self.may_act(group, up) {
+                let before = self.groups.groups[&group].leader;
                 self.groups.act(group, &self.map);
+                self.hand_over_to_the_living(group, before, up);
             }
         }
         let map_leader = &self.groups.groups[&GroupId::MAP].leader;
@@ -110,6 +112,15 @@ impl Store {
             if group == GroupId::MAP {
                 self.reports = Reports::new(self.now, TICK);
             }
+        }
+    }
+
+    /// The model hands a group over without asking whether the heir is there; nobody real would.
+    fn hand_over_to_the_living(&mut self, group: GroupId, before: MemberId, up: &BTreeSet<MemberId>) {
+        let it = self.groups.groups.get_mut(&group).expect("a group of the store");
+        if !up.contains(&it.leader) {
+            let heir = it.voters.iter().find(|id| up.contains(id) && **id != before);
+            it.leader = heir.copied().unwrap_or(before);
         }
     }
 
