@@ -13,12 +13,11 @@ use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions
 use kube::{Client, ResourceExt};
 use serde_json::json;
 
-use crate::addresses::ADMIN_PORT;
 use crate::caches::Caches;
 use crate::model::Observed;
 use crate::observe::{address, addresses};
 use crate::plan::{Action, Plan, Step};
-use crate::resources::{self, Facts, MemberName, field_managers};
+use crate::resources::{self, ADMIN_PORT, Facts, MemberName, field_managers};
 use crate::stores::{self, Stores};
 
 pub use shared::is_within;

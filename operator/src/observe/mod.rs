@@ -18,10 +18,9 @@ use kube::ResourceExt;
 use kube::api::{Api, ListParams};
 use tokio::time::timeout;
 
-use crate::addresses::{ADMIN_PORT, CLIENT_PORT};
 use crate::caches::Caches;
 use crate::model::{Cluster, Known, Member, Observed, Store};
-use crate::resources::{self, Facts};
+use crate::resources::{self, ADMIN_PORT, CLIENT_PORT, Facts};
 use crate::stores::{NodeAddress, Stores};
 use crate::validate::{self, Problem};
 
@@ -218,7 +217,7 @@ pub fn addresses(cluster: &Cluster, members: &BTreeMap<String, Member>) -> Vec<N
 }
 
 /// `host:port` of an IP address of either kind.
-pub fn address(ip: &str, port: u16) -> String {
+pub fn address(ip: &str, port: i32) -> String {
     if ip.contains(':') { format!("[{ip}]:{port}") } else { format!("{ip}:{port}") }
 }
 

@@ -25,6 +25,7 @@ mod teardown;
 use annulus_client::node::MemberSpec;
 
 use crate::model::{Member, Observed};
+use crate::resources::{MemberName, new_members};
 
 pub use quorum::{HEARD_MS, at_risk, is_heard};
 
@@ -323,22 +324,15 @@ fn is_outdated(observed: &Observed, member: &Member) -> bool {
     member.pod.as_ref().is_some_and(|pod| pod.template != observed.cluster.template)
 }
 
-/// Numbers of members that never were; their names are free.
-fn new_ordinals(observed: &Observed) -> impl Iterator<Item = (u64, String)> + '_ {
+/// Makes members that never were, under names that are free.
+fn make_new(observed: &Observed, count: usize, actions: &mut Vec<Action>) {
     let made = observed.members.values().map(|member| member.ordinal).max().unwrap_or_default();
     let last = made.max(observed.cluster.last_ordinal);
-    let name = |ordinal| crate::resources::member_name(&observed.cluster.name, &observed.cluster.uid, ordinal);
-    let names = (last + 1..).map(move |ordinal| (ordinal, name(ordinal)));
     let in_map =
         |name: &str| observed.told().is_some_and(|told| told.plan.members.iter().any(|member| member.name == name));
-    names.filter(move |(_, name)| {
-        !observed.taken.contains(name) && !observed.members.contains_key(name) && !in_map(name)
-    })
-}
-
-/// Makes members that never were.
-fn make_new(observed: &Observed, count: usize, actions: &mut Vec<Action>) {
-    for (ordinal, member) in new_ordinals(observed).take(count) {
+    let is_taken = |name: &str| observed.taken.contains(name) || observed.members.contains_key(name) || in_map(name);
+    for new in new_members(&observed.cluster.name, &observed.cluster.uid, last, is_taken).take(count) {
+        let MemberName { name: member, ordinal } = new;
         actions.push(Action::CreateVolume { member: member.clone(), ordinal });
         actions.push(Action::CreatePod { member, ordinal });
     }

@@ -31,7 +31,7 @@ use annulus_crds::{StorageCluster, StorageClusterSpec, annotations, labels};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, OwnerReference};
 use kube::Resource;
 
-pub use name::{member_name, next_member};
+pub use name::{member_name, new_members};
 
 /// The port that clients reach a member at.
 pub const CLIENT_PORT: i32 = 7070;
@@ -92,6 +92,11 @@ pub fn selector_text(cluster: &str) -> String {
     pairs.join(",")
 }
 
+/// Where a member of a cluster is reached at one of its ports: a name, so that it stays when its pod comes back elsewhere.
+pub fn member_address(cluster: &str, namespace: &str, member: &str, port: i32) -> String {
+    format!("{member}.{cluster}-members.{namespace}.svc:{port}")
+}
+
 impl Facts {
     /// The name of the Service that gives each member its own address.
     pub fn members_service(&self) -> String {
@@ -100,7 +105,7 @@ impl Facts {
 
     /// Where a member is reached at one of its ports, by its name, as long as it lives.
     pub fn address(&self, member: &str, port: i32) -> String {
-        format!("{member}.{}.{}.svc:{port}", self.members_service(), self.namespace)
+        member_address(&self.name, &self.namespace, member, port)
     }
 
     /// The labels of every object of this cluster.

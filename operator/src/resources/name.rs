@@ -2,7 +2,7 @@
 
 use sha2::{Digest, Sha256};
 
-use super::{Facts, MemberName};
+use super::MemberName;
 
 /// Without vowels, so that no words come of it, and without digits that look like letters.
 const ALPHABET: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
@@ -11,7 +11,7 @@ const LETTERS: usize = 5;
 
 /// The name of a cluster's member: always the same for the same number, so that a step that is taken twice makes nothing twice.
 ///
-/// There are 27^5 (14 million) endings, so two numbers may have one name; [`next_member`] passes over a number whose name is taken.
+/// There are 27^5 (14 million) endings, so two numbers may have one name; [`new_members`] passes over a number whose name is taken.
 /// The UID is in it: the volume of an earlier cluster of the same name is told by a name that its number does not make.
 pub fn member_name(cluster: &str, uid: &str, ordinal: u64) -> String {
     let digest = Sha256::digest(format!("{uid}/{ordinal}"));
@@ -25,13 +25,17 @@ pub fn member_name(cluster: &str, uid: &str, ordinal: u64) -> String {
     name
 }
 
-/// The member to make after the one numbered `last`: the first whose name is not taken.
+/// The members to make after the one numbered `last`, without end: those whose names are not taken.
 ///
 /// Taken is a name that a pod, a volume or a member of the map has, whoever made it. A number that is passed over is used up.
-pub fn next_member(facts: &Facts, last: u64, taken: impl Fn(&str) -> bool) -> MemberName {
-    let named = |ordinal| MemberName { name: member_name(&facts.name, &facts.uid, ordinal), ordinal };
-    let free = (last + 1..).map(named).find(|member| !taken(&member.name));
-    free.expect("far fewer names are taken than there are")
+pub fn new_members(
+    cluster: &str,
+    uid: &str,
+    last: u64,
+    taken: impl Fn(&str) -> bool,
+) -> impl Iterator<Item = MemberName> {
+    let named = move |ordinal| MemberName { name: member_name(cluster, uid, ordinal), ordinal };
+    (last + 1..).map(named).filter(move |member| !taken(&member.name))
 }
 
 #[cfg(test)]
@@ -63,9 +67,10 @@ mod tests {
     #[test]
     fn a_number_whose_name_is_taken_is_passed_over() {
         let facts = full();
-        let first = next_member(&facts, 0, |_| false);
+        let next = |taken: &dyn Fn(&str) -> bool| new_members(&facts.name, &facts.uid, 0, taken).next().unwrap();
+        let first = next(&|_| false);
         assert_eq!(first, MemberName { name: member_name(&facts.name, &facts.uid, 1), ordinal: 1 });
-        assert_eq!(next_member(&facts, 0, |name| name == first.name).ordinal, 2);
+        assert_eq!(next(&|name| name == first.name).ordinal, 2);
     }
 
     proptest! {
@@ -74,10 +79,9 @@ mod tests {
         /// Now and then one of the thousand is passed over; that is what the walk is for.
         #[test]
         fn a_thousand_members_have_a_thousand_names(uid in "[0-9a-f]{8}-[0-9a-f]{12}") {
-            let facts = Facts { uid, ..full() };
             let (mut names, mut last) = (BTreeSet::new(), 0);
             for _ in 0..1000 {
-                let member = next_member(&facts, last, |name| names.contains(name));
+                let member = new_members("demo", &uid, last, |name| names.contains(name)).next().unwrap();
                 prop_assert!(member.ordinal > last);
                 last = member.ordinal;
                 prop_assert!(names.insert(member.name));

@@ -1,7 +1,5 @@
 //! The operator's rounds against a simulated API server and a simulated store, a second at a time.
 
-#![allow(dead_code, reason = "each test uses some of it")]
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 
