@@ -101,8 +101,8 @@ pub struct StorageClusterSpec {
     /// Whether a NetworkPolicy is made that lets only members and the operator reach the members' own ports.
     #[serde(default)]
     pub network_policy: NetworkPolicy,
-    /// Refuses to delete this resource. It takes the admission policy of the operator's chart to say so at once; without it the
-    /// operator keeps everything running until this is false.
+    /// Refuses to delete this resource. It takes the admission policy of the operator's chart to say so at once; without it a
+    /// deleted cluster's pods are not stopped until this is false, but one that ends is not made again.
     #[serde(default)]
     pub deletion_protection: bool,
     /// Changes nothing any more, until it is false again. What is under way in the store goes on, and the status stays current.

@@ -9,8 +9,7 @@ pub(super) fn plan(observed: &Observed) -> Plan {
     let spec = &observed.cluster.spec;
     // Where the namespace itself is being deleted everything goes anyway, and nothing is left to protect.
     if spec.deletion_protection && !observed.members.is_empty() {
-        let message =
-            "spec.deletionProtection is true: everything keeps running; set it to false to let the cluster go";
+        let message = "spec.deletionProtection is true: nothing is stopped, and a pod that ends is not made again; set it to false to let the cluster go";
         return Plan::waiting(Wait::new(Gate::DeletionProtected, None, message));
     }
     let mut stopping = None;
