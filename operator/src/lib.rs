@@ -20,8 +20,10 @@ pub mod model;
 pub mod observe;
 pub mod operate;
 pub mod plan;
+mod process;
 pub mod queue;
 pub mod reconcile;
+pub mod requests;
 pub mod resources;
 #[cfg(any(test, feature = "simulated"))]
 pub mod simulated;

@@ -12,7 +12,9 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
+use crate::process::Process;
 use crate::queue::Key;
+use crate::requests::Requests;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Cluster {
@@ -34,6 +36,7 @@ pub struct Metrics {
     errors: Counter,
     duration: Histogram,
     leads: Gauge,
+    requests: Requests,
     conditions: Family<Condition, Gauge>,
     members: Family<Cluster, Gauge>,
     ready: Family<Cluster, Gauge>,
@@ -47,26 +50,30 @@ const CONDITIONS: [&str; 6] =
 impl Default for Metrics {
     fn default() -> Self {
         let metrics = Self {
-            registry: Mutex::new(Registry::with_prefix("annulus_operator")),
+            registry: Mutex::new(Registry::default()),
             reconciles: Counter::default(),
             errors: Counter::default(),
             duration: Histogram::new(exponential_buckets(0.001, 2.0, 15)),
             leads: Gauge::default(),
+            requests: Requests::default(),
             conditions: Family::default(),
             members: Family::default(),
             ready: Family::default(),
             moves: Family::default(),
         };
-        let mut registry = metrics.registry.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut whole = metrics.registry.lock().unwrap_or_else(PoisonError::into_inner);
+        whole.register_collector(Box::new(Process));
+        let registry = whole.sub_registry_with_prefix("annulus_operator");
         registry.register("reconciles", "Rounds that were made", metrics.reconciles.clone());
         registry.register("reconcile_errors", "Rounds that failed", metrics.errors.clone());
         registry.register("reconcile_duration_seconds", "How long rounds took", metrics.duration.clone());
         registry.register("is_leader", "Whether this operator holds the lease", metrics.leads.clone());
+        registry.register("api_requests", "What was asked of the API server", metrics.requests.clone());
         registry.register("cluster_condition", "Conditions of clusters: 1 where one holds", metrics.conditions.clone());
         registry.register("cluster_members", "Members that clusters have", metrics.members.clone());
         registry.register("cluster_ready_members", "Those that are in the ring and caught up", metrics.ready.clone());
         registry.register("cluster_moves_left", "Replicas that are still to be moved", metrics.moves.clone());
-        drop(registry);
+        drop(whole);
         metrics
     }
 }
@@ -82,6 +89,11 @@ impl Metrics {
     /// Whether this operator holds the lease.
     pub fn set_leads(&self, leads: bool) {
         self.leads.set(i64::from(leads));
+    }
+
+    /// What was asked of the API server.
+    pub fn requests(&self) -> Requests {
+        self.requests.clone()
     }
 
     /// What a cluster's status says.

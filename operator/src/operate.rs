@@ -21,6 +21,7 @@ use crate::metrics::Metrics;
 use crate::observe::Defaults;
 use crate::queue::{self, Key, Outcome};
 use crate::reconcile::{Context, chain, reconcile};
+use crate::requests;
 use crate::stores::Http;
 use crate::watches::{self, Troubles};
 
@@ -67,13 +68,23 @@ pub enum Error {
 
 /// Operates until `stop` ends.
 pub async fn run(settings: Settings, stop: impl Future<Output = ()>) -> Result<(), Error> {
-    let client = Client::try_default().await.map_err(|error| Error::NoApi(Box::new(error)))?;
-    run_with(client, settings, stop).await
+    let metrics = Metrics::default();
+    let client = requests::client(metrics.requests()).await.map_err(Error::NoApi)?;
+    serve(client, metrics, settings, stop).await
 }
 
-/// Operates through this client.
+/// Operates through this client, whose requests nobody counts.
 pub async fn run_with(client: Client, settings: Settings, stop: impl Future<Output = ()>) -> Result<(), Error> {
-    let health = Health { metrics: Arc::new(Metrics::default()), troubles: Troubles::default() };
+    serve(client, Metrics::default(), settings, stop).await
+}
+
+async fn serve(
+    client: Client,
+    metrics: Metrics,
+    settings: Settings,
+    stop: impl Future<Output = ()>,
+) -> Result<(), Error> {
+    let health = Health { metrics: Arc::new(metrics), troubles: Troubles::default() };
     let address = settings.listen;
     let served = health::serve(address, health.clone());
     let operated = operate(client, settings, health, stop);
