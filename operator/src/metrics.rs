@@ -1,5 +1,6 @@
 //! What the operator counts, for `/metrics`.
 
+use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -29,11 +30,18 @@ struct Condition {
     condition: String,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Waits {
+    namespace: String,
+    cluster: String,
+    gate: String,
+}
+
 /// What the operator counts.
 pub struct Metrics {
     registry: Mutex<Registry>,
     reconciles: Counter,
-    errors: Counter,
+    errors: Family<Cluster, Counter>,
     duration: Histogram,
     leads: Gauge,
     requests: Requests,
@@ -41,6 +49,9 @@ pub struct Metrics {
     members: Family<Cluster, Gauge>,
     ready: Family<Cluster, Gauge>,
     moves: Family<Cluster, Gauge>,
+    waits: Family<Waits, Gauge>,
+    /// What is told in `waits`.
+    gates: Mutex<BTreeMap<Key, String>>,
 }
 
 /// The conditions that every cluster has.
@@ -52,14 +63,16 @@ impl Default for Metrics {
         let metrics = Self {
             registry: Mutex::new(Registry::default()),
             reconciles: Counter::default(),
-            errors: Counter::default(),
-            duration: Histogram::new(exponential_buckets(0.001, 2.0, 15)),
+            errors: Family::default(),
+            duration: Histogram::new(exponential_buckets(0.001, 2.0, 18)),
             leads: Gauge::default(),
             requests: Requests::default(),
             conditions: Family::default(),
             members: Family::default(),
             ready: Family::default(),
             moves: Family::default(),
+            waits: Family::default(),
+            gates: Mutex::default(),
         };
         let mut whole = metrics.registry.lock().unwrap_or_else(PoisonError::into_inner);
         whole.register_collector(Box::new(Process));
@@ -73,16 +86,18 @@ impl Default for Metrics {
         registry.register("cluster_members", "Members that clusters have", metrics.members.clone());
         registry.register("cluster_ready_members", "Those that are in the ring and caught up", metrics.ready.clone());
         registry.register("cluster_moves_left", "Replicas that are still to be moved", metrics.moves.clone());
+        registry.register("cluster_waits", "What the next step of a cluster waits for: 1", metrics.waits.clone());
         drop(whole);
         metrics
     }
 }
 
 impl Metrics {
-    /// A round took this long.
-    pub fn round(&self, took: Duration, failed: bool) {
+    /// A round for a cluster took this long.
+    pub fn round(&self, (namespace, cluster): &Key, took: Duration, failed: bool) {
         self.reconciles.inc();
-        self.errors.inc_by(u64::from(failed));
+        let labels = Cluster { namespace: namespace.clone(), cluster: cluster.clone() };
+        self.errors.get_or_create(&labels).inc_by(u64::from(failed));
         self.duration.observe(took.as_secs_f64());
     }
 
@@ -97,8 +112,9 @@ impl Metrics {
     }
 
     /// What a cluster's status says.
-    pub fn tell(&self, (namespace, cluster): &Key, status: &StorageClusterStatus) {
-        let (namespace, cluster) = (namespace.clone(), cluster.clone());
+    pub fn tell(&self, key: &Key, status: &StorageClusterStatus) {
+        self.set_gate(key, status.plan.as_ref().map(|plan| plan.gate.as_str()).unwrap_or_default());
+        let (namespace, cluster) = key.clone();
         for name in CONDITIONS {
             let holds = status.conditions.iter().any(|it| it.type_ == name && it.status == "True");
             let labels =
@@ -111,14 +127,32 @@ impl Metrics {
         self.moves.get_or_create(&labels).set(status.plan.as_ref().map_or(0, |plan| plan.moves_left));
     }
 
+    /// At most one gate of a cluster is told at a time.
+    fn set_gate(&self, key: &Key, gate: &str) {
+        let mut known = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
+        let labels = |gate: &str| {
+            let (namespace, cluster) = key.clone();
+            Waits { namespace, cluster, gate: gate.to_owned() }
+        };
+        if let Some(before) = known.remove(key) {
+            self.waits.remove(&labels(&before));
+        }
+        if !gate.is_empty() {
+            self.waits.get_or_create(&labels(gate)).set(1);
+            known.insert(key.clone(), gate.to_owned());
+        }
+    }
+
     /// A cluster is gone.
-    pub fn forget(&self, (namespace, cluster): &Key) {
-        let (namespace, cluster) = (namespace.clone(), cluster.clone());
+    pub fn forget(&self, key: &Key) {
+        self.set_gate(key, "");
+        let (namespace, cluster) = key.clone();
         for condition in CONDITIONS {
             let condition = condition.to_owned();
             self.conditions.remove(&Condition { namespace: namespace.clone(), cluster: cluster.clone(), condition });
         }
         let labels = Cluster { namespace, cluster };
+        self.errors.remove(&labels);
         self.members.remove(&labels);
         self.ready.remove(&labels);
         self.moves.remove(&labels);
@@ -131,5 +165,43 @@ impl Metrics {
         // Writing to a string fails only if an encoder does, and these are plain numbers.
         let _ = encode(&mut text, &registry);
         text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use annulus_crds::storage_cluster::PlanStatus;
+
+    use super::*;
+
+    fn waiting(gate: &str) -> StorageClusterStatus {
+        let plan = PlanStatus { gate: gate.to_owned(), ..PlanStatus::default() };
+        StorageClusterStatus { plan: Some(plan), ..StorageClusterStatus::default() }
+    }
+
+    #[test]
+    fn one_gate_is_told_at_a_time_and_nothing_of_a_cluster_that_is_gone() {
+        let (metrics, key) = (Metrics::default(), ("a".to_owned(), "demo".to_owned()));
+        metrics.tell(&key, &waiting("DiskSpace"));
+        metrics.tell(&key, &waiting("MassFailure"));
+        metrics.round(&key, Duration::from_secs(1), true);
+        let text = metrics.encode();
+        let gate = r#"annulus_operator_cluster_waits{namespace="a",cluster="demo",gate="MassFailure"} 1"#;
+        assert!(text.contains(gate) && !text.contains("DiskSpace"), "{text}");
+        assert!(text.contains(r#"annulus_operator_reconcile_errors_total{namespace="a",cluster="demo"} 1"#), "{text}");
+        metrics.forget(&key);
+        let text = metrics.encode();
+        assert!(!text.contains("demo"), "{text}");
+    }
+
+    /// What `charts/annulus-operator` alerts on has to be within the histogram.
+    #[test]
+    fn a_round_that_takes_as_long_as_one_may_is_told_from_a_slow_one() {
+        let metrics = Metrics::default();
+        let key = ("a".to_owned(), "demo".to_owned());
+        metrics.round(&key, Duration::from_secs(21), false);
+        let text = metrics.encode();
+        let at_most = |limit: &str| format!(r#"reconcile_duration_seconds_bucket{{le="{limit}"}} "#);
+        assert!(text.contains(&(at_most("16.384") + "0")) && text.contains(&(at_most("131.072") + "1")), "{text}");
     }
 }

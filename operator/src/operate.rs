@@ -120,11 +120,12 @@ async fn operate(
         client,
         caches,
         stores: Arc::new(Http),
+        metrics: Arc::clone(&health.metrics),
         defaults: Defaults { node_image: settings.node_image.clone(), clock: Arc::new(Timestamp::now) },
         fence: held.generation,
     };
     let fenced = Notify::new();
-    let working = queue::run(changes, |key| round(&context, &health.metrics, &fenced, key));
+    let working = queue::run(changes, |key| round(&context, &fenced, key));
     let ended = tokio::select! {
         () = &mut stop => None,
         lost = leases.keep(&mut held) => Some(lost),
@@ -142,22 +143,17 @@ async fn operate(
     }
 }
 
-async fn round(context: &Context, metrics: &Metrics, fenced: &Notify, key: Key) -> Outcome {
+async fn round(context: &Context, fenced: &Notify, key: Key) -> Outcome {
     let (namespace, name) = &key;
     let Some(resource) = context.caches.clusters.get(&ObjectRef::new(name).within(namespace)) else {
-        metrics.forget(&key);
+        context.metrics.forget(&key);
         return Outcome::Gone;
     };
     let began = Instant::now();
     let ended = timeout(ROUND_LIMIT, reconcile(context, &resource)).await;
-    metrics.round(began.elapsed(), !matches!(ended, Ok(Ok(_))));
+    context.metrics.round(&key, began.elapsed(), !matches!(ended, Ok(Ok(_))));
     match ended {
-        Ok(Ok(round)) => {
-            if let Some(status) = &round.status {
-                metrics.tell(&key, status);
-            }
-            Outcome::Again(round.again)
-        }
+        Ok(Ok(round)) => Outcome::Again(round.again),
         Ok(Err(error)) => {
             tracing::warn!(namespace, cluster = name, error = chain(&error), "the round failed; it is tried again");
             if error.is_fenced() {

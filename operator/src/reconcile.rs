@@ -11,6 +11,7 @@ use serde_json::json;
 
 use crate::apply::{self, Hands};
 use crate::caches::Caches;
+use crate::metrics::Metrics;
 use crate::model::Observed;
 use crate::observe::{self, Defaults, Freshness, facts, observe};
 use crate::plan::{Plan, plan};
@@ -38,6 +39,8 @@ pub struct Context {
     pub defaults: Defaults,
     /// Where events are published.
     pub recorder: Recorder,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
     /// The generation of the operator's lease.
     pub fence: u64,
 }
@@ -155,6 +158,8 @@ async fn tell(
 ) -> Result<Round, Error> {
     let before = resource.status.clone().unwrap_or_default();
     let now = status(observed, planned, problems, failure, &before);
+    // Also where the status can't be written: whoever is woken by a metric is not to wait for that.
+    context.metrics.tell(&(observed.cluster.namespace.clone(), observed.cluster.name.clone()), &now);
     if now != before {
         news(context, resource, &before, &now, planned, problems).await;
         let name = resource.name_any();

@@ -8,6 +8,7 @@ use annulus_client::node::{Bootstrap, Status};
 use annulus_client::{ClusterId, MemberId};
 use annulus_crds::{StorageCluster, StorageClusterStatus};
 use annulus_operator::caches::{Cache, Caches};
+use annulus_operator::metrics::Metrics;
 use annulus_operator::model::Told;
 use annulus_operator::observe::Defaults;
 use annulus_operator::reconcile::{Context, Error, Round, reconcile};
@@ -268,6 +269,7 @@ impl Scene {
                 clock: Arc::new(move || Timestamp::from_second(clock.now_seconds()).unwrap()),
             },
             fence: self.fence,
+            metrics: Arc::new(Metrics::default()),
         };
         let ended = reconcile(&context, &resource).await;
         self.nothing_is_lost(&needed);
