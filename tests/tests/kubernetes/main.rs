@@ -13,7 +13,12 @@
 //! - [`refusals`]: what the API server refuses, and what it says.
 //! - [`broken`]: images, nodes and storage classes that are not there; neighbours, and what only looks like ours.
 //! - [`deletion`]: what stays and what goes.
+//! - [`crowd`]: many clusters, and what one operator takes for them.
 //! - [`operators`]: the operator is upgraded, killed, doubled and uninstalled, and no member minds.
+//!
+//! `.ci/kubernetes` makes a kind cluster, brings everything there, and runs it; on a cluster of your own it is `just kubernetes`.
+//! At least three nodes that take pods are needed for [`faults`]. The images are made by `charts/images`, `TAG=dev2 charts/images`
+//! and `charts/images load`, and brought to the nodes by `kind load image-archive target/images/NAME.tar`.
 //!
 //! It runs when `ANNULUS_E2E=1`, on the cluster that `KUBECONFIG` names; where something is missing it is skipped aloud, and with
 //! `CI=true` that is a failure. A cluster that is not on this machine is only used when `ANNULUS_E2E_SERVER` has its URL. Its nodes
@@ -26,6 +31,7 @@
 mod broken;
 mod cluster;
 mod command;
+mod crowd;
 mod deletion;
 mod faults;
 mod kubernetes;
