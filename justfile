@@ -20,7 +20,7 @@ test:
 sim seeds="200":
     ANNULUS_SEEDS={{seeds}} cargo test --release -p annulus-tests --test simulator
 
-# `annulus dev` as a user starts it, killed under load.
+# `annulus dev` as a user starts it, killed under load; no Kubernetes in it.
 e2e:
     cargo xtest build e2e
 
@@ -31,6 +31,10 @@ images tag="dev":
 # The Helm charts.
 charts:
     cargo xtest charts chart-tests
+
+# The same on a kind cluster that is made for it, with images made of what is here; what that needs stands in .ci/kubernetes.
+kind *tests:
+    .ci/kubernetes {{tests}}
 
 # Everything on the Kubernetes cluster that KUBECONFIG names; what it needs stands in tests/tests/kubernetes/main.rs.
 kubernetes:
