@@ -1,7 +1,7 @@
 //! `/healthz`, `/readyz` and `/metrics` of the operator itself.
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,7 +36,7 @@ pub struct Health {
 
 /// Answers on this address until the process ends.
 pub async fn serve(address: SocketAddr, health: Health) -> std::io::Result<()> {
-    let listener = TcpListener::bind(address).await?;
+    let listener = bind(address).await?;
     let room = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
         let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return Ok(()) };
@@ -56,6 +56,17 @@ pub async fn serve(address: SocketAddr, health: Health) -> std::io::Result<()> {
             let _ = timeout(CONNECTION_LIMIT, http.serve_connection(TokioIo::new(stream), service)).await;
             drop(permit);
         });
+    }
+}
+
+/// `[::]` stands for both kinds of addresses; where the machine has only the older kind, for that one.
+async fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let is_any = address.ip() == IpAddr::from(Ipv6Addr::UNSPECIFIED);
+    match TcpListener::bind(address).await {
+        Err(error) if is_any && error.kind() != std::io::ErrorKind::AddrInUse => {
+            TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port())).await
+        }
+        bound => bound,
     }
 }
 

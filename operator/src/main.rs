@@ -24,7 +24,7 @@ struct Arguments {
     #[arg(long, env = "ANNULUS_NODE_IMAGE", default_value = concat!("annulus/node:", env!("CARGO_PKG_VERSION")))]
     node_image: String,
     /// Where to answer /healthz, /readyz and /metrics
-    #[arg(long, env = "ANNULUS_LISTEN", default_value = "0.0.0.0:8080")]
+    #[arg(long, env = "ANNULUS_LISTEN", default_value = "[::]:8080")]
     listen: SocketAddr,
     /// The namespace of the Lease by which one operator acts at a time
     #[arg(long, env = "ANNULUS_LEASE_NAMESPACE", default_value = "default")]

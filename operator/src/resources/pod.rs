@@ -122,7 +122,8 @@ fn container(facts: &Facts, member: &MemberName) -> Container {
 /// It listens on every IPv4 address: a kernel without IPv6 refuses `[::]`. Its zone it is told of later, through the store:
 /// which node it runs on is not known yet.
 fn environment(facts: &Facts, member: &MemberName) -> Vec<EnvVar> {
-    let listen = |port: i32| format!("0.0.0.0:{port}");
+    // Both kinds of addresses.
+    let listen = |port: i32| format!("[::]:{port}");
     let reached = |port: i32| facts.address(&member.name, port);
     let about = [
         ("ANNULUS_NAME", member.name.clone()),

@@ -54,7 +54,10 @@ fn from_environment(name: &str, otherwise: u32) -> u32 {
 async fn create(scenario: &Scenario, names: &[String], members: u32) {
     let items = names.iter().map(|name| {
         let mut resource = small(name, members);
-        merge(&mut resource, &json!({"spec": {"partitions": 2, "resources": {"requests": {"cpu": "1m", "memory": "8Mi"}}}}));
+        merge(
+            &mut resource,
+            &json!({"spec": {"partitions": 2, "resources": {"requests": {"cpu": "1m", "memory": "8Mi"}}}}),
+        );
         resource
     });
     scenario.create(&json!({"apiVersion": "v1", "kind": "List", "items": items.collect::<Vec<Value>>()})).await;
@@ -76,8 +79,10 @@ async fn sample(scenario: &Scenario) -> Result<Sample, String> {
     holds(answer.status == 200, || answer.text())?;
     let metrics = answer.text();
     let lines = metrics.lines().filter(|line| !line.starts_with('#'));
-    let values: BTreeMap<&str, f64> =
-        lines.filter_map(|line| line.rsplit_once(' ')).filter_map(|(name, value)| Some((name, value.parse().ok()?))).collect();
+    let values: BTreeMap<&str, f64> = lines
+        .filter_map(|line| line.rsplit_once(' '))
+        .filter_map(|(name, value)| Some((name, value.parse().ok()?)))
+        .collect();
     let value = |name: &str| values.get(name).copied().ok_or_else(|| format!("no {name} in {metrics}"));
     let asked = values.iter().filter(|(name, _)| name.starts_with("annulus_operator_api_requests_total"));
     let asked = asked.filter(|(name, _)| !name.contains(r#"verb="watch""#) && !name.contains(r#"resource="leases""#));

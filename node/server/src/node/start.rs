@@ -1,7 +1,7 @@
 //! Start-up and shutdown, in order.
 
 use std::future::Future;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -177,7 +177,7 @@ struct Listeners {
 impl Listeners {
     fn bind(config: &Config) -> Result<Self, Error> {
         let bind = |address: SocketAddr, purpose| {
-            let listener = std::net::TcpListener::bind(address).and_then(|listener| {
+            let listener = bind_any(address).and_then(|listener| {
                 listener.set_nonblocking(true)?;
                 Ok(listener)
             });
@@ -188,6 +188,17 @@ impl Listeners {
             admin: bind(config.admin_listen, "the operator")?,
             peer: bind(config.peer_listen, "other members")?,
         })
+    }
+}
+
+/// `[::]` stands for both kinds of addresses; where the machine has only the older kind, for that one.
+fn bind_any(address: SocketAddr) -> std::io::Result<std::net::TcpListener> {
+    let is_any = address.ip() == IpAddr::from(Ipv6Addr::UNSPECIFIED);
+    match std::net::TcpListener::bind(address) {
+        Err(error) if is_any && error.kind() != std::io::ErrorKind::AddrInUse => {
+            std::net::TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port()))
+        }
+        bound => bound,
     }
 }
 
