@@ -61,7 +61,7 @@ fn phase(observed: &Observed, plan: &Plan, problems: &[Problem], failure: Option
         return "Paused";
     }
     let Some(told) = observed.told() else {
-        return if observed.cluster.was_made { "Unreachable" } else { "Creating" };
+        return if observed.was_made() { "Unreachable" } else { "Creating" };
     };
     let wanted = usize::try_from(observed.cluster.spec.replicas).unwrap_or_default();
     let stay = told.plan.members.iter().filter(|member| member.state != MemberState::Leaving).count();
@@ -305,7 +305,7 @@ fn condition(says: Says, generation: i64, now: &Time, before: &StorageClusterSta
 
 fn available(observed: &Observed, told: Option<&Told>, lost: usize) -> Says {
     let (holds, reason, message) = match told {
-        None if observed.cluster.was_made => (Some(false), "Unreachable", "no member can tell the map".to_owned()),
+        None if observed.was_made() => (Some(false), "Unreachable", "no member can tell the map".to_owned()),
         None => (Some(false), "NotMade", "the store is being made".to_owned()),
         Some(_) if lost > 0 => (Some(false), "QuorumLost", format!("{lost} partitions have no quorum")),
         Some(told) => {
@@ -356,7 +356,7 @@ fn degraded(observed: &Observed, status: &StorageClusterStatus) -> Says {
         told_of.message.clone()
     };
     let message = format!("{} of {} members are not ready: {why}", unwell.len(), status.members.len());
-    let reason = if observed.told().is_none() && !observed.cluster.was_made { "Creating" } else { "MemberNotReady" };
+    let reason = if observed.told().is_none() && !observed.was_made() { "Creating" } else { "MemberNotReady" };
     Says { kind, holds: Some(true), reason, message }
 }
 

@@ -144,6 +144,38 @@ fn a_store_that_has_lost_all_volumes_is_not_made_anew() {
 }
 
 #[test]
+fn a_volume_that_a_member_had_is_not_taken_for_an_empty_one_when_the_status_is_lost() {
+    // Who has left is not asked to join again.
+    let mut world = made(json!({"partitions": 8, "replicas": 4, "volumeRetention": {"whenScaled": "Retain"}}));
+    let before = world.names();
+    world.spec.replicas = 3;
+    world.settle(300);
+    let members = |world: &World| -> Vec<String> {
+        let observed = world.observe();
+        observed.told().unwrap().plan.members.iter().map(|member| member.name.clone()).collect()
+    };
+    let left = before.into_iter().find(|name| !members(&world).contains(name)).unwrap();
+    world.unretire(&left);
+    world.lose_status();
+    world.spec.replicas = 4;
+    world.settle(300);
+    assert!(!members(&world).contains(&left), "{left} had left");
+    assert!(world.has_volume(&left), "and its volume is kept");
+
+    // Nor is the store made anew.
+    for name in members(&world) {
+        world.wipe(&name);
+    }
+    world.lose_status();
+    for _ in 0..30 {
+        world.round();
+        assert_eq!(world.operate().step, None);
+    }
+    assert_eq!(plan(&world.observe()).wait.unwrap().gate, Gate::StoreLost);
+    assert_eq!(world.status.phase, "Unreachable");
+}
+
+#[test]
 fn what_is_named_in_the_annotation_is_drained_and_comes_back() {
     let mut world = made(json!({"partitions": 8, "replicas": 4}));
     let name = world.names()[0].clone();
@@ -203,6 +235,7 @@ enum Act {
     LosePod(Index),
     Wipe(Index),
     LoseVolume(Index),
+    LoseStatus,
 }
 
 fn act() -> impl Strategy<Value = Act> {
@@ -217,6 +250,7 @@ fn act() -> impl Strategy<Value = Act> {
         1 => one().prop_map(Act::LosePod),
         1 => one().prop_map(Act::Wipe),
         1 => one().prop_map(Act::LoseVolume),
+        1 => Just(Act::LoseStatus),
     ]
 }
 
@@ -246,6 +280,7 @@ impl World {
             Act::LosePod(at) if self.is_well() => self.lose_pod(&pick(at)),
             Act::Wipe(at) if self.is_well() => self.wipe(&pick(at)),
             Act::LoseVolume(at) if self.is_well() => self.lose_volume(&pick(at)),
+            Act::LoseStatus => self.lose_status(),
             Act::Down(_) | Act::LosePod(_) | Act::Wipe(_) | Act::LoseVolume(_) => {}
         }
     }

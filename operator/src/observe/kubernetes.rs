@@ -95,6 +95,7 @@ fn volume(caches: &Caches, claim: &PersistentVolumeClaim) -> Volume {
         requested_bytes,
         is_deleting: claim.metadata.deletion_timestamp.is_some(),
         is_retired: claim.annotations().contains_key(annotations::RETIRED),
+        mark: claim.annotations().get(annotations::MEMBER_ID).cloned(),
         may_grow: found.map(|class| class.allow_volume_expansion == Some(true)),
         trouble,
     }

@@ -6,7 +6,7 @@ use crate::model::{Member, Observed, Store};
 
 pub(super) fn plan(observed: &Observed) -> Plan {
     let mut plan = Plan::default();
-    let exists = observed.cluster.was_made || matches!(observed.store, Store::Unreachable { .. });
+    let exists = observed.was_made() || matches!(observed.store, Store::Unreachable { .. });
     let members: Vec<(&String, &Member)> = observed.members.iter().filter(|(_, member)| !member.is_retired()).collect();
     for (name, _) in &members {
         // Of a store that exists nobody's volume is made anew: what is gone is replaced, when the store can be asked.

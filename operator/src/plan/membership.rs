@@ -74,6 +74,10 @@ impl<'a> Parts<'a> {
 
 /// Whether somebody who is not in the map once was: its volume holds what the store has elsewhere by now.
 fn was_member(observed: &Observed, name: &str, member: &Member) -> bool {
+    // What the claim says holds, whatever else is lost.
+    if member.volume.as_ref().is_some_and(|volume| volume.mark.is_some()) {
+        return true;
+    }
     match &member.answer {
         Some(answer) => answer.cluster.is_some(),
         None => observed.cluster.known.get(name).is_some_and(|known| known.id.is_some()),

@@ -22,6 +22,7 @@ mod roll;
 mod running;
 mod teardown;
 
+use annulus_client::MemberId;
 use annulus_client::node::MemberSpec;
 
 use crate::model::{Member, Observed};
@@ -72,6 +73,13 @@ pub enum Action {
     GrowVolume {
         /// The member.
         member: String,
+    },
+    /// Write on a claim which member of the store it belongs to, so that it is never again taken for one that holds nothing.
+    MarkVolume {
+        /// The member.
+        member: String,
+        /// Its identity in the store.
+        id: MemberId,
     },
     /// Mark the volume of a member that has left as one that is only kept.
     RetireVolume {

@@ -9,12 +9,13 @@ use annulus_crds::storage_cluster::WhenScaled;
 use super::create::{discard, foreign};
 use super::membership::{self, Membership};
 use super::{Action, Gate, Plan, Step, Wait, is_heard, make_new, replace, roll, upkeep, why_silent};
-use crate::model::{Member, Observed, Told};
+use crate::model::{Member, Observed, Told, Volume};
 
 pub(super) fn plan(observed: &Observed, told: &Told) -> Plan {
     let gone = replace::gone(observed, told);
     let membership = Membership::decide(observed, told, &gone.replaced);
     let mut plan = Plan { replacing: gone.replaced.iter().cloned().collect(), ..Plan::default() };
+    mark(observed, told, &mut plan.actions);
     mend(observed, &membership, &mut plan.actions);
     make_new(observed, membership.missing, &mut plan.actions);
 
@@ -50,6 +51,21 @@ pub(super) fn plan(observed: &Observed, told: &Told) -> Plan {
     plan.evictable = evictable(observed, told, &plan);
     plan.wait = if plan.step.is_some() { None } else { waits.into_iter().next() };
     plan
+}
+
+/// Claims of members of the map say so themselves. It comes first, since what follows may take something away, and a status can
+/// be lost.
+fn mark(observed: &Observed, told: &Told, actions: &mut Vec<Action>) {
+    let stays = |member: &PlannedMember| member.state != MemberState::Leaving;
+    for member in &told.plan.members {
+        let has_heir = told.plan.members.iter().any(|other| other.name == member.name && stays(other));
+        let Some(there) = observed.members.get(&member.name).filter(|there| there.has_volume()) else { continue };
+        let is_marked = |volume: &Volume| volume.mark.as_deref() == Some(&*member.id.to_string());
+        // One that takes its own place as another member, having lost all, shares a claim with the one that it was.
+        if (stays(member) || !has_heir) && !there.volume.as_ref().is_some_and(is_marked) {
+            actions.push(Action::MarkVolume { member: member.name.clone(), id: member.id });
+        }
+    }
 }
 
 /// Pods and volumes of everybody who is a member, or is to become one.

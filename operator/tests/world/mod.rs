@@ -12,10 +12,11 @@ use annulus_client::admin::Members;
 use annulus_client::node::{Bootstrap, Status};
 use annulus_client::{ClusterId, MemberId};
 use annulus_core::id::GroupId;
-use annulus_crds::StorageClusterSpec;
 use annulus_crds::storage_cluster::WhenScaled;
-use annulus_operator::model::{self, Cluster, Known, Observed};
-use annulus_operator::plan::{Action, Plan, Step, is_heard, plan};
+use annulus_crds::{StorageClusterSpec, StorageClusterStatus};
+use annulus_operator::model::{self, Cluster, Observed};
+use annulus_operator::plan::{Action, Plan, Step, plan};
+use annulus_operator::status::status;
 use annulus_operator::validate;
 use serde_json::json;
 use store::Store;
@@ -38,6 +39,9 @@ struct Claim {
     data: Option<Data>,
     bytes: u64,
     is_retired: bool,
+    mark: Option<MemberId>,
+    /// Kubernetes keeps it until its pod is gone.
+    is_deleting: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -69,12 +73,13 @@ pub struct World {
     pub store: Option<Store>,
     pub is_gone: bool,
     places: BTreeMap<String, Place>,
-    known: BTreeMap<String, Known>,
-    last_ordinal: u64,
-    was_made: bool,
+    /// What the operator wrote down last.
+    pub status: StorageClusterStatus,
     now_s: i64,
     made: u64,
     names: BTreeSet<String>,
+    /// Everybody who ever was in the map, by name.
+    joined: BTreeSet<String>,
     fence: u64,
     /// What was done, for whoever has to find out why.
     pub log: Vec<String>,
@@ -91,12 +96,11 @@ impl World {
             store: None,
             is_gone: false,
             places: BTreeMap::new(),
-            known: BTreeMap::new(),
-            last_ordinal: 0,
-            was_made: false,
+            status: StorageClusterStatus::default(),
             now_s: 1_000_000,
             made: 0,
             names: BTreeSet::new(),
+            joined: BTreeSet::new(),
             fence: 7,
             log: Vec::new(),
         }
@@ -143,7 +147,7 @@ impl World {
         };
         let mut spec = self.spec.clone();
         validate::settle(&mut spec, &members, &store);
-        Observed {
+        let mut observed = Observed {
             cluster: Cluster {
                 namespace: "default".to_owned(),
                 name: "demo".to_owned(),
@@ -156,15 +160,17 @@ impl World {
                 drain: self.drain.clone(),
                 remove: Vec::new(),
                 deleting: self.deleting,
-                last_ordinal: self.last_ordinal,
-                was_made: self.was_made,
-                known: self.known.clone(),
+                last_ordinal: 0,
+                was_made: false,
+                known: BTreeMap::new(),
             },
             members,
             taken: BTreeSet::new(),
             store,
             now_s: self.now_s,
-        }
+        };
+        observed.cluster.remember(&self.status);
+        observed
     }
 
     fn member(&self, place: &Place, name: &str) -> model::Member {
@@ -174,6 +180,8 @@ impl World {
             is_bound: true,
             requested_bytes: claim.bytes,
             is_retired: claim.is_retired,
+            mark: claim.mark.map(|id| id.to_string()),
+            is_deleting: claim.is_deleting,
             may_grow: Some(true),
             ..model::Volume::default()
         });
@@ -228,6 +236,9 @@ impl World {
             let claim = self.places.get_mut(&name).and_then(|place| place.claim.as_mut()).expect("just seen");
             claim.data = Some(Data { id, is_member: false });
         }
+        for place in self.places.values_mut().filter(|place| place.pod.is_none()) {
+            place.claim = place.claim.take().filter(|claim| !claim.is_deleting);
+        }
         self.places.retain(|_, place| place.claim.is_some() || place.pod.is_some());
         let up = self.members_up();
         let Some(store) = &mut self.store else { return };
@@ -236,24 +247,13 @@ impl World {
         for data in self.places.values_mut().filter_map(|place| place.claim.as_mut()?.data.as_mut()) {
             data.is_member |= up.contains(&data.id) && store.map.member(data.id).is_some();
         }
-        self.note();
-    }
-
-    /// What the status would remember.
-    fn note(&mut self) {
-        let up = self.up();
-        let Some(Ok(told)) = self.store.as_ref().map(|store| store.told(&up)) else { return };
-        self.was_made = true;
-        for member in &told.plan.members {
-            let known = self.known.entry(member.name.clone()).or_default();
-            known.id = Some(member.id);
-            known.unheard_since_s = if is_heard(member) { None } else { known.unheard_since_s.or(Some(self.now_s)) };
-        }
+        self.joined.extend(store.map.members.iter().map(|member| member.name.clone()));
     }
 
     /// One round of the operator. Returns what it planned.
     pub fn operate(&mut self) -> Plan {
-        let planned = plan(&self.observe());
+        let observed = self.observe();
+        let planned = plan(&observed);
         for action in &planned.actions {
             self.act(action);
         }
@@ -261,7 +261,16 @@ impl World {
             self.log.push(format!("{} {step:?}", self.now_s));
             self.step(step);
         }
+        self.status = status(&observed, &planned, &[], None, &self.status);
         planned
+    }
+
+    /// Somebody has replaced the resource, and its status is empty. Names of which nothing is left may be used again: there is
+    /// nothing that they could be confused with.
+    pub fn lose_status(&mut self) {
+        self.status = StorageClusterStatus::default();
+        let in_map = self.store.iter().flat_map(|store| &store.map.members).map(|member| member.name.clone());
+        self.names = self.places.keys().cloned().chain(in_map).collect();
     }
 
     pub fn act(&mut self, action: &Action) {
@@ -269,10 +278,10 @@ impl World {
         match action {
             Action::CreateVolume { member, ordinal } => {
                 assert!(self.names.insert(member.clone()), "{member} was used before");
-                self.last_ordinal = self.last_ordinal.max(*ordinal);
+                self.status.last_ordinal = self.status.last_ordinal.max(i64::try_from(*ordinal).expect("small"));
                 let uid = format!("v{}", self.unique());
                 let bytes = annulus_crds::quantity::bytes(&self.spec.storage.size).unwrap_or(GIB);
-                let claim = Claim { uid, data: None, bytes, is_retired: false };
+                let claim = Claim { uid, data: None, bytes, is_retired: false, mark: None, is_deleting: false };
                 self.places.insert(member.clone(), Place { ordinal: *ordinal, claim: Some(claim), pod: None });
             }
             Action::CreatePod { member, ordinal } => {
@@ -299,6 +308,11 @@ impl World {
                 assert!(claim.bytes < bytes, "volumes only grow");
                 claim.bytes = bytes;
             }
+            Action::MarkVolume { member, id } => {
+                let claim =
+                    self.places.get_mut(member).and_then(|place| place.claim.as_mut()).expect("a volume to mark");
+                claim.mark = Some(*id);
+            }
             Action::RetireVolume { member } => {
                 let claim =
                     self.places.get_mut(member).and_then(|place| place.claim.as_mut()).expect("a volume to keep");
@@ -320,7 +334,7 @@ impl World {
     fn step(&mut self, step: &Step) {
         match step {
             Step::Bootstrap { members } => {
-                assert!(self.store.is_none() && !self.was_made, "a store is made once");
+                assert!(self.store.is_none(), "a store is made once");
                 let bootstrap = Bootstrap {
                     cluster: UID.to_owned(),
                     partitions: u32::try_from(self.spec.partitions).expect("small"),
@@ -352,14 +366,16 @@ impl World {
                 assert!(
                     self.deleting
                         || self.spec.volume_retention.when_scaled == WhenScaled::Delete
-                        || !self.known.contains_key(member)
+                        || !self.joined.contains(member)
                 );
                 self.nothing_is_lost_with(member);
                 let place = self.places.get_mut(member).expect("a volume to delete");
                 let is_empty = place.claim.as_ref().and_then(|claim| claim.data).is_none_or(|data| !data.is_member);
                 assert!(place.pod.is_none() || is_empty, "a volume goes after its pod");
-                // Kubernetes keeps it until the pod is gone; nothing is lost by its going at once here.
-                self.places.remove(member);
+                place.claim.as_mut().expect("a volume to delete").is_deleting = true;
+                if place.pod.is_none() {
+                    self.places.remove(member);
+                }
             }
             Step::StopPod { member, uid, at_once } => {
                 assert!(self.deleting);
@@ -430,6 +446,13 @@ impl World {
             if let Some(pod) = &mut place.pod {
                 pod.age = 0;
             }
+        }
+    }
+
+    /// Somebody has taken the mark of a volume that is only kept off it.
+    pub fn unretire(&mut self, name: &str) {
+        if let Some(claim) = self.places.get_mut(name).and_then(|place| place.claim.as_mut()) {
+            claim.is_retired = false;
         }
     }
 
