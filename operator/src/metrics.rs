@@ -38,6 +38,7 @@ pub struct Metrics {
     members: Family<Cluster, Gauge>,
     ready: Family<Cluster, Gauge>,
     moves: Family<Cluster, Gauge>,
+    rolled: Family<Cluster, Counter>,
 }
 
 /// The conditions that every cluster has.
@@ -56,6 +57,7 @@ impl Default for Metrics {
             members: Family::default(),
             ready: Family::default(),
             moves: Family::default(),
+            rolled: Family::default(),
         };
         let mut registry = metrics.registry.lock().unwrap_or_else(PoisonError::into_inner);
         registry.register("reconciles", "Rounds that were made", metrics.reconciles.clone());
@@ -66,6 +68,7 @@ impl Default for Metrics {
         registry.register("cluster_members", "Members that clusters have", metrics.members.clone());
         registry.register("cluster_ready_members", "Those that are in the ring and caught up", metrics.ready.clone());
         registry.register("cluster_moves_left", "Replicas that are still to be moved", metrics.moves.clone());
+        registry.register("cluster_rolled", "Members that were rolled", metrics.rolled.clone());
         drop(registry);
         metrics
     }
@@ -94,6 +97,8 @@ impl Metrics {
             self.conditions.get_or_create(&labels).set(i64::from(holds));
         }
         let labels = Cluster { namespace, cluster };
+        let rolls = status.plan.as_ref().is_some_and(|plan| plan.step == "RollMember");
+        self.rolled.get_or_create(&labels).inc_by(u64::from(rolls));
         self.members.get_or_create(&labels).set(i64::from(status.replicas));
         self.ready.get_or_create(&labels).set(i64::from(status.ready_replicas));
         self.moves.get_or_create(&labels).set(status.plan.as_ref().map_or(0, |plan| plan.moves_left));
@@ -110,6 +115,7 @@ impl Metrics {
         self.members.remove(&labels);
         self.ready.remove(&labels);
         self.moves.remove(&labels);
+        self.rolled.remove(&labels);
     }
 
     /// All of it in the text format of OpenMetrics.
