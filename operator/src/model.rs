@@ -62,8 +62,10 @@ pub struct Cluster {
 pub struct Known {
     /// Its identity, if it was a member of the map.
     pub id: Option<MemberId>,
-    /// Since when nobody has heard of it.
+    /// Since when nobody has heard of it; of one that never was a member, since when its node has been down without an answer.
     pub unheard_since_s: Option<i64>,
+    /// Whether it has left the map.
+    pub has_left: bool,
 }
 
 /// What there is of a member in Kubernetes, and what it says of itself.
@@ -128,6 +130,8 @@ pub struct Pod {
     pub trouble: Option<String>,
     /// Whether that would hinder any other pod like it, too: its image can't be had, or what it is made of is wrong.
     pub is_made_wrong: bool,
+    /// What its start waits for, as far as Kubernetes tells, in words; `None`: its container runs, or has run.
+    pub starting: Option<String>,
 }
 
 /// What the store says of itself.
@@ -162,7 +166,11 @@ impl Cluster {
             || status.members.iter().any(|member| !member.id.is_empty());
         let known = status.members.iter().map(|member| {
             let since = member.unheard_since.as_ref().and_then(|at| at.parse::<Timestamp>().ok());
-            let known = Known { id: member.id.parse().ok(), unheard_since_s: since.map(Timestamp::as_second) };
+            let known = Known {
+                id: member.id.parse().ok(),
+                unheard_since_s: since.map(Timestamp::as_second),
+                has_left: member.state == "Left",
+            };
             (member.name.clone(), known)
         });
         self.known = known.collect();
@@ -204,6 +212,11 @@ impl Member {
     /// Whether its node has said that it belongs to a store.
     pub fn is_in_a_store(&self) -> bool {
         self.answer.as_ref().is_some_and(|answer| answer.cluster.is_some())
+    }
+
+    /// Whether its node is down, and it does not answer.
+    pub fn is_stranded(&self) -> bool {
+        self.answer.is_none() && self.pod.as_ref().is_some_and(|pod| pod.node_is_down)
     }
 
     /// Whether it has a volume, and keeps it.

@@ -69,6 +69,7 @@ pub struct World {
     pub spec: StorageClusterSpec,
     pub template: String,
     pub drain: BTreeSet<String>,
+    pub remove: Vec<String>,
     pub deleting: bool,
     pub store: Option<Store>,
     pub is_gone: bool,
@@ -81,6 +82,8 @@ pub struct World {
     /// Everybody who ever was in the map, by name.
     joined: BTreeSet<String>,
     fence: u64,
+    /// Bytes in all and unused, of those that tell: by name, and of everybody else by the empty one.
+    pub disks: BTreeMap<String, (u64, u64)>,
     /// What was done, for whoever has to find out why.
     pub log: Vec<String>,
 }
@@ -92,6 +95,7 @@ impl World {
             spec,
             template: "t1".to_owned(),
             drain: BTreeSet::new(),
+            remove: Vec::new(),
             deleting: false,
             store: None,
             is_gone: false,
@@ -102,6 +106,7 @@ impl World {
             names: BTreeSet::new(),
             joined: BTreeSet::new(),
             fence: 7,
+            disks: BTreeMap::new(),
             log: Vec::new(),
         }
     }
@@ -158,7 +163,7 @@ impl World {
                 image: "annulus/node:1".to_owned(),
                 template: self.template.clone(),
                 drain: self.drain.clone(),
-                remove: Vec::new(),
+                remove: self.remove.clone(),
                 deleting: self.deleting,
                 last_ordinal: 0,
                 was_made: false,
@@ -200,8 +205,12 @@ impl World {
         let data = claim.and_then(|claim| claim.data).filter(|_| runs);
         let answer = data.map(|data| -> Status {
             let cluster = data.is_member.then(|| cluster_id().to_string());
-            serde_json::from_value(json!({"id": data.id.to_string(), "name": name, "cluster": cluster, "version": "1"}))
-                .expect("a status")
+            let disk = self.disks.get(name).or(self.disks.get("")).copied();
+            serde_json::from_value(json!({
+                "id": data.id.to_string(), "name": name, "cluster": cluster, "version": "1",
+                "disk_bytes_total": disk.map(|(total, _)| total), "disk_bytes_free": disk.map(|(_, free)| free),
+            }))
+            .expect("a status")
         });
         model::Member { ordinal: place.ordinal, volume, pod, answer }
     }
@@ -430,6 +439,30 @@ impl World {
         }
     }
 
+    /// Those that were made and are not in the map.
+    pub fn fresh(&self) -> Vec<String> {
+        let is_in_map = |id| self.store.as_ref().is_some_and(|store| store.map.member(id).is_some());
+        let is_fresh = |place: &Place| {
+            let data = place.claim.as_ref().and_then(|claim| claim.data);
+            place.pod.is_some() && data.is_none_or(|data| !data.is_member && !is_in_map(data.id))
+        };
+        self.places.iter().filter(|(_, place)| is_fresh(place)).map(|(name, _)| name.clone()).collect()
+    }
+
+    /// The names of the store's members.
+    pub fn members(&self) -> Vec<String> {
+        let observed = self.observe();
+        let told = observed.told().expect("the store can be asked");
+        told.plan.members.iter().map(|member| member.name.clone()).collect()
+    }
+
+    /// Everybody's pod is on this node from now on.
+    pub fn gather(&mut self, node: usize) {
+        for pod in self.places.values_mut().filter_map(|place| place.pod.as_mut()) {
+            pod.zone = node;
+        }
+    }
+
     /// Its node is gone, and Kubernetes has noticed: the pod, too.
     pub fn lose_pod(&mut self, name: &str) {
         if let Some(place) = self.places.get_mut(name) {
@@ -447,6 +480,30 @@ impl World {
                 pod.age = 0;
             }
         }
+    }
+
+    /// Somebody has deleted its claim, which stays until its pod is gone.
+    pub fn delete_claim(&mut self, name: &str) {
+        if let Some(claim) = self.places.get_mut(name).and_then(|place| place.claim.as_mut()) {
+            claim.is_deleting = true;
+        }
+    }
+
+    /// What a condition of the status says: whether it holds, why, and in words.
+    pub fn condition(&self, kind: &str) -> (String, String, String) {
+        let found =
+            self.status.conditions.iter().find(|condition| condition.type_ == kind).expect("every condition is told");
+        (found.status.clone(), found.reason.clone(), found.message.clone())
+    }
+
+    /// Rounds with the operator.
+    pub fn rounds(&mut self, count: usize) -> Plan {
+        let mut planned = Plan::default();
+        for _ in 0..count {
+            self.round();
+            planned = self.operate();
+        }
+        planned
     }
 
     /// Somebody has taken the mark of a volume that is only kept off it.
