@@ -152,7 +152,7 @@ impl Membership {
             [("join", joins.collect()), ("leave", leaves.iter().collect()), ("are updated", updated.collect())];
         let told_of = parts.iter().filter(|(_, specs)| !specs.is_empty());
         let change = told_of.map(|(what, specs)| format!("{what}: {}", names(specs))).collect::<Vec<_>>().join("; ");
-        let step = (!change.is_empty()).then(|| Step::SetMembers { epoch: told.plan.epoch, members: specs, change });
+        let step = (!change.is_empty()).then_some(Step::SetMembers { epoch: told.plan.epoch, members: specs, change });
         Stated { step, held: held.map(|held| held.wait) }
     }
 

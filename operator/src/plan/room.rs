@@ -50,8 +50,8 @@ pub(super) fn room_for(
         ids.insert(member.id);
         names.push(member.name.as_str());
     }
-    let stays = |name: &&str| stay.iter().any(|spec| spec.name == **name);
-    let left: Vec<&Disk<'_>> = disks.iter().filter(|disk| disk.members.iter().any(|name| stays(&name))).collect();
+    let stays = |name: &str| stay.iter().any(|spec| spec.name == name);
+    let left: Vec<&Disk<'_>> = disks.iter().filter(|disk| disk.members.iter().any(|name| stays(name))).collect();
     let free = left.iter().fold(0_u64, |sum, disk| sum.saturating_add(disk.unused.saturating_sub(disk.total / 10)));
     // Nodes that can't tell hold nothing up: the store itself stops taking writes before a disk is full.
     if moving <= free || left.is_empty() {
