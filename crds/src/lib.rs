@@ -47,6 +47,9 @@ pub mod annotations {
     pub const TEMPLATE: &str = "annulus.dev/template";
     /// On a volume: its member has left, and it is only kept.
     pub const RETIRED: &str = "annulus.dev/retired";
+    /// On a volume: the identity of the member of the store that it belongs to, or last belonged to. It tells such a volume from
+    /// one that never held anything, also when the cluster's status is lost.
+    pub const MEMBER_ID: &str = "annulus.dev/member-id";
     /// On a volume and a pod: which of the cluster's members it is, counted from 1 and never used twice.
     pub const ORDINAL: &str = "annulus.dev/ordinal";
 }

@@ -285,7 +285,8 @@ pub enum WhenDeleted {
 #[derive(JsonSchema, Deserialize, Serialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Replacement {
-    /// For how long the other members must not have heard of it.
+    /// For how long the other members must not have heard of it. One that has not been in the store yet, and holds nothing, is given
+    /// up when its node has been down for as long.
     #[schemars(range(min = 10, max = 604_800))]
     pub after_seconds: i32,
     /// How many may be replaced at once. 0: none is replaced by itself.
@@ -340,7 +341,11 @@ pub struct StorageClusterStatus {
     /// What is about to be done, and why it waits.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub plan: Option<PlanStatus>,
-    /// Available, Progressing, Degraded, RingBalanced, QuorumAtRisk, ScaleDownBlocked.
+    /// Available: every partition has a quorum, and some member is ready. Progressing: something is being done. Degraded: some member
+    /// is not ready. RingBalanced: every replica is where it should be. QuorumAtRisk: some partition has no quorum (QuorumLost), or
+    /// can lose no further replica (NoneToSpare), as while a member of three is rolled; with one replica of everything that is
+    /// always so, and it is False with reason SingleReplica. ScaleDownBlocked: somebody who should leave or be emptied can't, for
+    /// want of disk space (DiskSpace) or of members (ReplicationFactor, DrainRefused).
     pub conditions: Vec<Condition>,
 }
 
@@ -369,7 +374,8 @@ pub struct MemberStatus {
     /// What is wrong with it, and what to do; empty: nothing.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub message: String,
-    /// Since when its peers have not heard of it, in RFC 3339; absent while they do.
+    /// Since when its peers have not heard of it, in RFC 3339; absent while they do. Of one that has not been in the store yet: since
+    /// when its node has been down without an answer from it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unheard_since: Option<String>,
 }

@@ -52,6 +52,7 @@ pub struct Metrics {
     waits: Family<Waits, Gauge>,
     /// What is told in `waits`.
     gates: Mutex<BTreeMap<Key, String>>,
+    rolled: Family<Cluster, Counter>,
 }
 
 /// The conditions that every cluster has.
@@ -73,6 +74,7 @@ impl Default for Metrics {
             moves: Family::default(),
             waits: Family::default(),
             gates: Mutex::default(),
+            rolled: Family::default(),
         };
         let mut whole = metrics.registry.lock().unwrap_or_else(PoisonError::into_inner);
         whole.register_collector(Box::new(Process));
@@ -87,6 +89,7 @@ impl Default for Metrics {
         registry.register("cluster_ready_members", "Those that are in the ring and caught up", metrics.ready.clone());
         registry.register("cluster_moves_left", "Replicas that are still to be moved", metrics.moves.clone());
         registry.register("cluster_waits", "What the next step of a cluster waits for: 1", metrics.waits.clone());
+        registry.register("cluster_rolled", "Members that were rolled", metrics.rolled.clone());
         drop(whole);
         metrics
     }
@@ -122,6 +125,8 @@ impl Metrics {
             self.conditions.get_or_create(&labels).set(i64::from(holds));
         }
         let labels = Cluster { namespace, cluster };
+        let rolls = status.plan.as_ref().is_some_and(|plan| plan.step == "RollMember");
+        self.rolled.get_or_create(&labels).inc_by(u64::from(rolls));
         self.members.get_or_create(&labels).set(i64::from(status.replicas));
         self.ready.get_or_create(&labels).set(i64::from(status.ready_replicas));
         self.moves.get_or_create(&labels).set(status.plan.as_ref().map_or(0, |plan| plan.moves_left));
@@ -156,6 +161,7 @@ impl Metrics {
         self.members.remove(&labels);
         self.ready.remove(&labels);
         self.moves.remove(&labels);
+        self.rolled.remove(&labels);
     }
 
     /// All of it in the text format of OpenMetrics.

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use annulus_client::admin::Plan;
 use annulus_client::node::Status;
 use annulus_client::{ClusterId, MemberId, Ring};
-use annulus_crds::StorageClusterSpec;
+use annulus_crds::{StorageClusterSpec, StorageClusterStatus};
+use k8s_openapi::jiff::Timestamp;
 
 /// A cluster with all that belongs to it.
 #[derive(Debug, Clone)]
@@ -61,8 +62,10 @@ pub struct Cluster {
 pub struct Known {
     /// Its identity, if it was a member of the map.
     pub id: Option<MemberId>,
-    /// Since when nobody has heard of it.
+    /// Since when nobody has heard of it; of one that never was a member, since when its node has been down without an answer.
     pub unheard_since_s: Option<i64>,
+    /// Whether it has left the map.
+    pub has_left: bool,
 }
 
 /// What there is of a member in Kubernetes, and what it says of itself.
@@ -93,6 +96,9 @@ pub struct Volume {
     pub is_deleting: bool,
     /// Whether its member has left, and it is only kept.
     pub is_retired: bool,
+    /// The identity of the member of the map that it last belonged to, as the claim itself has it; absent: none that the operator
+    /// knew of. It outlives the status.
+    pub mark: Option<String>,
     /// Whether its storage class lets it grow; `None`: that is not known.
     pub may_grow: Option<bool>,
     /// What hinders it, in words.
@@ -124,6 +130,8 @@ pub struct Pod {
     pub trouble: Option<String>,
     /// Whether that would hinder any other pod like it, too: its image can't be had, or what it is made of is wrong.
     pub is_made_wrong: bool,
+    /// What its start waits for, as far as Kubernetes tells, in words; `None`: its container runs, or has run.
+    pub starting: Option<String>,
 }
 
 /// What the store says of itself.
@@ -149,7 +157,33 @@ pub struct Told {
     pub ring: Arc<Ring>,
 }
 
+impl Cluster {
+    /// Takes what the last status remembers.
+    pub fn remember(&mut self, status: &StorageClusterStatus) {
+        self.last_ordinal = u64::try_from(status.last_ordinal).unwrap_or_default();
+        self.was_made = status.cluster_id.is_some()
+            || status.map_epoch.is_some()
+            || status.members.iter().any(|member| !member.id.is_empty());
+        let known = status.members.iter().map(|member| {
+            let since = member.unheard_since.as_ref().and_then(|at| at.parse::<Timestamp>().ok());
+            let known = Known {
+                id: member.id.parse().ok(),
+                unheard_since_s: since.map(Timestamp::as_second),
+                has_left: member.state == "Left",
+            };
+            (member.name.clone(), known)
+        });
+        self.known = known.collect();
+    }
+}
+
 impl Observed {
+    /// Whether the store was ever made: the status says so, or a claim does, which outlives a status that is lost.
+    pub fn was_made(&self) -> bool {
+        let mut volumes = self.members.values().filter_map(|member| member.volume.as_ref());
+        self.cluster.was_made || volumes.any(|volume| volume.mark.is_some())
+    }
+
     /// What the leader of the map tells, if there is one.
     pub fn told(&self) -> Option<&Told> {
         match &self.store {
@@ -178,6 +212,11 @@ impl Member {
     /// Whether its node has said that it belongs to a store.
     pub fn is_in_a_store(&self) -> bool {
         self.answer.as_ref().is_some_and(|answer| answer.cluster.is_some())
+    }
+
+    /// Whether its node is down, and it does not answer.
+    pub fn is_stranded(&self) -> bool {
+        self.answer.is_none() && self.pod.as_ref().is_some_and(|pod| pod.node_is_down)
     }
 
     /// Whether it has a volume, and keeps it.

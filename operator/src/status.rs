@@ -12,7 +12,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 
 use crate::model::{Member, Observed, Told};
-use crate::plan::{Gate, Plan, Step, at_risk, is_heard};
+use crate::plan::{Gate, Plan, Step, at_risk, is_heard, last_ordinal};
 use crate::validate::Problem;
 
 /// The status after a round.
@@ -27,7 +27,6 @@ pub fn status(
     let members = members(observed, told, before);
     let ready = members.iter().filter(|member| member.ready && told.is_some()).count();
     let replicas = observed.members.values().filter(|member| !member.is_retired()).count();
-    let made = observed.members.values().map(|member| member.ordinal).max().unwrap_or_default();
     let epoch = told.map(|told| i64::try_from(told.plan.epoch).unwrap_or(i64::MAX));
     let mut status = StorageClusterStatus {
         observed_generation: observed.cluster.generation,
@@ -44,7 +43,7 @@ pub fn status(
         }
         .to_owned(),
         image: Some(observed.cluster.image.clone()),
-        last_ordinal: i64::try_from(made).unwrap_or(i64::MAX).max(before.last_ordinal),
+        last_ordinal: i64::try_from(last_ordinal(observed)).unwrap_or(i64::MAX).max(before.last_ordinal),
         members,
         plan: plan_status(plan, told, failure),
         conditions: Vec::new(),
@@ -61,7 +60,7 @@ fn phase(observed: &Observed, plan: &Plan, problems: &[Problem], failure: Option
         return "Paused";
     }
     let Some(told) = observed.told() else {
-        return if observed.cluster.was_made { "Unreachable" } else { "Creating" };
+        return if observed.was_made() { "Unreachable" } else { "Creating" };
     };
     let wanted = usize::try_from(observed.cluster.spec.replicas).unwrap_or_default();
     let stay = told.plan.members.iter().filter(|member| member.state != MemberState::Leaving).count();
@@ -96,7 +95,11 @@ fn members(observed: &Observed, told: Option<&Told>, before: &StorageClusterStat
         }
     }
     let there = observed.members.iter().filter(|(_, member)| !member.is_retired()).map(|(name, _)| name.as_str());
-    let mut names: Vec<&str> = there.chain(in_map.keys().copied()).collect();
+    // While nobody can tell the map, its members are those that it had: also those of which nothing is left.
+    let may_be_gone = told.is_none() && !observed.cluster.deleting;
+    let remembered = before.members.iter().filter(|known| may_be_gone && !known.id.is_empty() && known.state != "Left");
+    let remembered = remembered.map(|known| known.name.as_str());
+    let mut names: Vec<&str> = there.chain(in_map.keys().copied()).chain(remembered).collect();
     names.sort_unstable();
     names.dedup();
     names.into_iter().map(|name| member(observed, name, in_map.get(name).copied(), told.is_some(), before)).collect()
@@ -114,7 +117,14 @@ fn member(
     let known = before.members.iter().find(|member| member.name == name);
     let pod = there.pod.as_ref();
     let silent_since = || known.and_then(|known| known.unheard_since.clone());
-    let unheard = in_map.is_some_and(|member| !is_heard(member));
+    let was_member =
+        known.is_some_and(|known| !known.id.is_empty()) || there.volume.as_ref().is_some_and(|it| it.mark.is_some());
+    let unheard = match in_map {
+        Some(member) => Some(!is_heard(member)),
+        // Nobody listens for one that is not in the store yet.
+        None if !was_member => Some(there.is_stranded()),
+        None => knows_map.then_some(false),
+    };
     let now = Timestamp::from_second(observed.now_s).map(|now| now.to_string()).ok();
     let volume_trouble = there.volume.as_ref().and_then(|volume| volume.trouble.clone());
     MemberStatus {
@@ -141,10 +151,10 @@ fn member(
         replicas: in_map.map_or(0, |member| i64::try_from(member.replicas).unwrap_or(i64::MAX)),
         leaders: in_map.map_or(0, |member| i64::try_from(member.leads).unwrap_or(i64::MAX)),
         message: pod.and_then(|pod| pod.trouble.clone()).or(volume_trouble).unwrap_or_default(),
-        unheard_since: match (knows_map, unheard) {
-            (true, true) => silent_since().or(now),
-            (true, false) => None,
-            (false, _) => silent_since(),
+        unheard_since: match unheard {
+            Some(true) => silent_since().or(now),
+            Some(false) => None,
+            None => silent_since(),
         },
     }
 }
@@ -164,6 +174,7 @@ fn state(
             "draining" => "Draining",
             _ => "Active",
         },
+        None if known.is_some_and(|known| known.state == "Left") => "Left",
         None if !knows_map && known.is_some_and(|known| !known.id.is_empty()) => "Unreachable",
         None if known.is_some_and(|known| !known.id.is_empty()) => "Left",
         None if there.answer.is_some() => "Joining",
@@ -203,8 +214,8 @@ pub fn said(step: &Step) -> String {
         Step::Drain { member } => format!("everything moves away from {member}"),
         Step::Undrain { member } => format!("{member} may hold replicas again"),
         Step::Roll { member, .. } => format!("{member} hands its leaders over and is made anew"),
-        Step::DiscardPod { member, .. } => format!("{member} is no member any more; its pod is deleted"),
-        Step::DiscardVolume { member, .. } => format!("{member} is no member any more; its volume is deleted"),
+        Step::DiscardPod { member, .. } => format!("{member} is no member; its pod is deleted"),
+        Step::DiscardVolume { member, .. } => format!("{member} is no member; its volume is deleted"),
         Step::StopPod { member, .. } => format!("{member} is stopped: the cluster is being deleted"),
         Step::Finish => "nothing is left of the cluster but volumes that are kept".to_owned(),
     }
@@ -260,26 +271,7 @@ fn conditions(
                 message: "replicas are being moved".into(),
             },
         },
-        Says {
-            kind: "QuorumAtRisk",
-            holds: told.map(|_| lost + last > 0),
-            reason: if lost > 0 {
-                "QuorumLost"
-            } else if last > 0 {
-                "NoneToSpare"
-            } else {
-                "Enough"
-            },
-            message: match (lost, last) {
-                (0, 0) => "every partition can lose a replica".to_owned(),
-                (0, last) => {
-                    format!("{last} partitions can lose no further replica; bring back the members that are missing")
-                }
-                (lost, _) => format!(
-                    "{lost} partitions have no quorum and can't be read or written; bring back the members that are missing"
-                ),
-            },
-        },
+        quorum_at_risk(told, lost, last),
         blocked(plan, problems),
     ];
     let now = Time(Timestamp::from_second(observed.now_s).unwrap_or_default());
@@ -305,7 +297,7 @@ fn condition(says: Says, generation: i64, now: &Time, before: &StorageClusterSta
 
 fn available(observed: &Observed, told: Option<&Told>, lost: usize) -> Says {
     let (holds, reason, message) = match told {
-        None if observed.cluster.was_made => (Some(false), "Unreachable", "no member can tell the map".to_owned()),
+        None if observed.was_made() => (Some(false), "Unreachable", "no member can tell the map".to_owned()),
         None => (Some(false), "NotMade", "the store is being made".to_owned()),
         Some(_) if lost > 0 => (Some(false), "QuorumLost", format!("{lost} partitions have no quorum")),
         Some(told) => {
@@ -319,6 +311,36 @@ fn available(observed: &Observed, told: Option<&Told>, lost: usize) -> Says {
         }
     };
     Says { kind: "Available", holds, reason, message }
+}
+
+/// A store with one replica of everything is always at risk. It was asked for, and no member can be brought back that would change
+/// it, so the condition says it and does not hold: an alert that never ends is one that nobody reads.
+fn quorum_at_risk(told: Option<&Told>, lost: usize, last: usize) -> Says {
+    let kind = "QuorumAtRisk";
+    let Some(told) = told else {
+        return Says { kind, holds: None, reason: "Unknown", message: "the store can't be asked".to_owned() };
+    };
+    let (holds, reason, message) = match (lost, last) {
+        (0, 0) if told.ring.replication_factor == 1 => (
+            false,
+            "SingleReplica",
+            "replicationFactor is 1: each partition is lost with its only member; it can't be raised, so what has to survive that \
+             belongs into a new cluster with 3"
+                .to_owned(),
+        ),
+        (0, 0) => (false, "Enough", "every partition can lose a replica".to_owned()),
+        (0, last) => (
+            true,
+            "NoneToSpare",
+            format!("{last} partitions can lose no further replica; bring back the members that are missing or not ready"),
+        ),
+        (lost, _) => (
+            true,
+            "QuorumLost",
+            format!("{lost} partitions have no quorum and can't be read or written; bring back the members that are missing"),
+        ),
+    };
+    Says { kind, holds: Some(holds), reason, message }
 }
 
 fn progressing(plan: &Plan, problems: &[Problem], failure: Option<&str>) -> Says {
@@ -356,7 +378,7 @@ fn degraded(observed: &Observed, status: &StorageClusterStatus) -> Says {
         told_of.message.clone()
     };
     let message = format!("{} of {} members are not ready: {why}", unwell.len(), status.members.len());
-    let reason = if observed.told().is_none() && !observed.cluster.was_made { "Creating" } else { "MemberNotReady" };
+    let reason = if observed.told().is_none() && !observed.was_made() { "Creating" } else { "MemberNotReady" };
     Says { kind, holds: Some(true), reason, message }
 }
 
@@ -366,11 +388,9 @@ fn blocked(plan: &Plan, problems: &[Problem]) -> Says {
         let message = format!("{}: {}", problem.field, problem.message);
         return Says { kind, holds: Some(true), reason: "ReplicationFactor", message };
     }
-    match &plan.wait {
-        Some(wait) if wait.gate == Gate::DiskSpace => {
-            Says { kind, holds: Some(true), reason: wait.gate.name(), message: wait.message.clone() }
-        }
-        _ => Says {
+    match &plan.leave_held {
+        Some(wait) => Says { kind, holds: Some(true), reason: wait.gate.name(), message: wait.message.clone() },
+        None => Says {
             kind,
             holds: Some(false),
             reason: "Free",

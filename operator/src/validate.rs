@@ -23,8 +23,10 @@ pub struct Problem {
 /// Replaces what can't be, and tells.
 pub fn settle(spec: &mut StorageClusterSpec, members: &BTreeMap<String, Member>, store: &Store) -> Vec<Problem> {
     let mut problems = Vec::new();
-    let mut tell =
-        |field, message: String| problems.push(Problem { field, message, blocks_scale_down: field == "spec.replicas" });
+    let is_too_large = spec.replicas > annulus_crds::storage_cluster::MAX_REPLICAS;
+    let mut tell = |field, message: String| {
+        problems.push(Problem { field, message, blocks_scale_down: field == "spec.replicas" && !is_too_large });
+    };
     if let Store::Known(told) = store {
         let factor = i32::try_from(told.ring.replication_factor).unwrap_or(i32::MAX);
         if spec.replication_factor != factor {

@@ -5,7 +5,9 @@
 
 mod world;
 
-use annulus_operator::plan::{Gate, Step, plan};
+use std::collections::BTreeSet;
+
+use annulus_operator::plan::{Gate, Step, at_risk, plan};
 use proptest::prelude::*;
 use proptest::sample::Index;
 use serde_json::json;
@@ -144,6 +146,211 @@ fn a_store_that_has_lost_all_volumes_is_not_made_anew() {
 }
 
 #[test]
+fn a_volume_that_a_member_had_is_not_taken_for_an_empty_one_when_the_status_is_lost() {
+    // Who has left is not asked to join again.
+    let mut world = made(json!({"partitions": 8, "replicas": 4, "volumeRetention": {"whenScaled": "Retain"}}));
+    let before = world.names();
+    world.spec.replicas = 3;
+    world.settle(300);
+    let left = before.into_iter().find(|name| !world.members().contains(name)).unwrap();
+    world.unretire(&left);
+    world.lose_status();
+    world.spec.replicas = 4;
+    world.settle(300);
+    assert!(!world.members().contains(&left), "{left} had left");
+    assert!(world.has_volume(&left), "and its volume is kept");
+
+    // Nor is the store made anew.
+    for name in world.members() {
+        world.wipe(&name);
+    }
+    world.lose_status();
+    for _ in 0..30 {
+        world.round();
+        assert_eq!(world.operate().step, None);
+    }
+    assert_eq!(plan(&world.observe()).wait.unwrap().gate, Gate::StoreLost);
+    assert_eq!(world.status.phase, "Unreachable");
+}
+
+#[test]
+fn a_new_member_on_a_node_that_dies_is_given_up_in_its_time_and_another_is_made() {
+    let mut world = made(json!({"partitions": 8, "replacement": {"afterSeconds": 30, "maxConcurrent": 0}}));
+    world.spec.replicas = 4;
+    world.rounds(1);
+    let fresh = world.fresh()[0].clone();
+    world.set_down(&fresh, true);
+    let planned = world.rounds(100);
+    assert_eq!(planned.step, None);
+    let wait = planned.wait.unwrap();
+    assert_eq!((wait.gate, wait.member.as_ref()), (Gate::PodNotReady, Some(&fresh)));
+    assert!(
+        wait.message.contains("is on node node-") && wait.message.contains("maxConcurrent is 0"),
+        "{}",
+        wait.message
+    );
+
+    world.spec.replacement.max_concurrent = 1;
+    world.settle(300);
+    assert!(!world.has_volume(&fresh) && !world.names().contains(&fresh), "{fresh} is gone");
+    assert_eq!(world.members().len(), 4);
+
+    // Not before its time, and not if it comes back.
+    world.spec.replicas = 5;
+    world.rounds(1);
+    let fresh = world.fresh()[0].clone();
+    world.set_down(&fresh, true);
+    let planned = world.rounds(25);
+    assert!(planned.wait.unwrap().message.contains("spec.replacement.afterSeconds"));
+    world.set_down(&fresh, false);
+    world.settle(300);
+    assert!(world.members().contains(&fresh));
+}
+
+#[test]
+fn a_member_on_a_node_that_dies_before_there_is_a_store_is_given_up_unless_the_store_may_have_been_made() {
+    let mut world = World::new(json!({"partitions": 8, "replacement": {"afterSeconds": 30}}));
+    world.rounds(1);
+    let names = world.names();
+    world.set_down(&names[0], true);
+    world.set_down(&names[1], true);
+    for _ in 0..100 {
+        assert_eq!(world.rounds(1).step, None, "two of three may hold what was written");
+    }
+    assert_eq!(world.names(), names);
+    world.set_down(&names[1], false);
+    world.settle(100);
+    assert!(!world.names().contains(&names[0]));
+    assert_eq!(world.members().len(), 3);
+}
+
+#[test]
+fn a_member_that_is_heard_and_not_ready_is_none_to_spare() {
+    let world = made(json!({"partitions": 8}));
+    let mut observed = world.observe();
+    let told = observed.told().unwrap().clone();
+    assert_eq!(at_risk(&observed, &told), (0, 0));
+    let name = world.names()[0].clone();
+    observed.members.get_mut(&name).unwrap().pod.as_mut().unwrap().is_ready = false;
+    assert_eq!(at_risk(&observed, &told), (0, 8), "every partition still has a quorum");
+    // Kubernetes can't see whether a pod is ready whose node it does not reach.
+    observed.members.get_mut(&name).unwrap().pod.as_mut().unwrap().node_is_down = true;
+    assert_eq!(at_risk(&observed, &told), (0, 0));
+}
+
+#[test]
+fn a_store_with_one_replica_of_everything_says_so() {
+    let mut world = made(json!({"partitions": 8, "replicas": 1, "replicationFactor": 1}));
+    world.rounds(3);
+    let (status, reason, message) = world.condition("QuorumAtRisk");
+    assert_eq!((status.as_str(), reason.as_str()), ("False", "SingleReplica"));
+    assert!(message.contains("replicationFactor is 1"), "{message}");
+}
+
+const GIB: u64 = 1 << 30;
+
+#[test]
+fn nobody_leaves_when_nobody_has_room_and_one_disk_of_several_members_has_room_once() {
+    // A tenth of each disk is to stay free, so that nothing is left.
+    let mut world = made(json!({"partitions": 8, "replicas": 4}));
+    world.disks.insert(String::new(), (100 * GIB, 5 * GIB));
+    world.spec.replicas = 3;
+    assert_eq!(world.rounds(5).wait.unwrap().gate, Gate::DiskSpace);
+    assert_eq!(world.members().len(), 4);
+
+    let mut world = made(json!({"partitions": 8, "replicas": 4}));
+    world.gather(0);
+    world.settle(300);
+    world.spec.replicas = 3;
+    let Some(Step::SetMembers { change, .. }) = plan(&world.observe()).step else { panic!("one leaves") };
+    let leaves = change.strip_prefix("leave: ").unwrap().to_owned();
+    // The three that stay have 60 GiB between them, and not each.
+    world.disks.insert(String::new(), (100 * GIB, 70 * GIB));
+    world.disks.insert(leaves, (200 * GIB, 50 * GIB));
+    let wait = world.rounds(5).wait.unwrap();
+    assert_eq!(wait.gate, Gate::DiskSpace);
+    assert!(wait.message.contains("share a disk of node node-0, which is counted once"), "{}", wait.message);
+    let (status, reason, _) = world.condition("ScaleDownBlocked");
+    assert_eq!((status.as_str(), reason.as_str()), ("True", "DiskSpace"));
+    world.disks.clear();
+    world.settle(300);
+    assert_eq!(world.members().len(), 3);
+}
+
+#[test]
+fn who_joins_does_not_wait_for_somebody_who_can_not_leave() {
+    let mut world = made(json!({"partitions": 8}));
+    let before = world.members();
+    world.disks.insert(String::new(), (100 * GIB, 5 * GIB));
+    world.delete_claim(&before[0]);
+    let planned = world.rounds(30);
+    assert_eq!(planned.wait.unwrap().gate, Gate::DiskSpace);
+    let members = world.members();
+    assert!(
+        members.len() == 4 && members.contains(&before[0]),
+        "another one has joined, and nobody has left: {members:?}"
+    );
+    assert_eq!(world.condition("ScaleDownBlocked").0, "True");
+    world.disks.insert(String::new(), (100 * GIB, 95 * GIB));
+    world.settle(300);
+    assert!(!world.members().contains(&before[0]));
+}
+
+#[test]
+fn a_cluster_that_can_not_become_smaller_for_want_of_members_says_so() {
+    let mut world = made(json!({"partitions": 8, "replicas": 4}));
+    let names = world.members();
+    world.drain.insert(names[0].clone());
+    world.settle(200);
+    world.remove = vec![names[1].clone()];
+    world.spec.replicas = 3;
+    let planned = world.rounds(5);
+    assert_eq!((planned.step, planned.wait.as_ref().map(|wait| wait.gate)), (None, Some(Gate::DrainRefused)));
+    let message = planned.wait.unwrap().message;
+    assert!(message.contains(&names[0]) && message.contains(&names[1]), "{message}");
+    assert_eq!(world.condition("ScaleDownBlocked").0, "True");
+    world.remove.clear();
+    world.settle(200);
+    assert!(!world.members().contains(&names[0]), "who is drained leaves first");
+    assert_eq!(world.condition("ScaleDownBlocked").0, "False");
+
+    world.drain = BTreeSet::from([names[1].clone()]);
+    world.rounds(3);
+    let (status, reason, _) = world.condition("ScaleDownBlocked");
+    assert_eq!((status.as_str(), reason.as_str()), ("True", "DrainRefused"));
+}
+
+#[test]
+fn a_number_is_found_again_in_the_map_when_all_else_is_lost() {
+    let mut world = made(json!({"partitions": 8}));
+    let observed = world.observe();
+    let last = observed.members.iter().max_by_key(|(_, member)| member.ordinal).unwrap().0.clone();
+    world.lose_volume(&last);
+    world.lose_status();
+    world.spec.paused = true;
+    world.rounds(1);
+    assert_eq!(world.status.last_ordinal, 3);
+}
+
+#[test]
+fn a_store_that_can_not_be_asked_names_members_of_which_nothing_is_left() {
+    let mut world = made(json!({"partitions": 8}));
+    world.rounds(1);
+    let names = world.names();
+    world.lose_volume(&names[0]);
+    world.lose_volume(&names[1]);
+    // What is known of them outlasts any number of rounds.
+    let planned = world.rounds(5);
+    let wait = planned.wait.unwrap();
+    assert_eq!(wait.gate, Gate::StoreUnreachable);
+    assert!(
+        wait.message.contains(&format!("neither pod nor claim is left of {}, {}", names[0], names[1])),
+        "{}",
+        wait.message
+    );
+}
+
+#[test]
 fn what_is_named_in_the_annotation_is_drained_and_comes_back() {
     let mut world = made(json!({"partitions": 8, "replicas": 4}));
     let name = world.names()[0].clone();
@@ -203,6 +410,10 @@ enum Act {
     LosePod(Index),
     Wipe(Index),
     LoseVolume(Index),
+    LoseStatus,
+    /// The node of one that is not in the store yet dies.
+    Strand(Index),
+    DeleteClaim(Index),
 }
 
 fn act() -> impl Strategy<Value = Act> {
@@ -217,6 +428,9 @@ fn act() -> impl Strategy<Value = Act> {
         1 => one().prop_map(Act::LosePod),
         1 => one().prop_map(Act::Wipe),
         1 => one().prop_map(Act::LoseVolume),
+        1 => Just(Act::LoseStatus),
+        2 => one().prop_map(Act::Strand),
+        1 => one().prop_map(Act::DeleteClaim),
     ]
 }
 
@@ -246,7 +460,15 @@ impl World {
             Act::LosePod(at) if self.is_well() => self.lose_pod(&pick(at)),
             Act::Wipe(at) if self.is_well() => self.wipe(&pick(at)),
             Act::LoseVolume(at) if self.is_well() => self.lose_volume(&pick(at)),
-            Act::Down(_) | Act::LosePod(_) | Act::Wipe(_) | Act::LoseVolume(_) => {}
+            Act::DeleteClaim(at) if self.is_well() => self.delete_claim(&pick(at)),
+            Act::LoseStatus => self.lose_status(),
+            Act::Strand(at) => {
+                let fresh = self.fresh();
+                if !fresh.is_empty() {
+                    self.set_down(&fresh[at.index(fresh.len())], true);
+                }
+            }
+            Act::Down(_) | Act::LosePod(_) | Act::Wipe(_) | Act::LoseVolume(_) | Act::DeleteClaim(_) => {}
         }
     }
 }

@@ -205,6 +205,13 @@ impl Cluster<'_> {
                 let size = &self.facts.spec.storage.size;
                 self.patch_volume(member, json!({"spec": {"resources": {"requests": {"storage": size}}}})).await
             }
+            Action::MarkVolume { member, id } => {
+                self.patch_volume(
+                    member,
+                    json!({"metadata": {"annotations": {annotations::MEMBER_ID: id.to_string()}}}),
+                )
+                .await
+            }
             Action::RetireVolume { member } => {
                 self.patch_volume(member, json!({"metadata": {"annotations": {annotations::RETIRED: "true"}}})).await
             }

@@ -95,6 +95,7 @@ fn volume(caches: &Caches, claim: &PersistentVolumeClaim) -> Volume {
         requested_bytes,
         is_deleting: claim.metadata.deletion_timestamp.is_some(),
         is_retired: claim.annotations().contains_key(annotations::RETIRED),
+        mark: claim.annotations().get(annotations::MEMBER_ID).cloned(),
         may_grow: found.map(|class| class.allow_volume_expansion == Some(true)),
         trouble,
     }
@@ -110,6 +111,7 @@ fn pod(cluster: &Cluster, caches: &Caches, pod: &KubePod) -> Pod {
     let phase = status.phase.unwrap_or_default();
     let name = pod.name_any();
     let unscheduled = conditions.iter().find(|it| it.type_ == "PodScheduled" && it.status == "False");
+    let starting = starting(pod);
     let waiting = status.container_statuses.unwrap_or_default().into_iter().find_map(|container| {
         let restarts = container.restart_count;
         let waiting = container.state?.waiting?;
@@ -136,6 +138,7 @@ fn pod(cluster: &Cluster, caches: &Caches, pod: &KubePod) -> Pod {
         is_deleting: pod.metadata.deletion_timestamp.is_some(),
         is_made_wrong: waiting.as_ref().is_some_and(|(_, is_made_wrong)| *is_made_wrong),
         trouble: down.or(unscheduled).or(waiting.map(|(trouble, _)| trouble)),
+        starting,
     }
 }
 
@@ -161,5 +164,70 @@ fn explained(pod: &str, reason: &str, message: &str, restarts: i32) -> Option<(S
             Some((format!("pod {pod} can't start: {message}"), true))
         }
         _ => None,
+    }
+}
+
+/// What the start of a pod waits for, as far as its status tells: a node, its kubelet, volumes and network, or the image.
+fn starting(pod: &KubePod) -> Option<String> {
+    let status = pod.status.clone().unwrap_or_default();
+    let conditions = status.conditions.unwrap_or_default();
+    let holds = |kind: &str| conditions.iter().find(|it| it.type_ == kind).map(|it| it.status == "True");
+    let containers = status.container_statuses.unwrap_or_default();
+    let waits = containers.iter().find_map(|it| it.state.as_ref()?.waiting.as_ref());
+    let reason = waits.and_then(|waits| waits.reason.clone()).unwrap_or_default();
+    let is_begun = !containers.is_empty() && !matches!(reason.as_str(), "ContainerCreating" | "PodInitializing");
+    if is_begun || status.phase.is_some_and(|phase| phase != "Pending") {
+        return None;
+    }
+    let name = pod.name_any();
+    let what = match pod.spec.as_ref().and_then(|spec| spec.node_name.as_ref()) {
+        None => "no node has been chosen for it yet".to_owned(),
+        Some(node) if containers.is_empty() => format!("node {node} has not begun with it yet"),
+        Some(node) => match holds("PodReadyToStartContainers") {
+            Some(false) => format!("node {node} attaches its volume and makes its network"),
+            Some(true) if reason == "PodInitializing" => format!("its init containers run on node {node}"),
+            Some(true) => format!("node {node} pulls its image and makes its container"),
+            None => format!("node {node} attaches its volume, makes its network, or pulls its image"),
+        },
+    };
+    let since = pod.metadata.creation_timestamp.as_ref().map(|at| format!(" since {}", at.0)).unwrap_or_default();
+    Some(format!("pod {name} is starting{since}: {what}; `kubectl describe pod {name}` tells more"))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn why(status: serde_json::Value, node: Option<&str>) -> Option<String> {
+        let pod = json!({
+            "metadata": {"name": "demo-a", "creationTimestamp": "2026-11-28T07:00:00Z"},
+            "spec": {"containers": [], "nodeName": node}, "status": status,
+        });
+        starting(&serde_json::from_value(pod).unwrap())
+    }
+
+    #[test]
+    fn a_pod_that_starts_says_since_when_and_what_it_waits_for() {
+        let creating = |ready: &str| {
+            json!({
+                "phase": "Pending", "conditions": [{"type": "PodReadyToStartContainers", "status": ready}],
+                "containerStatuses": [{
+                    "name": "annulus", "ready": false, "restartCount": 0, "image": "", "imageID": "",
+                    "state": {"waiting": {"reason": "ContainerCreating"}},
+                }],
+            })
+        };
+        let says = |status, node, what: &str| {
+            let message = why(status, node).unwrap_or_default();
+            let head = "pod demo-a is starting since 2026-11-28T07:00:00Z: ";
+            assert!(message.starts_with(head) && message.contains(what), "{message}");
+        };
+        says(json!({"phase": "Pending"}), None, "no node has been chosen");
+        says(json!({"phase": "Pending"}), Some("node-1"), "node node-1 has not begun");
+        says(creating("False"), Some("node-1"), "node node-1 attaches its volume and makes its network");
+        says(creating("True"), Some("node-1"), "node node-1 pulls its image");
+        assert_eq!(why(json!({"phase": "Running"}), Some("node-1")), None);
     }
 }

@@ -9,7 +9,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use annulus_client::MemberId;
 use annulus_crds::{StorageCluster, annotations};
 use futures_util::stream::{self, StreamExt};
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
@@ -19,7 +18,7 @@ use kube::api::{Api, ListParams};
 use tokio::time::timeout;
 
 use crate::caches::Caches;
-use crate::model::{Cluster, Known, Member, Observed, Store};
+use crate::model::{Cluster, Member, Observed, Store};
 use crate::resources::{self, ADMIN_PORT, CLIENT_PORT, Facts};
 use crate::stores::{NodeAddress, Stores};
 use crate::validate::{self, Problem};
@@ -106,17 +105,11 @@ pub fn facts(cluster: &Cluster, resource: &StorageCluster) -> Facts {
 
 fn cluster(resource: &StorageCluster, defaults: &Defaults) -> Result<Cluster, Error> {
     let uid = resource.uid().ok_or(Error::Incomplete("UID"))?;
-    let status = resource.status.clone().unwrap_or_default();
     let named = |annotation: &str| {
         let text = resource.annotations().get(annotation).map(String::as_str).unwrap_or_default();
         text.split(',').map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned).collect::<Vec<_>>()
     };
-    let known = status.members.iter().map(|member| {
-        let id = member.id.parse::<MemberId>().ok();
-        let since = member.unheard_since.as_ref().and_then(|at| at.parse::<Timestamp>().ok());
-        (member.name.clone(), Known { id, unheard_since_s: since.map(Timestamp::as_second) })
-    });
-    Ok(Cluster {
+    let mut cluster = Cluster {
         namespace: resource.namespace().ok_or(Error::Incomplete("namespace"))?,
         name: resource.name_any(),
         id: uid.parse().map_err(|_| Error::Incomplete("UID that is a UUID"))?,
@@ -128,12 +121,12 @@ fn cluster(resource: &StorageCluster, defaults: &Defaults) -> Result<Cluster, Er
         drain: named(annotations::DRAIN).into_iter().collect(),
         remove: named(annotations::REMOVE),
         deleting: resource.metadata.deletion_timestamp.is_some(),
-        last_ordinal: u64::try_from(status.last_ordinal).unwrap_or_default(),
-        was_made: status.cluster_id.is_some()
-            || status.map_epoch.is_some()
-            || status.members.iter().any(|member| !member.id.is_empty()),
-        known: known.collect(),
-    })
+        last_ordinal: 0,
+        was_made: false,
+        known: BTreeMap::new(),
+    };
+    cluster.remember(&resource.status.clone().unwrap_or_default());
+    Ok(cluster)
 }
 
 /// The image: the one that is named, else the one that the cluster began with, so that a newer operator rolls nobody.

@@ -5,9 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use annulus_client::admin::PlannedMember;
 use annulus_client::node::MemberSpec;
 use annulus_client::{MemberId, MemberState};
+use annulus_crds::annotations;
 
 use super::create::zone;
-use super::{Gate, Step, Wait, is_heard};
+use super::room::{Held, room_for};
+use super::{Gate, Step, Wait, is_heard, stranded};
 use crate::addresses;
 use crate::model::{Member, Observed, Told};
 
@@ -74,6 +76,10 @@ impl<'a> Parts<'a> {
 
 /// Whether somebody who is not in the map once was: its volume holds what the store has elsewhere by now.
 fn was_member(observed: &Observed, name: &str, member: &Member) -> bool {
+    // What the claim says holds, whatever else is lost.
+    if member.volume.as_ref().is_some_and(|volume| volume.mark.is_some()) {
+        return true;
+    }
     match &member.answer {
         Some(answer) => answer.cluster.is_some(),
         None => observed.cluster.known.get(name).is_some_and(|known| known.id.is_some()),
@@ -100,14 +106,17 @@ impl Membership {
         });
         members.extend(may_return.take(wanted.saturating_sub(members.len())));
         let needed = wanted.saturating_sub(members.len());
-        let (joining, unneeded) = parts.fresh.split_at(needed.min(parts.fresh.len()));
+        let (given_up, fresh): (Vec<&str>, Vec<&str>) =
+            parts.fresh.iter().partition(|name| stranded::is_given_up(observed, name, &observed.members[**name]));
+        let (joining, unneeded) = fresh.split_at(needed.min(fresh.len()));
         let (answering, silent): (Vec<&str>, Vec<&str>) =
             joining.iter().partition(|name| observed.members[**name].answer.is_some());
         decided.missing = needed - joining.len();
         decided.silent = silent.iter().map(|name| (*name).to_owned()).collect();
         decided.foreign = parts.foreign.iter().map(|name| (*name).to_owned()).collect();
         decided.fresh = parts.fresh.iter().map(|name| (*name).to_owned()).collect();
-        decided.unneeded = unneeded.iter().chain(&parts.removed).map(|name| (*name).to_owned()).collect();
+        decided.unneeded =
+            given_up.iter().chain(unneeded).chain(&parts.removed).map(|name| (*name).to_owned()).collect();
         members.extend(answering);
         // Who is gone keeps its place until the one that takes it is there.
         let waiting = replaced.iter().map(String::as_str).take(wanted.saturating_sub(members.len()));
@@ -120,26 +129,79 @@ impl Membership {
         decided
     }
 
-    /// The store is told, if it does not say so already.
-    pub(super) fn step(&self, observed: &Observed, told: &Told) -> Result<Option<Step>, Wait> {
+    /// The store is told, if it does not say so already. Nobody's joining waits for somebody else's leave that has to: who can't
+    /// leave stays a member meanwhile.
+    pub(super) fn step(&self, observed: &Observed, told: &Told) -> Stated {
         let now: Vec<MemberSpec> = staying(told).into_iter().map(PlannedMember::spec).collect();
-        let joins = self.specs.iter().filter(|spec| !now.iter().any(|known| known.id == spec.id));
-        let leaves = now.iter().filter(|known| !self.specs.iter().any(|spec| known.id == spec.id));
-        let (joins, leaves): (Vec<&MemberSpec>, Vec<&MemberSpec>) = (joins.collect(), leaves.collect());
-        let differs = |spec: &&MemberSpec| now.iter().any(|known| known.id == spec.id && known != *spec);
-        let updated: Vec<&MemberSpec> = self.specs.iter().filter(differs).collect();
-        if joins.is_empty() && leaves.is_empty() && updated.is_empty() {
-            return Ok(None);
-        }
-        if joins.is_empty() && !leaves.is_empty() {
-            room_for(observed, told, &leaves)?;
-        }
+        let leaving = |specs: &[MemberSpec]| -> Vec<MemberSpec> {
+            now.iter().filter(|known| !specs.iter().any(|spec| known.id == spec.id)).cloned().collect()
+        };
+        let held = self.held(observed, told, &leaving(&self.specs));
+        let stays = |known: &&MemberSpec| {
+            held.as_ref().is_some_and(|held| held.ids.iter().any(|id| id.to_string() == known.id))
+        };
+        let mut specs = self.specs.clone();
+        specs.extend(leaving(&self.specs).iter().filter(stays).cloned());
+        specs.sort_by(|a, b| a.name.cmp(&b.name));
+
+        let leaves = leaving(&specs);
+        let joins = specs.iter().filter(|spec| !now.iter().any(|known| known.id == spec.id));
+        let updated = specs.iter().filter(|spec| now.iter().any(|known| known.id == spec.id && known != *spec));
         let names = |specs: &[&MemberSpec]| specs.iter().map(|spec| spec.name.as_str()).collect::<Vec<_>>().join(", ");
-        let parts = [("join", &joins), ("leave", &leaves), ("are updated", &updated)];
+        let parts: [(&str, Vec<&MemberSpec>); 3] =
+            [("join", joins.collect()), ("leave", leaves.iter().collect()), ("are updated", updated.collect())];
         let told_of = parts.iter().filter(|(_, specs)| !specs.is_empty());
         let change = told_of.map(|(what, specs)| format!("{what}: {}", names(specs))).collect::<Vec<_>>().join("; ");
-        Ok(Some(Step::SetMembers { epoch: told.plan.epoch, members: self.specs.clone(), change }))
+        let step = (!change.is_empty()).then_some(Step::SetMembers { epoch: told.plan.epoch, members: specs, change });
+        Stated { step, held: held.map(|held| held.wait) }
     }
+
+    /// Leaves that the store would refuse, or that would fill the disks of those that stay.
+    fn held(&self, observed: &Observed, told: &Told, leaves: &[MemberSpec]) -> Option<Held> {
+        // Who has begun anew takes its own place.
+        let leaves: Vec<&MemberSpec> =
+            leaves.iter().filter(|leaves| !self.specs.iter().any(|spec| spec.name == leaves.name)).collect();
+        if leaves.is_empty() {
+            return None;
+        }
+        self.enough_hold(told, &leaves).and_then(|()| room_for(observed, told, &leaves, &self.specs)).err()
+    }
+
+    /// Members that are drained hold nothing, and those that are left without the ones that leave have to be enough.
+    fn enough_hold(&self, told: &Told, leaves: &[&MemberSpec]) -> Result<(), Held> {
+        let drained = |id: &str| {
+            let mut draining = told.plan.members.iter().filter(|member| member.state == MemberState::Draining);
+            draining.any(|member| member.id.to_string() == id)
+        };
+        let (drains, holders): (Vec<&MemberSpec>, Vec<&MemberSpec>) =
+            self.specs.iter().partition(|spec| drained(&spec.id));
+        let factor = usize::try_from(told.ring.replication_factor).unwrap_or(usize::MAX);
+        if holders.len() >= factor || drains.is_empty() {
+            return Ok(());
+        }
+        let names = |specs: &[&MemberSpec]| specs.iter().map(|spec| spec.name.as_str()).collect::<Vec<_>>().join(", ");
+        let message = format!(
+            "without {}, {} members would be left that may hold something, and every key needs {factor}: take {} out of the \
+             annotation {}, or let it leave first (annotation {})",
+            names(leaves),
+            holders.len(),
+            names(&drains),
+            annotations::DRAIN,
+            annotations::REMOVE
+        );
+        let ids = leaves.iter().filter(|spec| !drained(&spec.id)).filter_map(|spec| spec.id.parse().ok()).collect();
+        let wait = Wait::new(Gate::DrainRefused, leaves.first().map(|spec| spec.name.as_str()), message);
+        Err(Held { ids, wait })
+    }
+}
+
+/// What the store is to be told.
+#[derive(Debug)]
+pub(super) struct Stated {
+    /// The list of its members, if it is not what it says itself.
+    pub(super) step: Option<Step>,
+    /// Why somebody who should leave is still in it.
+    pub(super) held: Option<Wait>,
 }
 
 /// Whether a member can be counted on.
@@ -184,38 +246,4 @@ fn spec(observed: &Observed, parts: &Parts<'_>, name: &str) -> Option<MemberSpec
     let zone = there.map(zone).filter(|zone| !zone.is_empty());
     let zone = zone.or(known.map(|known| known.zone.as_str())).unwrap_or_default();
     Some(addresses::spec(&observed.cluster, name, id, zone, known.map(|known| known.weight)))
-}
-
-/// What leaves has to find room with those that stay: a tenth of each disk is left free for checkpoints.
-fn room_for(observed: &Observed, told: &Told, leaves: &[&MemberSpec]) -> Result<(), Wait> {
-    let leaves: BTreeSet<&str> = leaves.iter().map(|spec| spec.name.as_str()).collect();
-    let (mut moving, mut free) = (0_u64, 0_u64);
-    for member in staying(told) {
-        let answer = observed.members.get(&member.name).and_then(|there| there.answer.as_ref());
-        // A node that can't tell holds nothing up: the store itself stops taking writes before a disk is full.
-        let Some((total, unused)) = answer.and_then(disk) else { continue };
-        if leaves.contains(member.name.as_str()) {
-            moving += total - unused;
-        } else {
-            free += unused.saturating_sub(total / 10);
-        }
-    }
-    if moving <= free || free == 0 {
-        return Ok(());
-    }
-    let mib = |bytes: u64| bytes.div_ceil(1024 * 1024);
-    let message = format!(
-        "{} hold about {} MiB, and the members that would stay have room for {} MiB: raise spec.storage.size, or keep more \
-         replicas",
-        leaves.iter().copied().collect::<Vec<_>>().join(", "),
-        mib(moving),
-        mib(free)
-    );
-    Err(Wait::new(Gate::DiskSpace, leaves.first().copied(), message))
-}
-
-/// Bytes of a node's disk, and how many of them are unused.
-fn disk(answer: &annulus_client::node::Status) -> Option<(u64, u64)> {
-    let (total, unused) = (answer.disk_bytes_total?, answer.disk_bytes_free?);
-    (total > 0 && unused <= total).then_some((total, unused))
 }

@@ -19,13 +19,18 @@ mod membership;
 mod quorum;
 mod replace;
 mod roll;
+mod room;
 mod running;
+mod stranded;
 mod teardown;
 
+use std::collections::BTreeSet;
+
+use annulus_client::MemberId;
 use annulus_client::node::MemberSpec;
 
-use crate::model::{Member, Observed};
-use crate::resources::{MemberName, new_members};
+use crate::model::{Member, Observed, Pod};
+use crate::resources::{MemberName, last_of_names, new_members};
 
 pub use quorum::{HEARD_MS, at_risk, is_heard};
 
@@ -38,6 +43,8 @@ pub struct Plan {
     pub step: Option<Step>,
     /// What the next step waits for.
     pub wait: Option<Wait>,
+    /// Why somebody who is to leave, or to be emptied, has to stay as it is; also where something else is done meanwhile.
+    pub leave_held: Option<Wait>,
     /// Whether members are being put in the place of others.
     pub replacing: Vec<String>,
     /// How many pods may be evicted by others at once.
@@ -72,6 +79,13 @@ pub enum Action {
     GrowVolume {
         /// The member.
         member: String,
+    },
+    /// Write on a claim which member of the store it belongs to, so that it is never again taken for one that holds nothing.
+    MarkVolume {
+        /// The member.
+        member: String,
+        /// Its identity in the store.
+        id: MemberId,
     },
     /// Mark the volume of a member that has left as one that is only kept.
     RetireVolume {
@@ -324,13 +338,29 @@ fn is_outdated(observed: &Observed, member: &Member) -> bool {
     member.pod.as_ref().is_some_and(|pod| pod.template != observed.cluster.template)
 }
 
+/// The highest number that a member was made with, as far as anything tells: the status, claims, pods, and the names of members of
+/// the map of which nothing else is left.
+///
+/// A member of which there is no trace in any of these had a number that is not known once the status is lost, and a new member
+/// may have its name. Nothing is left that it could be confused with then: the store tells members apart by their identities,
+/// and the volume would be a new one.
+pub fn last_ordinal(observed: &Observed) -> u64 {
+    let cluster = &observed.cluster;
+    let made = observed.members.values().map(|member| member.ordinal).max().unwrap_or_default();
+    let last = made.max(cluster.last_ordinal);
+    let in_map = observed.told().into_iter().flat_map(|told| &told.plan.members).map(|member| member.name.as_str());
+    let is_lost = |name: &&str| !observed.members.contains_key(*name) && !cluster.known.contains_key(*name);
+    let lost: BTreeSet<&str> = in_map.filter(is_lost).collect();
+    last_of_names(&cluster.name, &cluster.uid, last, &lost)
+}
+
 /// Makes members that never were, under names that are free.
 fn make_new(observed: &Observed, count: usize, actions: &mut Vec<Action>) {
-    let made = observed.members.values().map(|member| member.ordinal).max().unwrap_or_default();
-    let last = made.max(observed.cluster.last_ordinal);
     let in_map =
         |name: &str| observed.told().is_some_and(|told| told.plan.members.iter().any(|member| member.name == name));
-    let is_taken = |name: &str| observed.taken.contains(name) || observed.members.contains_key(name) || in_map(name);
+    let is_known = |name: &str| observed.members.contains_key(name) || observed.cluster.known.contains_key(name);
+    let is_taken = |name: &str| observed.taken.contains(name) || is_known(name) || in_map(name);
+    let last = last_ordinal(observed);
     for new in new_members(&observed.cluster.name, &observed.cluster.uid, last, is_taken).take(count) {
         let MemberName { name: member, ordinal } = new;
         actions.push(Action::CreateVolume { member: member.clone(), ordinal });
@@ -340,22 +370,31 @@ fn make_new(observed: &Observed, count: usize, actions: &mut Vec<Action>) {
 
 /// Why a member that should be there does not answer.
 fn why_silent(name: &str, member: Option<&Member>) -> Wait {
-    let Some(member) = member else {
-        return Wait::new(Gate::PodNotReady, Some(name), format!("{name} is being made"));
-    };
+    let wait = |gate, message: String| Wait::new(gate, Some(name), message);
+    let Some(member) = member else { return wait(Gate::PodNotReady, format!("{name} is being made")) };
     if let Some(trouble) = member.volume.as_ref().and_then(|volume| volume.trouble.as_ref()) {
-        return Wait::new(Gate::VolumeNotBound, Some(name), trouble.clone());
+        return wait(Gate::VolumeNotBound, trouble.clone());
     }
-    match &member.pod {
-        None => Wait::new(Gate::PodNotReady, Some(name), format!("{name} has no pod yet")),
-        Some(pod) => match &pod.trouble {
-            Some(trouble) => Wait::new(Gate::PodNotReady, Some(name), trouble.clone()),
-            None if pod.ip.is_none() => Wait::new(Gate::PodNotReady, Some(name), format!("pod {name} is starting")),
-            None => Wait::new(
-                Gate::NodeSilent,
-                Some(name),
-                format!("the node in pod {name} does not answer on its admin port; see `kubectl logs {name}`"),
-            ),
-        },
+    let Some(pod) = &member.pod else { return wait(Gate::PodNotReady, format!("{name} has no pod yet")) };
+    match hindrance(pod) {
+        Some(hindrance) => wait(Gate::PodNotReady, hindrance.to_owned()),
+        None if pod.ip.is_none() => {
+            let look = format!("`kubectl describe pod {name}` tells what for");
+            wait(Gate::PodNotReady, format!("pod {name} waits for its address; {look}"))
+        }
+        None => wait(
+            Gate::NodeSilent,
+            format!("the node in pod {name} does not answer on its admin port; see `kubectl logs {name}`"),
+        ),
     }
+}
+
+/// What is wrong with a pod, or else what its start waits for.
+fn hindrance(pod: &Pod) -> Option<&str> {
+    pod.trouble.as_deref().or(pod.starting.as_deref())
+}
+
+/// The same of one that never was in the store.
+fn why_new_is_silent(observed: &Observed, name: &str) -> Wait {
+    stranded::why(observed, name).unwrap_or_else(|| why_silent(name, observed.members.get(name)))
 }

@@ -1,6 +1,6 @@
 //! Whether partitions keep their quorums.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use annulus_client::MemberId;
 use annulus_client::admin::PlannedMember;
@@ -29,19 +29,38 @@ pub(super) fn lost_without(told: &Told, victim: MemberId, is_there: impl Fn(&Pla
     lost.map(|partition| u32::try_from(partition).unwrap_or(u32::MAX))
 }
 
-/// How many partitions have no quorum, and how many would have none if one more replica went. A leader of the map that is new
-/// has not heard of everybody yet: until then whoever answers counts.
+/// How many partitions have no quorum, and how many could lose no further replica. A voter that is heard votes, ready or not; but
+/// only one that is in the ring and caught up, and stays, is there to be counted on when another one goes. While a pod is rolled
+/// there is therefore none to spare of three.
+///
+/// A leader of the map that is new has not heard of everybody yet: until then whoever answers counts.
 pub fn at_risk(observed: &Observed, told: &Told) -> (usize, usize) {
     let answers = |member: &PlannedMember| observed.members.get(&member.name).is_some_and(Member::is_in_a_store);
-    let is_there = |member: &&PlannedMember| is_heard(member) || (member.heard_ms.is_none() && answers(member));
-    let there: BTreeSet<MemberId> = told.plan.members.iter().filter(is_there).map(|member| member.id).collect();
+    let votes = |member: &&PlannedMember| is_heard(member) || (member.heard_ms.is_none() && answers(member));
+    let voting: BTreeMap<MemberId, bool> = told
+        .plan
+        .members
+        .iter()
+        .filter(votes)
+        .map(|member| (member.id, observed.members.get(&member.name).is_some_and(lasts)))
+        .collect();
     let (mut lost, mut last) = (0, 0);
     for assignment in told.ring.assignments() {
         let voters = assignment.replicas.len();
-        let left = assignment.replicas.iter().filter(|id| there.contains(id)).count();
+        let (mut left, mut lasting) = (0, 0);
+        for lasts in assignment.replicas.iter().filter_map(|id| voting.get(id)) {
+            left += 1;
+            lasting += usize::from(*lasts);
+        }
         let needed = voters / 2 + 1;
         lost += usize::from(left < needed);
-        last += usize::from(left == needed && voters > left);
+        // The only replica of all never is one to spare.
+        last += usize::from(left >= needed && lasting <= needed && lasting < voters && voters > 1);
     }
     (lost, last)
+}
+
+/// Whether a member that is heard is caught up, and stays. Of a pod whose node Kubernetes can't reach it does not know that.
+fn lasts(member: &Member) -> bool {
+    member.is_ready() || (member.has_pod() && member.pod.as_ref().is_some_and(|pod| pod.node_is_down))
 }

@@ -4,7 +4,7 @@ use annulus_client::admin::PlannedMember;
 
 use super::membership::staying;
 use super::quorum::lost_without;
-use super::{Gate, Step, Wait, is_heard, is_outdated};
+use super::{Gate, Step, Wait, hindrance, is_heard, is_outdated};
 use crate::model::{Member, Observed, Told};
 
 /// The next member to roll, if any is to be: those that are not ready anyway first, then by number.
@@ -53,7 +53,7 @@ fn others_are_well(observed: &Observed, told: &Told, victim: &PlannedMember) -> 
         let there = observed.members.get(&other.name);
         if !there.is_some_and(Member::is_ready) {
             let new = there.is_some_and(|there| !is_outdated(observed, there));
-            let why = there.and_then(|there| there.pod.as_ref()).and_then(|pod| pod.trouble.clone());
+            let why = there.and_then(|there| there.pod.as_ref()).and_then(hindrance).map(str::to_owned);
             let why = why.unwrap_or_else(|| format!("pod {} is not ready", other.name));
             let what = if new { "the roll stops there until it is" } else { "the roll goes on when it is" };
             return Err(Wait::new(Gate::MemberNotReady, Some(&other.name), format!("{why}; {what}")));

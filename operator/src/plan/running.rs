@@ -6,33 +6,32 @@ use annulus_client::admin::PlannedMember;
 use annulus_crds::annotations;
 use annulus_crds::storage_cluster::WhenScaled;
 
-use super::create::{discard, foreign};
+use super::create::{discard, foreign, is_empty};
 use super::membership::{self, Membership};
-use super::{Action, Gate, Plan, Step, Wait, is_heard, make_new, replace, roll, upkeep, why_silent};
-use crate::model::{Member, Observed, Told};
+use super::{
+    Action, Gate, Plan, Step, Wait, hindrance, is_heard, make_new, replace, roll, stranded, upkeep, why_new_is_silent,
+};
+use crate::model::{Member, Observed, Told, Volume};
 
 pub(super) fn plan(observed: &Observed, told: &Told) -> Plan {
     let gone = replace::gone(observed, told);
     let membership = Membership::decide(observed, told, &gone.replaced);
     let mut plan = Plan { replacing: gone.replaced.iter().cloned().collect(), ..Plan::default() };
+    mark(observed, told, &mut plan.actions);
     mend(observed, &membership, &mut plan.actions);
     make_new(observed, membership.missing, &mut plan.actions);
 
     let mut waits = Vec::new();
+    let stated = membership.step(observed, told);
     // Whoever may hold something again may be needed by what comes next.
     plan.step = undrain(observed, told);
     if plan.step.is_none() {
-        match membership.step(observed, told) {
-            Ok(step) => plan.step = step,
-            Err(wait) => waits.push(wait),
-        }
+        plan.step = stated.step;
     }
-    if plan.step.is_none() {
-        match drain(observed, told) {
-            Ok(step) => plan.step = step,
-            Err(wait) => waits.push(wait),
-        }
-    }
+    let drains = drain(observed, told);
+    waits.extend(stated.held.into_iter().chain(drains.as_ref().err().cloned()));
+    plan.leave_held = waits.first().cloned();
+    plan.step = plan.step.or_else(|| drains.unwrap_or_default());
     plan.step = plan.step.or_else(|| clear_away(observed, &membership, &mut plan.actions));
     // While somebody is being replaced nobody else is taken away: what is rolled may be what the new one is to be filled from.
     if plan.step.is_none() && gone.replaced.is_empty() {
@@ -43,13 +42,28 @@ pub(super) fn plan(observed: &Observed, told: &Told) -> Plan {
     }
     waits.extend(gone.wait);
     waits.extend(membership.foreign.iter().map(|name| foreign(name, observed)));
-    waits.extend(membership.unneeded.iter().filter_map(|name| stopping(observed, name)));
-    waits.extend(membership.silent.iter().map(|name| why_silent(name, observed.members.get(name))));
+    waits.extend(membership.unneeded.iter().filter_map(|name| stopping(observed, &membership, name)));
+    waits.extend(membership.silent.iter().map(|name| why_new_is_silent(observed, name)));
     waits.extend(moves(told));
     waits.extend(membership::staying(told).into_iter().find_map(|member| unwell(observed, member)));
     plan.evictable = evictable(observed, told, &plan);
     plan.wait = if plan.step.is_some() { None } else { waits.into_iter().next() };
     plan
+}
+
+/// Claims of members of the map say so themselves. It comes first, since what follows may take something away, and a status can
+/// be lost.
+fn mark(observed: &Observed, told: &Told, actions: &mut Vec<Action>) {
+    let stays = |member: &PlannedMember| member.state != MemberState::Leaving;
+    for member in &told.plan.members {
+        let has_heir = told.plan.members.iter().any(|other| other.name == member.name && stays(other));
+        let Some(there) = observed.members.get(&member.name).filter(|there| there.has_volume()) else { continue };
+        let is_marked = |volume: &Volume| volume.mark.as_deref() == Some(&*member.id.to_string());
+        // One that takes its own place as another member, having lost all, shares a claim with the one that it was.
+        if (stays(member) || !has_heir) && !there.volume.as_ref().is_some_and(is_marked) {
+            actions.push(Action::MarkVolume { member: member.name.clone(), id: member.id });
+        }
+    }
 }
 
 /// Pods and volumes of everybody who is a member, or is to become one.
@@ -102,20 +116,22 @@ fn clear_away(observed: &Observed, membership: &Membership, actions: &mut Vec<Ac
             }
             continue;
         }
-        step = step.or_else(|| discard(name, member, is_fresh));
+        let holds_nothing = is_empty(member) || stranded::is_stranded_for_good(observed, name, member);
+        step = step.or_else(|| discard(name, member, is_fresh && holds_nothing));
     }
     step
 }
 
 /// Somebody who is no member any more is on its way out.
-fn stopping(observed: &Observed, name: &str) -> Option<Wait> {
+fn stopping(observed: &Observed, membership: &Membership, name: &str) -> Option<Wait> {
     let member = observed.members.get(name)?;
     let what = match (&member.pod, &member.volume) {
         (Some(_), _) => "pod",
         (None, Some(volume)) if volume.is_deleting => "claim",
         (None, _) => return None,
     };
-    Some(Wait::new(Gate::PodsStopping, Some(name), format!("{name} is no member any more; its {what} is going")))
+    let why = if membership.fresh.contains(name) { "is not needed" } else { "is no member any more" };
+    Some(Wait::new(Gate::PodsStopping, Some(name), format!("{name} {why}; its {what} is going")))
 }
 
 /// A member that is not there: it comes back, is mended by somebody, or is replaced in its time.
@@ -130,7 +146,8 @@ fn unwell(observed: &Observed, member: &PlannedMember) -> Option<Wait> {
         Some(_) if is_ready && is_heard(member) => return None,
         Some(_) if is_ready => (Gate::MemberBehind, format!("{} is not heard by its peers", member.name)),
         Some(pod) => {
-            (Gate::MemberNotReady, pod.trouble.clone().unwrap_or_else(|| format!("pod {} is not ready", member.name)))
+            let why = hindrance(pod).map_or_else(|| format!("pod {} is not ready", member.name), str::to_owned);
+            (Gate::MemberNotReady, why)
         }
         None => (Gate::PodNotReady, format!("{} has no pod", member.name)),
     };

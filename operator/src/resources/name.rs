@@ -1,5 +1,7 @@
 //! The names of members.
 
+use std::collections::BTreeSet;
+
 use sha2::{Digest, Sha256};
 
 use super::MemberName;
@@ -38,10 +40,21 @@ pub fn new_members(
     (last + 1..).map(named).filter(move |member| !taken(&member.name))
 }
 
+/// How many numbers are tried when a name is all that is known of a member: more than a cluster has members.
+const TRIED: u64 = 2000;
+
+/// The highest number that any of these names was made of, or `last` if that is higher or none is found. A name does not tell its
+/// number, so numbers are tried.
+pub fn last_of_names(cluster: &str, uid: &str, last: u64, names: &BTreeSet<&str>) -> u64 {
+    if names.is_empty() {
+        return last;
+    }
+    let tried = last.saturating_add(1)..=last.saturating_add(TRIED);
+    tried.rev().find(|ordinal| names.contains(member_name(cluster, uid, *ordinal).as_str())).unwrap_or(last)
+}
+
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use proptest::prelude::*;
 
     use super::*;
@@ -71,6 +84,15 @@ mod tests {
         let first = next(&|_| false);
         assert_eq!(first, MemberName { name: member_name(&facts.name, &facts.uid, 1), ordinal: 1 });
         assert_eq!(next(&|name| name == first.name).ordinal, 2);
+    }
+
+    #[test]
+    fn the_last_number_is_found_again_by_names_alone() {
+        let names: Vec<String> = [3, 9, 4].iter().map(|ordinal| member_name("demo", UID, *ordinal)).collect();
+        let names = names.iter().map(String::as_str).chain(["demo-other"]).collect();
+        assert_eq!(last_of_names("demo", UID, 2, &names), 9);
+        assert_eq!(last_of_names("demo", UID, 20, &names), 20);
+        assert_eq!(last_of_names("demo", UID, 2, &BTreeSet::new()), 2);
     }
 
     proptest! {

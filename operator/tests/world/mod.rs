@@ -12,10 +12,11 @@ use annulus_client::admin::Members;
 use annulus_client::node::{Bootstrap, Status};
 use annulus_client::{ClusterId, MemberId};
 use annulus_core::id::GroupId;
-use annulus_crds::StorageClusterSpec;
 use annulus_crds::storage_cluster::WhenScaled;
-use annulus_operator::model::{self, Cluster, Known, Observed};
-use annulus_operator::plan::{Action, Plan, Step, is_heard, plan};
+use annulus_crds::{StorageClusterSpec, StorageClusterStatus};
+use annulus_operator::model::{self, Cluster, Observed};
+use annulus_operator::plan::{Action, Plan, Step, plan};
+use annulus_operator::status::status;
 use annulus_operator::validate;
 use serde_json::json;
 use store::Store;
@@ -38,6 +39,9 @@ struct Claim {
     data: Option<Data>,
     bytes: u64,
     is_retired: bool,
+    mark: Option<MemberId>,
+    /// Kubernetes keeps it until its pod is gone.
+    is_deleting: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -65,17 +69,21 @@ pub struct World {
     pub spec: StorageClusterSpec,
     pub template: String,
     pub drain: BTreeSet<String>,
+    pub remove: Vec<String>,
     pub deleting: bool,
     pub store: Option<Store>,
     pub is_gone: bool,
     places: BTreeMap<String, Place>,
-    known: BTreeMap<String, Known>,
-    last_ordinal: u64,
-    was_made: bool,
+    /// What the operator wrote down last.
+    pub status: StorageClusterStatus,
     now_s: i64,
     made: u64,
     names: BTreeSet<String>,
+    /// Everybody who ever was in the map, by name.
+    joined: BTreeSet<String>,
     fence: u64,
+    /// Bytes in all and unused, of those that tell: by name, and of everybody else by the empty one.
+    pub disks: BTreeMap<String, (u64, u64)>,
     /// What was done, for whoever has to find out why.
     pub log: Vec<String>,
 }
@@ -87,17 +95,18 @@ impl World {
             spec,
             template: "t1".to_owned(),
             drain: BTreeSet::new(),
+            remove: Vec::new(),
             deleting: false,
             store: None,
             is_gone: false,
             places: BTreeMap::new(),
-            known: BTreeMap::new(),
-            last_ordinal: 0,
-            was_made: false,
+            status: StorageClusterStatus::default(),
             now_s: 1_000_000,
             made: 0,
             names: BTreeSet::new(),
+            joined: BTreeSet::new(),
             fence: 7,
+            disks: BTreeMap::new(),
             log: Vec::new(),
         }
     }
@@ -143,7 +152,7 @@ impl World {
         };
         let mut spec = self.spec.clone();
         validate::settle(&mut spec, &members, &store);
-        Observed {
+        let mut observed = Observed {
             cluster: Cluster {
                 namespace: "default".to_owned(),
                 name: "demo".to_owned(),
@@ -154,17 +163,19 @@ impl World {
                 image: "annulus/node:1".to_owned(),
                 template: self.template.clone(),
                 drain: self.drain.clone(),
-                remove: Vec::new(),
+                remove: self.remove.clone(),
                 deleting: self.deleting,
-                last_ordinal: self.last_ordinal,
-                was_made: self.was_made,
-                known: self.known.clone(),
+                last_ordinal: 0,
+                was_made: false,
+                known: BTreeMap::new(),
             },
             members,
             taken: BTreeSet::new(),
             store,
             now_s: self.now_s,
-        }
+        };
+        observed.cluster.remember(&self.status);
+        observed
     }
 
     fn member(&self, place: &Place, name: &str) -> model::Member {
@@ -174,6 +185,8 @@ impl World {
             is_bound: true,
             requested_bytes: claim.bytes,
             is_retired: claim.is_retired,
+            mark: claim.mark.map(|id| id.to_string()),
+            is_deleting: claim.is_deleting,
             may_grow: Some(true),
             ..model::Volume::default()
         });
@@ -192,8 +205,12 @@ impl World {
         let data = claim.and_then(|claim| claim.data).filter(|_| runs);
         let answer = data.map(|data| -> Status {
             let cluster = data.is_member.then(|| cluster_id().to_string());
-            serde_json::from_value(json!({"id": data.id.to_string(), "name": name, "cluster": cluster, "version": "1"}))
-                .expect("a status")
+            let disk = self.disks.get(name).or(self.disks.get("")).copied();
+            serde_json::from_value(json!({
+                "id": data.id.to_string(), "name": name, "cluster": cluster, "version": "1",
+                "disk_bytes_total": disk.map(|(total, _)| total), "disk_bytes_free": disk.map(|(_, free)| free),
+            }))
+            .expect("a status")
         });
         model::Member { ordinal: place.ordinal, volume, pod, answer }
     }
@@ -228,6 +245,9 @@ impl World {
             let claim = self.places.get_mut(&name).and_then(|place| place.claim.as_mut()).expect("just seen");
             claim.data = Some(Data { id, is_member: false });
         }
+        for place in self.places.values_mut().filter(|place| place.pod.is_none()) {
+            place.claim = place.claim.take().filter(|claim| !claim.is_deleting);
+        }
         self.places.retain(|_, place| place.claim.is_some() || place.pod.is_some());
         let up = self.members_up();
         let Some(store) = &mut self.store else { return };
@@ -236,24 +256,13 @@ impl World {
         for data in self.places.values_mut().filter_map(|place| place.claim.as_mut()?.data.as_mut()) {
             data.is_member |= up.contains(&data.id) && store.map.member(data.id).is_some();
         }
-        self.note();
-    }
-
-    /// What the status would remember.
-    fn note(&mut self) {
-        let up = self.up();
-        let Some(Ok(told)) = self.store.as_ref().map(|store| store.told(&up)) else { return };
-        self.was_made = true;
-        for member in &told.plan.members {
-            let known = self.known.entry(member.name.clone()).or_default();
-            known.id = Some(member.id);
-            known.unheard_since_s = if is_heard(member) { None } else { known.unheard_since_s.or(Some(self.now_s)) };
-        }
+        self.joined.extend(store.map.members.iter().map(|member| member.name.clone()));
     }
 
     /// One round of the operator. Returns what it planned.
     pub fn operate(&mut self) -> Plan {
-        let planned = plan(&self.observe());
+        let observed = self.observe();
+        let planned = plan(&observed);
         for action in &planned.actions {
             self.act(action);
         }
@@ -261,7 +270,16 @@ impl World {
             self.log.push(format!("{} {step:?}", self.now_s));
             self.step(step);
         }
+        self.status = status(&observed, &planned, &[], None, &self.status);
         planned
+    }
+
+    /// Somebody has replaced the resource, and its status is empty. Names of which nothing is left may be used again: there is
+    /// nothing that they could be confused with.
+    pub fn lose_status(&mut self) {
+        self.status = StorageClusterStatus::default();
+        let in_map = self.store.iter().flat_map(|store| &store.map.members).map(|member| member.name.clone());
+        self.names = self.places.keys().cloned().chain(in_map).collect();
     }
 
     pub fn act(&mut self, action: &Action) {
@@ -269,10 +287,10 @@ impl World {
         match action {
             Action::CreateVolume { member, ordinal } => {
                 assert!(self.names.insert(member.clone()), "{member} was used before");
-                self.last_ordinal = self.last_ordinal.max(*ordinal);
+                self.status.last_ordinal = self.status.last_ordinal.max(i64::try_from(*ordinal).expect("small"));
                 let uid = format!("v{}", self.unique());
                 let bytes = annulus_crds::quantity::bytes(&self.spec.storage.size).unwrap_or(GIB);
-                let claim = Claim { uid, data: None, bytes, is_retired: false };
+                let claim = Claim { uid, data: None, bytes, is_retired: false, mark: None, is_deleting: false };
                 self.places.insert(member.clone(), Place { ordinal: *ordinal, claim: Some(claim), pod: None });
             }
             Action::CreatePod { member, ordinal } => {
@@ -299,6 +317,11 @@ impl World {
                 assert!(claim.bytes < bytes, "volumes only grow");
                 claim.bytes = bytes;
             }
+            Action::MarkVolume { member, id } => {
+                let claim =
+                    self.places.get_mut(member).and_then(|place| place.claim.as_mut()).expect("a volume to mark");
+                claim.mark = Some(*id);
+            }
             Action::RetireVolume { member } => {
                 let claim =
                     self.places.get_mut(member).and_then(|place| place.claim.as_mut()).expect("a volume to keep");
@@ -320,7 +343,7 @@ impl World {
     fn step(&mut self, step: &Step) {
         match step {
             Step::Bootstrap { members } => {
-                assert!(self.store.is_none() && !self.was_made, "a store is made once");
+                assert!(self.store.is_none(), "a store is made once");
                 let bootstrap = Bootstrap {
                     cluster: UID.to_owned(),
                     partitions: u32::try_from(self.spec.partitions).expect("small"),
@@ -352,14 +375,16 @@ impl World {
                 assert!(
                     self.deleting
                         || self.spec.volume_retention.when_scaled == WhenScaled::Delete
-                        || !self.known.contains_key(member)
+                        || !self.joined.contains(member)
                 );
                 self.nothing_is_lost_with(member);
                 let place = self.places.get_mut(member).expect("a volume to delete");
                 let is_empty = place.claim.as_ref().and_then(|claim| claim.data).is_none_or(|data| !data.is_member);
                 assert!(place.pod.is_none() || is_empty, "a volume goes after its pod");
-                // Kubernetes keeps it until the pod is gone; nothing is lost by its going at once here.
-                self.places.remove(member);
+                place.claim.as_mut().expect("a volume to delete").is_deleting = true;
+                if place.pod.is_none() {
+                    self.places.remove(member);
+                }
             }
             Step::StopPod { member, uid, at_once } => {
                 assert!(self.deleting);
@@ -414,6 +439,30 @@ impl World {
         }
     }
 
+    /// Those that were made and are not in the map.
+    pub fn fresh(&self) -> Vec<String> {
+        let is_in_map = |id| self.store.as_ref().is_some_and(|store| store.map.member(id).is_some());
+        let is_fresh = |place: &Place| {
+            let data = place.claim.as_ref().and_then(|claim| claim.data);
+            place.pod.is_some() && data.is_none_or(|data| !data.is_member && !is_in_map(data.id))
+        };
+        self.places.iter().filter(|(_, place)| is_fresh(place)).map(|(name, _)| name.clone()).collect()
+    }
+
+    /// The names of the store's members.
+    pub fn members(&self) -> Vec<String> {
+        let observed = self.observe();
+        let told = observed.told().expect("the store can be asked");
+        told.plan.members.iter().map(|member| member.name.clone()).collect()
+    }
+
+    /// Everybody's pod is on this node from now on.
+    pub fn gather(&mut self, node: usize) {
+        for pod in self.places.values_mut().filter_map(|place| place.pod.as_mut()) {
+            pod.zone = node;
+        }
+    }
+
     /// Its node is gone, and Kubernetes has noticed: the pod, too.
     pub fn lose_pod(&mut self, name: &str) {
         if let Some(place) = self.places.get_mut(name) {
@@ -430,6 +479,37 @@ impl World {
             if let Some(pod) = &mut place.pod {
                 pod.age = 0;
             }
+        }
+    }
+
+    /// Somebody has deleted its claim, which stays until its pod is gone.
+    pub fn delete_claim(&mut self, name: &str) {
+        if let Some(claim) = self.places.get_mut(name).and_then(|place| place.claim.as_mut()) {
+            claim.is_deleting = true;
+        }
+    }
+
+    /// What a condition of the status says: whether it holds, why, and in words.
+    pub fn condition(&self, kind: &str) -> (String, String, String) {
+        let found =
+            self.status.conditions.iter().find(|condition| condition.type_ == kind).expect("every condition is told");
+        (found.status.clone(), found.reason.clone(), found.message.clone())
+    }
+
+    /// Rounds with the operator.
+    pub fn rounds(&mut self, count: usize) -> Plan {
+        let mut planned = Plan::default();
+        for _ in 0..count {
+            self.round();
+            planned = self.operate();
+        }
+        planned
+    }
+
+    /// Somebody has taken the mark of a volume that is only kept off it.
+    pub fn unretire(&mut self, name: &str) {
+        if let Some(claim) = self.places.get_mut(name).and_then(|place| place.claim.as_mut()) {
+            claim.is_retired = false;
         }
     }
 
