@@ -216,7 +216,7 @@ async fn news(
         }
     }
     let is_new = now.plan.as_ref().map(|plan| &plan.gate) != before.plan.as_ref().map(|plan| &plan.gate);
-    if let Some(wait) = planned.wait.as_ref().filter(|wait| is_new && !wait.gate.is_ordinary()) {
+    if let Some(wait) = planned.wait.as_ref().filter(|wait| is_new && wait.gate.passes() == Passes::WithHelp) {
         publish(context, resource, EventType::Warning, wait.gate.name(), wait.message.clone()).await;
     }
 }

@@ -15,6 +15,7 @@
 //! It never reads the cluster, a clock or the store: it is given all of that.
 
 mod create;
+mod gate;
 mod membership;
 mod quorum;
 mod replace;
@@ -32,6 +33,7 @@ use annulus_client::node::MemberSpec;
 use crate::model::{Member, Observed, Pod};
 use crate::resources::{MemberName, last_of_names, new_members};
 
+pub use gate::Gate;
 pub use quorum::{HEARD_MS, at_risk, is_heard};
 
 /// What is to be done.
@@ -197,85 +199,6 @@ pub struct Wait {
     pub message: String,
 }
 
-/// What a step waits for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Gate {
-    /// The cluster is paused.
-    Paused,
-    /// The cluster must not be deleted.
-    DeletionProtected,
-    /// Pods have to end first.
-    PodsStopping,
-    /// A pod is not there yet, or can't start.
-    PodNotReady,
-    /// A volume is not there yet.
-    VolumeNotBound,
-    /// A node does not answer yet.
-    NodeSilent,
-    /// A volume belongs to another store.
-    ForeignVolume,
-    /// Nobody can tell the map.
-    StoreUnreachable,
-    /// The store was made, and all volumes are empty.
-    StoreLost,
-    /// The store still moves replicas.
-    MovesUnderWay,
-    /// Another member is not ready.
-    MemberNotReady,
-    /// Another member is not heard by its peers, or goes by an older map.
-    MemberBehind,
-    /// A partition would lose its quorum.
-    QuorumAtRisk,
-    /// Too many members are gone at once for it to be their own fault.
-    MassFailure,
-    /// As many members are being replaced as may be.
-    ReplacementBudget,
-    /// The members that stay have no room for what would move to them.
-    DiskSpace,
-    /// Too few members would be left to hold anything.
-    DrainRefused,
-}
-
-impl Gate {
-    /// A stable name, as the status has it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Paused => "Paused",
-            Self::DeletionProtected => "DeletionProtected",
-            Self::PodsStopping => "PodsStopping",
-            Self::PodNotReady => "PodNotReady",
-            Self::VolumeNotBound => "VolumeNotBound",
-            Self::NodeSilent => "NodeSilent",
-            Self::ForeignVolume => "ForeignVolume",
-            Self::StoreUnreachable => "StoreUnreachable",
-            Self::StoreLost => "StoreLost",
-            Self::MovesUnderWay => "MovesUnderWay",
-            Self::MemberNotReady => "MemberNotReady",
-            Self::MemberBehind => "MemberBehind",
-            Self::QuorumAtRisk => "QuorumAtRisk",
-            Self::MassFailure => "MassFailure",
-            Self::ReplacementBudget => "ReplacementBudget",
-            Self::DiskSpace => "DiskSpace",
-            Self::DrainRefused => "DrainRefused",
-        }
-    }
-}
-
-impl Gate {
-    /// Whether it is passed in the course of things, without anybody's help.
-    pub fn is_ordinary(self) -> bool {
-        matches!(
-            self,
-            Self::PodsStopping
-                | Self::PodNotReady
-                | Self::NodeSilent
-                | Self::MovesUnderWay
-                | Self::MemberNotReady
-                | Self::MemberBehind
-        )
-    }
-}
-
 impl Wait {
     fn new(gate: Gate, member: Option<&str>, message: impl Into<String>) -> Self {
         Self { gate, member: member.map(str::to_owned), message: message.into() }
@@ -383,7 +306,7 @@ fn why_silent(name: &str, member: Option<&Member>) -> Wait {
             wait(Gate::PodNotReady, format!("pod {name} waits for its address; {look}"))
         }
         None => wait(
-            Gate::NodeSilent,
+            Gate::MemberSilent,
             format!("the node in pod {name} does not answer on its admin port; see `kubectl logs {name}`"),
         ),
     }
