@@ -97,6 +97,8 @@ pub struct Volume {
     pub may_grow: Option<bool>,
     /// What hinders it, in words.
     pub trouble: Option<String>,
+    /// Whether it is known by its name alone: somebody has taken off or changed what tells whose it is.
+    pub lacks_marks: bool,
 }
 
 /// A pod.
@@ -124,6 +126,8 @@ pub struct Pod {
     pub trouble: Option<String>,
     /// Whether that would hinder any other pod like it, too: its image can't be had, or what it is made of is wrong.
     pub is_made_wrong: bool,
+    /// Whether it is known by its name alone: somebody has taken off or changed what tells whose it is.
+    pub lacks_marks: bool,
 }
 
 /// What the store says of itself.
@@ -149,7 +153,22 @@ pub struct Told {
     pub ring: Arc<Ring>,
 }
 
+impl Cluster {
+    /// Whether all that there is of it is to go. A deletion waits while the cluster is paused or protected, but not for
+    /// nothing: where the namespace itself is being deleted, pods and claims go whatever is said here, and with the last of them
+    /// the resource may go, so that it never holds the namespace up.
+    pub fn is_ending(&self, members: &BTreeMap<String, Member>) -> bool {
+        let waits = self.spec.paused || self.spec.deletion_protection;
+        self.deleting && (!waits || members.is_empty())
+    }
+}
+
 impl Observed {
+    /// Whether all that there is of the cluster is to go.
+    pub fn is_ending(&self) -> bool {
+        self.cluster.is_ending(&self.members)
+    }
+
     /// What the leader of the map tells, if there is one.
     pub fn told(&self) -> Option<&Told> {
         match &self.store {

@@ -15,7 +15,7 @@ use annulus_core::id::GroupId;
 use annulus_crds::StorageClusterSpec;
 use annulus_crds::storage_cluster::WhenScaled;
 use annulus_operator::model::{self, Cluster, Known, Observed};
-use annulus_operator::plan::{Action, Plan, Step, is_heard, plan};
+use annulus_operator::plan::{Action, Plan, Step, Stop, is_heard, plan};
 use annulus_operator::validate;
 use serde_json::json;
 use store::Store;
@@ -304,6 +304,7 @@ impl World {
                     self.places.get_mut(member).and_then(|place| place.claim.as_mut()).expect("a volume to keep");
                 claim.is_retired = true;
             }
+            Action::MarkVolume { .. } | Action::MarkPod { .. } => panic!("nobody takes marks off here"),
         }
     }
 
@@ -361,9 +362,11 @@ impl World {
                 // Kubernetes keeps it until the pod is gone; nothing is lost by its going at once here.
                 self.places.remove(member);
             }
-            Step::StopPod { member, uid, at_once } => {
+            Step::StopPods { pods } => {
                 assert!(self.deleting);
-                self.delete_pod(member, uid, *at_once);
+                for Stop { member, uid, at_once } in pods {
+                    self.delete_pod(member, uid, *at_once);
+                }
             }
             Step::Finish => {
                 assert!(self.deleting && self.places.values().all(|place| place.pod.is_none()));
