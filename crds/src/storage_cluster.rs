@@ -102,10 +102,11 @@ pub struct StorageClusterSpec {
     #[serde(default)]
     pub network_policy: NetworkPolicy,
     /// Refuses to delete this resource. It takes the admission policy of the operator's chart to say so at once; without it a
-    /// deleted cluster's pods are not stopped until this is false, but one that ends is not made again.
+    /// deleted cluster runs on, and is looked after, until this is false.
     #[serde(default)]
     pub deletion_protection: bool,
     /// Changes nothing any more, until it is false again. What is under way in the store goes on, and the status stays current.
+    /// A deletion waits, too: nothing is stopped or deleted meanwhile, unless the whole namespace goes.
     #[serde(default)]
     pub paused: bool,
 }

@@ -103,6 +103,8 @@ pub struct Volume {
     pub may_grow: Option<bool>,
     /// What hinders it, in words.
     pub trouble: Option<String>,
+    /// Whether it is known by its name alone: somebody has taken off or changed what tells whose it is.
+    pub lacks_marks: bool,
 }
 
 /// A pod.
@@ -132,6 +134,8 @@ pub struct Pod {
     pub is_made_wrong: bool,
     /// What its start waits for, as far as Kubernetes tells, in words; `None`: its container runs, or has run.
     pub starting: Option<String>,
+    /// Whether it is known by its name alone: somebody has taken off or changed what tells whose it is.
+    pub lacks_marks: bool,
 }
 
 /// What the store says of itself.
@@ -175,6 +179,14 @@ impl Cluster {
         });
         self.known = known.collect();
     }
+
+    /// Whether all that there is of it is to go. A deletion waits while the cluster is paused or protected, but not for
+    /// nothing: where the namespace itself is being deleted, pods and claims go whatever is said here, and with the last of them
+    /// the resource may go, so that it never holds the namespace up.
+    pub fn is_ending(&self, members: &BTreeMap<String, Member>) -> bool {
+        let waits = self.spec.paused || self.spec.deletion_protection;
+        self.deleting && (!waits || members.is_empty())
+    }
 }
 
 impl Observed {
@@ -182,6 +194,11 @@ impl Observed {
     pub fn was_made(&self) -> bool {
         let mut volumes = self.members.values().filter_map(|member| member.volume.as_ref());
         self.cluster.was_made || volumes.any(|volume| volume.mark.is_some())
+    }
+
+    /// Whether all that there is of the cluster is to go.
+    pub fn is_ending(&self) -> bool {
+        self.cluster.is_ending(&self.members)
     }
 
     /// What the leader of the map tells, if there is one.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use annulus_crds::{StorageCluster, StorageClusterStatus};
+use annulus_crds::{FINALIZER, StorageCluster, StorageClusterStatus};
 use kube::api::{Api, Patch, PatchParams};
 use kube::runtime::events::{Event, EventType, Recorder};
 use kube::{Client, Resource, ResourceExt};
@@ -14,7 +14,7 @@ use crate::caches::Caches;
 use crate::metrics::Metrics;
 use crate::model::Observed;
 use crate::observe::{self, Defaults, Freshness, facts, observe};
-use crate::plan::{Plan, plan};
+use crate::plan::{Passes, Plan, plan};
 use crate::resources::field_managers;
 use crate::status::{said, status};
 use crate::stores::Stores;
@@ -84,6 +84,10 @@ pub struct Round {
 
 /// One round for a cluster, as the watch has seen it last.
 pub async fn reconcile(context: &Context, resource: &StorageCluster) -> Result<Round, Error> {
+    let nothing = Round { again: QUIET, status: None, acted: false };
+    if was_let_go(resource) {
+        return Ok(nothing);
+    }
     let (observed, problems) = look(context, resource, Freshness::Cached).await?;
     let planned = plan(&observed);
     let has_all = apply::has_all(&context.caches, &facts(&observed.cluster, resource), &observed, &planned);
@@ -99,10 +103,10 @@ pub async fn reconcile(context: &Context, resource: &StorageCluster) -> Result<R
         source: Box::new(source),
     };
     let Some(resource) = read.map_err(unreadable)?.filter(|now| now.uid() == resource.uid()) else {
-        return Ok(Round { again: QUIET, status: None, acted: false });
+        return Ok(nothing);
     };
-    if resource.metadata.deletion_timestamp.is_some() && resource.finalizers().is_empty() {
-        return Ok(Round { again: QUIET, status: None, acted: false });
+    if was_let_go(&resource) {
+        return Ok(nothing);
     }
     let (observed, problems) = look(context, &resource, Freshness::Live).await?;
     let planned = plan(&observed);
@@ -139,11 +143,14 @@ async fn look(
     observe(&context.client, &context.caches, &*context.stores, &context.defaults, resource, freshness).await
 }
 
+/// Whether the operator has done its part of a deletion. The resource may stay for somebody else's finalizer.
+fn was_let_go(resource: &StorageCluster) -> bool {
+    resource.metadata.deletion_timestamp.is_some() && !resource.finalizers().iter().any(|it| it == FINALIZER)
+}
+
 /// Whether the resource waits for the operator when it is deleted, or need not.
 fn is_held(resource: &StorageCluster, observed: &Observed) -> bool {
-    observed.cluster.deleting
-        || observed.cluster.spec.paused
-        || resource.finalizers().iter().any(|it| it == annulus_crds::FINALIZER)
+    observed.cluster.deleting || observed.cluster.spec.paused || resource.finalizers().iter().any(|it| it == FINALIZER)
 }
 
 /// Writes the status if it says something new, and publishes what a person should see.
@@ -161,7 +168,10 @@ async fn tell(
     // Also where the status can't be written: whoever is woken by a metric is not to wait for that.
     context.metrics.tell(&(observed.cluster.namespace.clone(), observed.cluster.name.clone()), &now);
     if now != before {
-        news(context, resource, &before, &now, planned, problems).await;
+        // Of what is to go nobody needs to hear that it is not there any more.
+        if !observed.is_ending() {
+            news(context, resource, &before, &now, planned, problems).await;
+        }
         let name = resource.name_any();
         let api = Api::<StorageCluster>::namespaced(context.client.clone(), &observed.cluster.namespace);
         let applied = json!({

@@ -216,7 +216,7 @@ pub fn said(step: &Step) -> String {
         Step::Roll { member, .. } => format!("{member} hands its leaders over and is made anew"),
         Step::DiscardPod { member, .. } => format!("{member} is no member; its pod is deleted"),
         Step::DiscardVolume { member, .. } => format!("{member} is no member; its volume is deleted"),
-        Step::StopPod { member, .. } => format!("{member} is stopped: the cluster is being deleted"),
+        Step::StopPods { pods } => format!("{} pods are stopped: the cluster is being deleted", pods.len()),
         Step::Finish => "nothing is left of the cluster but volumes that are kept".to_owned(),
     }
 }
@@ -297,6 +297,7 @@ fn condition(says: Says, generation: i64, now: &Time, before: &StorageClusterSta
 
 fn available(observed: &Observed, told: Option<&Told>, lost: usize) -> Says {
     let (holds, reason, message) = match told {
+        None if observed.is_ending() => (Some(false), "Deleting", "the cluster is being deleted".to_owned()),
         None if observed.was_made() => (Some(false), "Unreachable", "no member can tell the map".to_owned()),
         None => (Some(false), "NotMade", "the store is being made".to_owned()),
         Some(_) if lost > 0 => (Some(false), "QuorumLost", format!("{lost} partitions have no quorum")),

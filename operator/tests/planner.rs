@@ -367,12 +367,12 @@ fn what_is_named_in_the_annotation_is_drained_and_comes_back() {
 fn a_deleted_cluster_ends_pods_first_and_keeps_volumes_if_that_is_wanted() {
     for (policy, left) in [("Retain", 3), ("Delete", 0)] {
         let mut world = made(json!({"partitions": 8, "volumeRetention": {"whenDeleted": policy}}));
-        world.set_down(&world.names()[0], true);
         world.deleting = true;
         world.spec.deletion_protection = true;
         world.round();
         assert_eq!(world.operate().wait.unwrap().gate, Gate::DeletionProtected);
         world.spec.deletion_protection = false;
+        world.set_down(&world.names()[0], true);
         for _ in 0..30 {
             world.round();
             world.operate();

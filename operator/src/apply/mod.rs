@@ -1,22 +1,30 @@
 //! Does what a plan says, and has no choices left.
 //!
 //! What is made is made by name, so that making it twice finds it there; what is deleted is deleted by its UID, so that nobody's
-//! successor goes in its place. A failure ends the round: what is left is planned anew from what there is.
+//! successor goes in its place. A failure ends the round: what is left is planned anew from what there is. Only a name that
+//! somebody else has holds up nobody but the member of that name.
 
 mod shared;
+
+use std::collections::BTreeSet;
+use std::fmt::Debug;
 
 use annulus_client::admin::Members;
 use annulus_client::node::Bootstrap;
 use annulus_crds::{FINALIZER, StorageCluster, annotations};
+use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions};
-use kube::{Client, ResourceExt};
+use kube::{Client, Resource, ResourceExt};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::json;
 
 use crate::caches::Caches;
 use crate::model::Observed;
 use crate::observe::{address, addresses};
-use crate::plan::{Action, Plan, Step};
+use crate::plan::{Action, Plan, Step, Stop};
 use crate::resources::{self, ADMIN_PORT, Facts, MemberName, field_managers};
 use crate::stores::{self, Stores};
 
@@ -39,7 +47,7 @@ pub enum Error {
     },
     /// Somebody else has something of that name.
     #[error(
-        "there is a {what} {name} in namespace {namespace} that is not this cluster's; remove it, or name the cluster otherwise"
+        "there is a {what} {name} in namespace {namespace} that is not this cluster's: {whose}; remove it, or name the cluster otherwise"
     )]
     NameTaken {
         /// A kind of object.
@@ -48,6 +56,8 @@ pub enum Error {
         name: String,
         /// Where it is.
         namespace: String,
+        /// What tells that it is somebody else's, in words.
+        whose: String,
     },
     /// The store did not do it.
     #[error("the store did not take {step}: {source}")]
@@ -71,6 +81,15 @@ fn failed(verb: &'static str, what: &'static str, name: &str) -> impl FnOnce(kub
     move |source| Error::Kubernetes { verb, what, name, source: Box::new(source) }
 }
 
+/// What each member has one of.
+trait Member:
+    Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + Serialize + DeserializeOwned
+{
+}
+
+impl Member for Pod {}
+impl Member for PersistentVolumeClaim {}
+
 /// What a plan is carried out with.
 pub struct Hands<'a> {
     /// The API server.
@@ -92,26 +111,35 @@ pub async fn apply(
     plan: &Plan,
 ) -> Result<(), Error> {
     let cluster = Cluster { hands, resource, facts, observed };
-    if !observed.cluster.deleting {
-        if !observed.cluster.spec.paused {
-            cluster.hold().await?;
-        }
-        cluster.remember_ordinals(&plan.actions).await?;
+    // What is being deleted takes no new finalizer.
+    if !observed.cluster.deleting && !observed.cluster.spec.paused {
+        cluster.hold().await?;
     }
+    cluster.remember_ordinals(&plan.actions).await?;
     // A service that can't be made as it should be is no reason to leave a member without its pod: it is told afterwards.
-    let shared = cluster.share(plan).await;
+    let mut told = cluster.share(plan).await;
+    let mut taken = BTreeSet::new();
     for action in &plan.actions {
-        cluster.act(action).await?;
+        if taken.contains(action.member()) {
+            continue;
+        }
+        match cluster.act(action).await {
+            Err(error @ Error::NameTaken { .. }) => {
+                taken.insert(action.member());
+                told = told.and(Err(error));
+            }
+            done => done?,
+        }
     }
     if let Some(step) = &plan.step {
         cluster.step(step).await?;
     }
-    shared
+    told
 }
 
 /// Whether what a cluster has once is as it should be, as far as the watches have seen.
 pub fn has_all(caches: &Caches, facts: &Facts, observed: &Observed, plan: &Plan) -> bool {
-    observed.cluster.deleting
+    observed.is_ending()
         || observed.cluster.spec.paused
         || shared::are_there(caches, facts, pods(observed), plan.evictable)
 }
@@ -144,8 +172,7 @@ impl Cluster<'_> {
 
     /// Makes what the cluster has once.
     async fn share(&self, plan: &Plan) -> Result<(), Error> {
-        let cluster = &self.observed.cluster;
-        if cluster.deleting || cluster.spec.paused {
+        if self.observed.is_ending() || self.observed.cluster.spec.paused {
             return Ok(());
         }
         shared::apply(self.hands, self.facts, pods(self.observed), plan.evictable).await
@@ -192,13 +219,22 @@ impl Cluster<'_> {
     async fn act(&self, action: &Action) -> Result<(), Error> {
         match action {
             Action::CreateVolume { member, ordinal } => {
-                let volume =
-                    resources::volume::volume(self.facts, &MemberName { name: member.clone(), ordinal: *ordinal });
-                made(self.volumes().create(&created(), &volume).await, "claim", member)
+                let member = MemberName { name: member.clone(), ordinal: *ordinal };
+                let volume = resources::volume::volume(self.facts, &member);
+                self.make(&self.volumes(), "claim", &member, &volume).await
             }
             Action::CreatePod { member, ordinal } => {
-                let pod = resources::pod::pod(self.facts, &MemberName { name: member.clone(), ordinal: *ordinal });
-                made(self.pods().create(&created(), &pod).await, "pod", member)
+                let member = MemberName { name: member.clone(), ordinal: *ordinal };
+                let pod = resources::pod::pod(self.facts, &member);
+                self.make(&self.pods(), "pod", &member, &pod).await
+            }
+            Action::ReclaimVolume { member, ordinal } => {
+                let member = MemberName { name: member.clone(), ordinal: *ordinal };
+                self.mark(&self.volumes(), "claim", &member, false).await
+            }
+            Action::ReclaimPod { member, ordinal } => {
+                let member = MemberName { name: member.clone(), ordinal: *ordinal };
+                self.mark(&self.pods(), "pod", &member, true).await
             }
             Action::ClearPod { member, uid } => self.delete_pod(member, uid, false).await,
             Action::GrowVolume { member } => {
@@ -216,6 +252,64 @@ impl Cluster<'_> {
                 self.patch_volume(member, json!({"metadata": {"annotations": {annotations::RETIRED: "true"}}})).await
             }
         }
+    }
+
+    /// What is there already was made before, or is somebody else's.
+    async fn make<K: Member>(
+        &self,
+        api: &Api<K>,
+        what: &'static str,
+        member: &MemberName,
+        wanted: &K,
+    ) -> Result<(), Error> {
+        match api.create(&created(), wanted).await {
+            Ok(_) => Ok(()),
+            Err(kube::Error::Api(status)) if status.is_already_exists() => {
+                self.mark(api, what, member, !wanted.owner_references().is_empty()).await
+            }
+            Err(error) => Err(failed("made", what, &member.name)(error)),
+        }
+    }
+
+    /// Puts back what tells whose an object is, unless that is there. The name is this member's alone, so whatever has it and
+    /// nobody else controls is ours. What it was made of is not guessed: a pod without its digest is made anew in its turn.
+    async fn mark<K: Member>(
+        &self,
+        api: &Api<K>,
+        what: &'static str,
+        member: &MemberName,
+        is_owned: bool,
+    ) -> Result<(), Error> {
+        let name = &member.name;
+        let Some(there) = api.get_opt(name).await.map_err(failed("read", what, name))? else { return Ok(()) };
+        let has_owner = there.owner_references().iter().any(|owner| owner.uid == self.facts.uid);
+        if !has_owner && let Some(owner) = controller(&there) {
+            let whose = format!("{} {} controls it", owner.kind, owner.name);
+            let namespace = self.facts.namespace.clone();
+            return Err(Error::NameTaken { what, name: name.clone(), namespace, whose });
+        }
+        let mut metadata = json!({
+            "labels": self.facts.member_labels(name),
+            "annotations": {annotations::ORDINAL: member.ordinal.to_string()},
+        });
+        if is_owned && !has_owner {
+            let owners = there.owner_references().iter().cloned().chain([self.facts.owner()]);
+            metadata["ownerReferences"] = json!(owners.collect::<Vec<_>>());
+        }
+        if is_within(&metadata, &json!(there.meta())) {
+            return Ok(());
+        }
+        tracing::warn!(
+            namespace = self.facts.namespace,
+            name,
+            "a {what} of this name has lost what tells whose it is; that is put back"
+        );
+        // By its version and its UID nothing is changed but what was looked at.
+        metadata["resourceVersion"] = json!(there.resource_version());
+        metadata["uid"] = json!(there.uid());
+        let patch = Patch::Merge(json!({"metadata": metadata}));
+        let parameters = PatchParams { field_manager: created().field_manager, ..PatchParams::default() };
+        api.patch(name, &parameters, &patch).await.map(drop).map_err(failed("marked", what, name))
     }
 
     async fn patch_volume(&self, member: &str, patch: serde_json::Value) -> Result<(), Error> {
@@ -243,8 +337,12 @@ impl Cluster<'_> {
                 self.evict(member).await;
                 self.delete_pod(member, uid, false).await
             }
-            Step::DiscardPod { member, uid, at_once } | Step::StopPod { member, uid, at_once } => {
-                self.delete_pod(member, uid, *at_once).await
+            Step::DiscardPod { member, uid, at_once } => self.delete_pod(member, uid, *at_once).await,
+            Step::StopPods { pods } => {
+                for Stop { member, uid, at_once } in pods {
+                    self.delete_pod(member, uid, *at_once).await?;
+                }
+                Ok(())
             }
             Step::DiscardVolume { member, uid } => {
                 gone(self.volumes().delete(member, &of_uid(uid)).await.map(drop), "claim", member)
@@ -300,13 +398,9 @@ fn of_uid(uid: &str) -> DeleteParams {
     }
 }
 
-/// What is there already was made before; whether it is ours is seen when it is observed.
-fn made<T>(answer: kube::Result<T>, what: &'static str, name: &str) -> Result<(), Error> {
-    match answer {
-        Ok(_) => Ok(()),
-        Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(()),
-        Err(error) => Err(failed("made", what, name)(error)),
-    }
+/// Who controls an object, as it says itself.
+fn controller<K: Resource>(object: &K) -> Option<&OwnerReference> {
+    object.owner_references().iter().find(|owner| owner.controller == Some(true))
 }
 
 /// What is not there any more, or is another one of that name, has gone.

@@ -1,4 +1,6 @@
 //! What a cluster has once: its services, its budget, its network policy. Server-side apply, and only where they differ.
+//!
+//! None of them holds data: one that can't be made what it should be is deleted and made anew.
 
 use std::fmt::Debug;
 
@@ -11,7 +13,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::{Error, Hands, failed, gone};
+use super::{Error, Hands, controller, failed, gone, of_uid};
 use crate::caches::{Cache, Caches};
 use crate::resources::budget::budget;
 use crate::resources::network_policy::network_policy;
@@ -21,11 +23,11 @@ use crate::resources::{Facts, field_managers, services};
 pub(super) async fn apply(hands: &Hands<'_>, facts: &Facts, pods: u32, evictable: u32) -> Result<(), Error> {
     let caches = hands.caches;
     for service in [services::members(facts), services::client(facts)] {
-        ensure(hands, &caches.services, "Service", &service).await?;
+        ensure(hands, facts, &caches.services, "Service", &service).await?;
     }
-    ensure(hands, &caches.budgets, "PodDisruptionBudget", &budget(facts, pods, evictable)).await?;
+    ensure(hands, facts, &caches.budgets, "PodDisruptionBudget", &budget(facts, pods, evictable)).await?;
     match network_policy(facts) {
-        Some(policy) => ensure(hands, &caches.policies, "NetworkPolicy", &policy).await,
+        Some(policy) => ensure(hands, facts, &caches.policies, "NetworkPolicy", &policy).await,
         None => drop_policy(hands, facts).await,
     }
 }
@@ -56,7 +58,13 @@ fn has_policy(caches: &Caches, facts: &Facts) -> bool {
     known.is_some_and(|policy| policy.owner_references().iter().any(|owner| owner.uid == facts.uid))
 }
 
-async fn ensure<K>(hands: &Hands<'_>, cache: &Cache<K>, what: &'static str, wanted: &K) -> Result<(), Error>
+async fn ensure<K>(
+    hands: &Hands<'_>,
+    facts: &Facts,
+    cache: &Cache<K>,
+    what: &'static str,
+    wanted: &K,
+) -> Result<(), Error>
 where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + Serialize + DeserializeOwned,
 {
@@ -67,12 +75,43 @@ where
     let api = Api::<K>::namespaced(hands.client.clone(), &namespace);
     // Applied by force, it would be ours from then on, whoever made it.
     let there = api.get_opt(&name).await.map_err(failed("read", what, &name))?;
-    let uids = |object: &K| object.owner_references().iter().map(|owner| owner.uid.clone()).collect::<Vec<_>>();
-    if there.is_some_and(|there| uids(&there) != uids(wanted)) {
-        return Err(Error::NameTaken { what, name, namespace });
+    if let Some(there) = &there
+        && !is_ours(facts, there)
+    {
+        let whose = match controller(there) {
+            Some(owner) => format!("{} {} controls it", owner.kind, owner.name),
+            None => format!("it has no owner reference to StorageCluster {} with UID {}", facts.name, facts.uid),
+        };
+        return Err(Error::NameTaken { what, name, namespace, whose });
     }
-    let applied = api.patch(&name, &PatchParams::apply(field_managers::ACCESS).force(), &Patch::Apply(wanted)).await;
-    applied.map(drop).map_err(failed("applied", what, &name))
+    let (parameters, patch) = (PatchParams::apply(field_managers::ACCESS).force(), Patch::Apply(wanted));
+    match (api.patch(&name, &parameters, &patch).await, there.and_then(|there| there.uid())) {
+        // What others have said of it goes together with nothing of ours, or it has what can't be changed.
+        (Err(kube::Error::Api(status)), Some(uid)) if status.is_invalid() => {
+            let error = &status.message;
+            tracing::warn!(
+                namespace,
+                name,
+                error,
+                "this {what} can't be made what it should be; it holds no data, and is deleted and made anew"
+            );
+            gone(api.delete(&name, &of_uid(&uid)).await.map(drop), what, &name)?;
+            api.patch(&name, &parameters, &patch).await
+        }
+        (applied, _) => applied,
+    }
+    .map(drop)
+    .map_err(failed("applied", what, &name))
+}
+
+/// Whether an object is this cluster's: it says so, or we have made it, somebody took that off, and nobody else has claimed it.
+fn is_ours<K: Resource>(facts: &Facts, there: &K) -> bool {
+    if there.owner_references().iter().any(|owner| owner.uid == facts.uid) {
+        return true;
+    }
+    let is_labelled = facts.labels().iter().all(|(key, value)| there.labels().get(key) == Some(value));
+    let is_made = there.managed_fields().iter().any(|entry| entry.manager.as_deref() == Some(field_managers::ACCESS));
+    is_labelled && is_made && controller(there).is_none()
 }
 
 async fn drop_policy(hands: &Hands<'_>, facts: &Facts) -> Result<(), Error> {
@@ -83,15 +122,31 @@ async fn drop_policy(hands: &Hands<'_>, facts: &Facts) -> Result<(), Error> {
     gone(api.delete(&facts.name, &DeleteParams::default()).await.map(drop), "NetworkPolicy", &facts.name)
 }
 
-/// Whether everything in `wanted` is so in `there`, which may say more: what the API server fills in.
+/// Lists that several may have items in: an apply leaves those of others, so they are no difference. What a release of ours adds
+/// to them no later one can take back by leaving it out.
+const SHARED_LISTS: [&[&str]; 2] = [&["spec", "ports"], &["metadata", "ownerReferences"]];
+
+/// Whether everything in `wanted` is so in `there`, which may say more: what the API server fills in, and what others add.
 pub fn is_within(wanted: &Value, there: &Value) -> bool {
+    is_within_at(&mut Vec::new(), wanted, there)
+}
+
+fn is_within_at<'a>(path: &mut Vec<&'a str>, wanted: &'a Value, there: &Value) -> bool {
     match (wanted, there) {
         (Value::Object(wanted), Value::Object(there)) => wanted.iter().all(|(key, value)| match there.get(key) {
-            Some(other) => is_within(value, other),
+            Some(other) => {
+                path.push(key);
+                let is_within = is_within_at(path, value, other);
+                path.pop();
+                is_within
+            }
             None => value.is_null() || value.as_object().is_some_and(serde_json::Map::is_empty),
         }),
+        (Value::Array(wanted), Value::Array(there)) if SHARED_LISTS.contains(&path.as_slice()) => {
+            wanted.iter().all(|item| there.iter().any(|other| is_within_at(path, item, other)))
+        }
         (Value::Array(wanted), Value::Array(there)) => {
-            wanted.len() == there.len() && wanted.iter().zip(there).all(|(a, b)| is_within(a, b))
+            wanted.len() == there.len() && wanted.iter().zip(there).all(|(a, b)| is_within_at(path, a, b))
         }
         (wanted, there) => wanted == there,
     }
@@ -111,10 +166,19 @@ mod tests {
         for wanted in [
             json!({"spec": {"ports": [{"port": 2}]}}),
             json!({"spec": {"ports": [{"port": 1}, {"port": 2}]}}),
-            json!({"spec": {"ports": []}}),
+            json!({"spec": {"ports": [{"port": 1, "protocol": "UDP"}]}}),
             json!({"spec": {"selector": {"a": "b"}}}),
         ] {
             assert!(!is_within(&wanted, &there), "{wanted}");
         }
+    }
+
+    #[test]
+    fn what_others_add_is_no_difference_in_a_list_that_is_shared_and_is_one_in_any_other() {
+        let there = json!([{"port": 2, "name": "theirs"}, {"port": 1, "name": "ours"}]);
+        let wanted = json!([{"port": 1, "name": "ours"}]);
+        assert!(is_within(&json!({"spec": {"ports": wanted}}), &json!({"spec": {"ports": there}})));
+        let of_policy = |ports| json!({"spec": {"ingress": [{"ports": ports}]}});
+        assert!(!is_within(&of_policy(wanted), &of_policy(there)));
     }
 }

@@ -17,6 +17,9 @@ use crate::resources;
 /// The annotation of a class that is used where none is named.
 const DEFAULT_CLASS: &str = "storageclass.kubernetes.io/is-default-class";
 
+/// How many numbers, down from the highest known one, an object's name is looked for among if it does not tell its own.
+const LOOKED_THROUGH: u64 = 10_000;
+
 /// The cluster that an object says it belongs to.
 pub(super) fn instance(meta: &ObjectMeta) -> Option<&str> {
     let labels = meta.labels.as_ref()?;
@@ -32,21 +35,28 @@ pub(super) fn members(
     volumes: &[Arc<PersistentVolumeClaim>],
 ) -> (BTreeMap<String, Member>, Taken) {
     let (mut members, mut taken) = (BTreeMap::<String, Member>::new(), Taken::new());
+    let metas = || volumes.iter().map(|volume| &volume.metadata).chain(pods.iter().map(|pod| &pod.metadata));
+    let last = metas().filter_map(|meta| ordinal(cluster, meta)).max().unwrap_or_default().max(cluster.last_ordinal);
     for volume in volumes {
-        match ordinal(cluster, &volume.metadata) {
-            Some(ordinal) => {
+        match identified(cluster, &volume.metadata, last) {
+            Some((ordinal, is_marked)) => {
                 let member = members.entry(volume.name_any()).or_default();
-                (member.ordinal, member.volume) = (ordinal, Some(self::volume(caches, volume)));
+                let volume = Volume { lacks_marks: !is_marked, ..self::volume(caches, volume) };
+                (member.ordinal, member.volume) = (ordinal, Some(volume));
             }
             None => drop(taken.insert(volume.name_any())),
         }
     }
     for pod in pods {
-        let is_owned = pod.owner_references().iter().any(|owner| owner.uid == cluster.uid);
-        match ordinal(cluster, &pod.metadata).filter(|_| is_owned) {
-            Some(ordinal) => {
+        let owners = pod.owner_references();
+        let is_owned = owners.iter().any(|owner| owner.uid == cluster.uid);
+        // One that has lost its owner is still ours; one that has another is not.
+        let is_ours = is_owned || !owners.iter().any(|owner| owner.controller == Some(true));
+        match identified(cluster, &pod.metadata, last).filter(|_| is_ours) {
+            Some((ordinal, is_marked)) => {
                 let member = members.entry(pod.name_any()).or_default();
-                (member.ordinal, member.pod) = (ordinal, Some(self::pod(cluster, caches, pod)));
+                let pod = Pod { lacks_marks: !is_marked || !is_owned, ..self::pod(cluster, caches, pod) };
+                (member.ordinal, member.pod) = (ordinal, Some(pod));
             }
             None => drop(taken.insert(pod.name_any())),
         }
@@ -61,6 +71,20 @@ fn ordinal(cluster: &Cluster, meta: &ObjectMeta) -> Option<u64> {
     let ordinal = meta.annotations.as_ref()?.get(annotations::ORDINAL)?.parse().ok()?;
     let name = resources::member_name(&cluster.name, &cluster.uid, ordinal);
     (meta.name.as_deref() == Some(&*name)).then_some(ordinal)
+}
+
+/// The number of a member, and whether its object has all that tells so. Labels and annotations can be taken off, and the name
+/// can't: it is made of the cluster's UID and the number, so whoever has it is this very cluster's.
+fn identified(cluster: &Cluster, meta: &ObjectMeta, last: u64) -> Option<(u64, bool)> {
+    let name = meta.name.as_deref()?;
+    let Some(ordinal) = ordinal(cluster, meta) else {
+        let mut numbers = (last.saturating_sub(LOOKED_THROUGH)..=last).rev();
+        let found = numbers.find(|number| resources::member_name(&cluster.name, &cluster.uid, *number) == name);
+        return found.map(|ordinal| (ordinal, false));
+    };
+    let there = meta.labels.as_ref();
+    let mut wanted = resources::member_labels(&cluster.name, name).into_iter();
+    Some((ordinal, wanted.all(|(key, value)| there.is_some_and(|there| there.get(&key) == Some(&value)))))
 }
 
 fn volume(caches: &Caches, claim: &PersistentVolumeClaim) -> Volume {
@@ -98,6 +122,7 @@ fn volume(caches: &Caches, claim: &PersistentVolumeClaim) -> Volume {
         mark: claim.annotations().get(annotations::MEMBER_ID).cloned(),
         may_grow: found.map(|class| class.allow_volume_expansion == Some(true)),
         trouble,
+        lacks_marks: false,
     }
 }
 
@@ -139,6 +164,7 @@ fn pod(cluster: &Cluster, caches: &Caches, pod: &KubePod) -> Pod {
         is_made_wrong: waiting.as_ref().is_some_and(|(_, is_made_wrong)| *is_made_wrong),
         trouble: down.or(unscheduled).or(waiting.map(|(trouble, _)| trouble)),
         starting,
+        lacks_marks: false,
     }
 }
 

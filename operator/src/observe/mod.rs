@@ -6,15 +6,18 @@
 mod kubernetes;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
 
 use annulus_crds::{StorageCluster, annotations};
 use futures_util::stream::{self, StreamExt};
+use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use k8s_openapi::jiff::Timestamp;
-use kube::ResourceExt;
 use kube::api::{Api, ListParams};
+use kube::{Resource, ResourceExt};
+use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
 use crate::caches::Caches;
@@ -68,8 +71,13 @@ pub async fn observe(
     let (pods, volumes) = found(client, caches, &cluster, freshness).await?;
     let (mut members, taken) = kubernetes::members(&cluster, caches, &pods, &volumes);
     cluster.image = image(resource, defaults, &members, &pods);
-    ask(stores, &mut members).await;
-    let store = store(stores, &cluster, &members).await;
+    let store = if cluster.is_ending(&members) {
+        // Whatever they say, they are stopped; and a store that is dead would only be waited for.
+        Store::None
+    } else {
+        ask(stores, &mut members).await;
+        store(stores, &cluster, &members).await
+    };
     let problems = validate::settle(&mut cluster.spec, &members, &store);
     cluster.template = resources::template::digest(&facts(&cluster, resource));
     let observed = Observed { cluster, members, taken, store, now_s: defaults.now_s() };
@@ -172,7 +180,41 @@ async fn found(
     let pods = Api::<Pod>::namespaced(client.clone(), &namespace).list(&selected).await.map_err(failed("pods"))?;
     let volumes = Api::<PersistentVolumeClaim>::namespaced(client.clone(), &namespace);
     let volumes = volumes.list(&selected).await.map_err(failed("persistent volume claims"))?;
-    Ok((pods.items.into_iter().map(Arc::new).collect(), volumes.items.into_iter().map(Arc::new).collect()))
+    let (mut pods, mut volumes): Found =
+        (pods.items.into_iter().map(Arc::new).collect(), volumes.items.into_iter().map(Arc::new).collect());
+    let names = names(cluster, &pods, &volumes);
+    pods.extend(unlisted(client, &namespace, &names, &pods).await.map_err(failed("pods"))?);
+    volumes.extend(unlisted(client, &namespace, &names, &volumes).await.map_err(failed("persistent volume claims"))?);
+    Ok((pods, volumes))
+}
+
+/// The names of all members that are known of.
+fn names(cluster: &Cluster, pods: &[Arc<Pod>], volumes: &[Arc<PersistentVolumeClaim>]) -> BTreeSet<String> {
+    let listed = pods.iter().map(|pod| pod.name_any()).chain(volumes.iter().map(|volume| volume.name_any()));
+    let prefix = format!("{}-", cluster.name);
+    // What stands in a status may have been written by anybody.
+    let is_name = |name: &String| {
+        name.strip_prefix(&prefix).is_some_and(|rest| rest.bytes().all(|byte| byte.is_ascii_alphanumeric()))
+    };
+    cluster.known.keys().cloned().chain(listed).filter(is_name).collect()
+}
+
+/// What a list by labels does not show, and a member's name does: somebody has taken its labels off. Without it a member whose
+/// claim only lost a label would count as one that has lost its data.
+async fn unlisted<K>(
+    client: &kube::Client,
+    namespace: &str,
+    names: &BTreeSet<String>,
+    listed: &[Arc<K>],
+) -> kube::Result<Vec<Arc<K>>>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
+{
+    let listed: BTreeSet<String> = listed.iter().map(|object| object.name_any()).collect();
+    let api = Api::<K>::namespaced(client.clone(), namespace);
+    let reads = names.difference(&listed).map(|name| api.get_opt(name));
+    let read: Vec<_> = stream::iter(reads).buffered(ASKED_AT_ONCE).collect().await;
+    read.into_iter().filter_map(|object| object.map(|object| object.map(Arc::new)).transpose()).collect()
 }
 
 /// Asks every node that has an address who it is.

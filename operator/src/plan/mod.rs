@@ -1,14 +1,14 @@
 //! What is to be done about a cluster: a pure function of what is known of it.
 //!
 //! ```text
-//!              deleting ─▶ teardown     pods, then volumes, then the finalizer
+//!              ending   ─▶ teardown     pods, then volumes, then the finalizer
 //!  Observed ─▶ paused   ─▶ nothing
 //!              no store ─▶ create       volumes and pods, then one bootstrap
 //!              a store  ─▶ running      mend pods ─▶ who should be a member ─▶ drains ─▶ who has left ─▶ roll
 //! ```
 //!
 //! A plan has any number of [`Action`]s, by which nothing can be lost, and at most one [`Step`] that takes something away or
-//! changes the store. Where the next step has to wait there is a [`Gate`] instead, with a sentence that says for what, and what
+//! changes the store, of one member unless the whole cluster is to go. Where the next step has to wait there is a [`Gate`] instead, with a sentence that says for what, and what
 //! to do. It is level-triggered: whatever was left half done, it goes on from what there is, and of a settled cluster it makes an
 //! empty plan.
 //!
@@ -33,7 +33,7 @@ use annulus_client::node::MemberSpec;
 use crate::model::{Member, Observed, Pod};
 use crate::resources::{MemberName, last_of_names, new_members};
 
-pub use gate::Gate;
+pub use gate::{Gate, Passes};
 pub use quorum::{HEARD_MS, at_risk, is_heard};
 
 /// What is to be done.
@@ -94,6 +94,36 @@ pub enum Action {
         /// The member.
         member: String,
     },
+    /// Put back on a claim what tells whose it is.
+    ReclaimVolume {
+        /// The member.
+        member: String,
+        /// Its number.
+        ordinal: u64,
+    },
+    /// Put back on a pod what tells whose it is.
+    ReclaimPod {
+        /// The member.
+        member: String,
+        /// Its number.
+        ordinal: u64,
+    },
+}
+
+impl Action {
+    /// The member that it is about.
+    pub fn member(&self) -> &str {
+        match self {
+            Self::CreateVolume { member, .. }
+            | Self::CreatePod { member, .. }
+            | Self::ClearPod { member, .. }
+            | Self::GrowVolume { member }
+            | Self::RetireVolume { member }
+            | Self::MarkVolume { member, .. }
+            | Self::ReclaimVolume { member, .. }
+            | Self::ReclaimPod { member, .. } => member,
+        }
+    }
 }
 
 /// A change that takes something away, or that the store has to agree to.
@@ -146,17 +176,24 @@ pub enum Step {
         /// The claim.
         uid: String,
     },
-    /// Delete a pod since the cluster is being deleted.
-    StopPod {
-        /// The member.
-        member: String,
-        /// The pod.
-        uid: String,
-        /// Whether its node can't be waited for.
-        at_once: bool,
+    /// Delete all pods since the cluster is being deleted: nobody is to be served any more, so nobody waits for another.
+    StopPods {
+        /// Those that are not told to end yet.
+        pods: Vec<Stop>,
     },
     /// Let the resource go.
     Finish,
+}
+
+/// A pod that is to end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stop {
+    /// The member.
+    pub member: String,
+    /// The pod.
+    pub uid: String,
+    /// Whether its node can't be waited for.
+    pub at_once: bool,
 }
 
 impl Step {
@@ -169,7 +206,7 @@ impl Step {
             Self::Undrain { .. } => "UndrainMember",
             Self::Roll { .. } => "RollMember",
             Self::DiscardPod { .. } | Self::DiscardVolume { .. } => "DiscardMember",
-            Self::StopPod { .. } => "StopMember",
+            Self::StopPods { .. } => "StopMembers",
             Self::Finish => "Finish",
         }
     }
@@ -181,9 +218,8 @@ impl Step {
             | Self::Undrain { member }
             | Self::Roll { member, .. }
             | Self::DiscardPod { member, .. }
-            | Self::DiscardVolume { member, .. }
-            | Self::StopPod { member, .. } => Some(member),
-            Self::Bootstrap { .. } | Self::SetMembers { .. } | Self::Finish => None,
+            | Self::DiscardVolume { member, .. } => Some(member),
+            Self::Bootstrap { .. } | Self::SetMembers { .. } | Self::StopPods { .. } | Self::Finish => None,
         }
     }
 }
@@ -218,17 +254,50 @@ impl Plan {
 
 /// What is to be done now.
 pub fn plan(observed: &Observed) -> Plan {
-    if observed.cluster.deleting {
+    if observed.is_ending() {
         return teardown::plan(observed);
     }
-    if observed.cluster.spec.paused {
-        let message = "spec.paused is true; the operator changes nothing until it is false";
+    let cluster = &observed.cluster;
+    if cluster.spec.paused {
+        let message = if cluster.deleting {
+            "the cluster is being deleted, and spec.paused is true: the operator stops and deletes nothing until it is false"
+        } else {
+            "spec.paused is true; the operator changes nothing until it is false"
+        };
         return Plan::waiting(Wait::new(Gate::Paused, None, message));
     }
-    match observed.told() {
+    let mut plan = match observed.told() {
         Some(told) => running::plan(observed, told),
         None => create::plan(observed),
+    };
+    plan.actions.splice(0..0, marks(observed));
+    if cluster.deleting && plan.step.is_none() && plan.wait.is_none() {
+        plan.wait = Some(protected());
     }
+    plan
+}
+
+/// A protected cluster that was deleted all the same runs on. Its objects are made again as ever: the garbage collector lets
+/// those of an owner be that waits for a finalizer. Only a deletion in the foreground has it delete them again and again; volumes
+/// have no owner, so that costs pods, and no data.
+fn protected() -> Wait {
+    let message = "the cluster was deleted, and spec.deletionProtection is true: it runs on; set it to false to let the cluster go";
+    Wait::new(Gate::DeletionProtected, None, message)
+}
+
+/// What is known by its name alone gets back what tells whose it is: by that, Services and watches find it.
+fn marks(observed: &Observed) -> Vec<Action> {
+    let mut marks = Vec::new();
+    for (name, there) in &observed.members {
+        let (member, ordinal) = (name.clone(), there.ordinal);
+        if there.volume.as_ref().is_some_and(|volume| volume.lacks_marks && !volume.is_deleting) {
+            marks.push(Action::ReclaimVolume { member: member.clone(), ordinal });
+        }
+        if there.pod.as_ref().is_some_and(|pod| pod.lacks_marks && !pod.is_deleting) {
+            marks.push(Action::ReclaimPod { member, ordinal });
+        }
+    }
+    marks
 }
 
 /// What every member that is to have a pod needs: its volume, its pod, and the size that was asked for.

@@ -92,6 +92,18 @@ pub fn selector_text(cluster: &str) -> String {
     pairs.join(",")
 }
 
+/// The labels of every object of a cluster.
+fn cluster_labels(cluster: &str) -> BTreeMap<String, String> {
+    owned([(labels::NAME, labels::APP), (labels::INSTANCE, cluster), (labels::MANAGED_BY, labels::MANAGER)])
+}
+
+/// The labels of a member's pod and volume.
+pub fn member_labels(cluster: &str, member: &str) -> BTreeMap<String, String> {
+    let mut all = cluster_labels(cluster);
+    all.extend(owned([(labels::COMPONENT, MEMBER_COMPONENT), (labels::MEMBER, member)]));
+    all
+}
+
 /// Where a member of a cluster is reached at one of its ports: a name, so that it stays when its pod comes back elsewhere.
 pub fn member_address(cluster: &str, namespace: &str, member: &str, port: i32) -> String {
     format!("{member}.{cluster}-members.{namespace}.svc:{port}")
@@ -110,14 +122,12 @@ impl Facts {
 
     /// The labels of every object of this cluster.
     pub fn labels(&self) -> BTreeMap<String, String> {
-        owned([(labels::NAME, labels::APP), (labels::INSTANCE, &self.name), (labels::MANAGED_BY, labels::MANAGER)])
+        cluster_labels(&self.name)
     }
 
     /// The labels of a member's pod and volume.
     pub fn member_labels(&self, member: &str) -> BTreeMap<String, String> {
-        let mut all = self.labels();
-        all.extend(owned([(labels::COMPONENT, MEMBER_COMPONENT), (labels::MEMBER, member)]));
-        all
+        member_labels(&self.name, member)
     }
 
     /// The labels that the pods and volumes of this cluster's members have, and no others.

@@ -121,6 +121,10 @@ impl Kind {
         Self::of::<k8s_openapi::api::storage::v1::StorageClass>()
     }
 
+    pub(super) fn budgets() -> Self {
+        Self::of::<k8s_openapi::api::policy::v1::PodDisruptionBudget>()
+    }
+
     pub(super) fn services() -> Self {
         Self::of::<k8s_openapi::api::core::v1::Service>()
     }

@@ -138,6 +138,11 @@ pub(super) fn check_change(key: &Key, old: &Value, new: &Value, can_grow: bool) 
     if key.kind == Kind::claims() {
         check_claim(key, old, new, can_grow)?;
     }
+    if key.kind == Kind::budgets() && !new["spec"]["minAvailable"].is_null() && !new["spec"]["maxUnavailable"].is_null()
+    {
+        let why = "spec: Invalid value: minAvailable and maxUnavailable cannot be both set";
+        return Err(Error::invalid(key.kind, &key.name, why));
+    }
     let (before, after) = (&old["spec"]["clusterIP"], &new["spec"]["clusterIP"]);
     if key.kind == Kind::services() && !before.is_null() && before != after {
         return Err(Error::invalid(key.kind, &key.name, "spec.clusterIP: Invalid value: field is immutable"));

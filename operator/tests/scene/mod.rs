@@ -1,5 +1,7 @@
 //! The operator's rounds against a simulated API server and a simulated store, a second at a time.
 
+#![allow(dead_code, reason = "each test uses some of it")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -45,11 +47,18 @@ struct Inner {
     /// Who is on a volume, by what is on it.
     disks: BTreeMap<String, (MemberId, bool)>,
     made: u64,
+    /// How often nodes and the store were asked something.
+    asked: u64,
 }
 
 impl Nodes {
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap()
+    }
+
+    /// How often nodes and the store were asked something until now.
+    pub fn asked(&self) -> u64 {
+        self.lock().asked
     }
 
     /// Members that run, by the names of their pods.
@@ -108,6 +117,7 @@ impl Nodes {
 
 impl Stores for Nodes {
     fn status(&self, address: String) -> BoxFuture<'_, Result<Status, stores::Error>> {
+        self.lock().asked += 1;
         Box::pin(async move {
             let ip = address.split(':').next().unwrap_or_default();
             let pods = self.cluster.list::<Pod>(Some(NAMESPACE)).into_iter();
@@ -123,6 +133,7 @@ impl Stores for Nodes {
     }
 
     fn told(&self, _: ClusterId, _: Vec<NodeAddress>) -> BoxFuture<'_, Result<Told, stores::Error>> {
+        self.lock().asked += 1;
         Box::pin(async move {
             let up = self.up();
             let inner = self.lock();

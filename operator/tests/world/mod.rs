@@ -15,7 +15,7 @@ use annulus_core::id::GroupId;
 use annulus_crds::storage_cluster::WhenScaled;
 use annulus_crds::{StorageClusterSpec, StorageClusterStatus};
 use annulus_operator::model::{self, Cluster, Observed};
-use annulus_operator::plan::{Action, Plan, Step, plan};
+use annulus_operator::plan::{Action, Plan, Step, Stop, plan};
 use annulus_operator::status::status;
 use annulus_operator::validate;
 use serde_json::json;
@@ -327,6 +327,7 @@ impl World {
                     self.places.get_mut(member).and_then(|place| place.claim.as_mut()).expect("a volume to keep");
                 claim.is_retired = true;
             }
+            Action::ReclaimVolume { .. } | Action::ReclaimPod { .. } => panic!("nobody takes marks off here"),
         }
     }
 
@@ -386,9 +387,11 @@ impl World {
                     self.places.remove(member);
                 }
             }
-            Step::StopPod { member, uid, at_once } => {
+            Step::StopPods { pods } => {
                 assert!(self.deleting);
-                self.delete_pod(member, uid, *at_once);
+                for Stop { member, uid, at_once } in pods {
+                    self.delete_pod(member, uid, *at_once);
+                }
             }
             Step::Finish => {
                 assert!(self.deleting && self.places.values().all(|place| place.pod.is_none()));
