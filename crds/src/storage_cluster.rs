@@ -69,8 +69,8 @@ pub struct StorageClusterSpec {
     #[x_kube(validation = Rule::new("self == oldSelf").message("partitions can't be changed"))]
     #[x_kube(validation = Rule::new("self in [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096]").message("partitions has to be a power of two from 1 to 4096"))]
     pub partitions: i32,
-    /// The image that members run. If it is left out, members run the release of the operator that made the cluster, and a newer
-    /// operator does not change that.
+    /// The image that members run. If it is left out, they run the one that the operator names when the store is made, and neither a
+    /// newer operator nor taking the field out again changes that. Another image rolls the members, one after the other.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 512))]
     pub image: Option<String>,
@@ -98,14 +98,15 @@ pub struct StorageClusterSpec {
     /// When a member that is gone is replaced by a new one.
     #[serde(default)]
     pub replacement: Replacement,
-    /// Whether a NetworkPolicy is made that lets only members and the operator reach the members' own ports.
+    /// Whether a NetworkPolicy is made. Then only pods of this namespace reach the members as clients, and only members and the operator
+    /// reach their other ports: pods of other namespaces are kept out, Prometheus' among them.
     #[serde(default)]
     pub network_policy: NetworkPolicy,
-    /// Refuses to delete this resource. It takes the admission policy of the operator's chart to say so at once; without it a
-    /// deleted cluster runs on, and is looked after, until this is false.
+    /// Whether this resource can't be deleted. With the admission policy of the operator's chart a deletion is refused at once; without
+    /// it the cluster runs on, and is looked after, until this is false, and is deleted then.
     #[serde(default)]
     pub deletion_protection: bool,
-    /// Changes nothing any more, until it is false again. What is under way in the store goes on, and the status stays current.
+    /// Whether the operator changes nothing, until it is false again. What is under way in the store goes on, and the status stays current.
     /// A deletion waits, too: nothing is stopped or deleted meanwhile, unless the whole namespace goes.
     #[serde(default)]
     pub paused: bool,
@@ -167,7 +168,8 @@ pub struct Topology {
     #[serde(default = "zone_key")]
     #[schemars(length(min = 1, max = 253))]
     pub zone_key: String,
-    /// Whether members have to be spread evenly over zones and nodes, or only should be.
+    /// Whether members have to be spread evenly over zones and nodes (Required: one that would make it uneven, or share a node, waits),
+    /// or only as far as it goes (Preferred).
     #[serde(default)]
     pub spread: Spread,
 }
@@ -226,23 +228,23 @@ pub struct PodTemplate {
 #[derive(JsonSchema, Deserialize, Serialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Settings {
-    /// The largest value that is taken, such as 1MiB.
+    /// The largest value that is taken; 1MiB if it is left out.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::size")]
     pub max_value_bytes: Option<String>,
-    /// How many connections of clients each member holds open.
+    /// How many connections of clients each member holds open; 4096 if it is left out.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1_000_000))]
     pub max_connections: Option<i32>,
-    /// How much memory each lane's cache of its file takes, such as 64MiB.
+    /// How much memory each lane's cache of its file takes; 64MiB if it is left out.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::size")]
     pub cache_bytes: Option<String>,
-    /// How many bytes of replicas each lane sends to other members in a second at most, such as 64MiB.
+    /// How many bytes of replicas each lane sends to other members in a second at most, such as 64MiB; 4GiB if it is left out.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::size")]
     pub max_move_rate: Option<String>,
-    /// How long a replica waits for its leader before it asks for an election, such as 500ms.
+    /// How long a replica waits for its leader before it asks for an election; 500ms if it is left out.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::duration")]
     pub election_timeout: Option<String>,
@@ -256,9 +258,11 @@ pub struct Settings {
 #[derive(JsonSchema, Deserialize, Serialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct VolumeRetention {
-    /// When a member has left, and holds nothing any more.
+    /// What becomes of the volume of a member that has left, and holds nothing any more. Delete: it is deleted. Retain: it stays, and no
+    /// new member takes it over.
     pub when_scaled: WhenScaled,
-    /// When the cluster is deleted.
+    /// What becomes of the volumes when this resource is deleted. Retain: they stay, for you; a cluster that is made again under the
+    /// same name is another store, and does not take them over. Delete: they are deleted, and what they held is gone.
     pub when_deleted: WhenDeleted,
 }
 
@@ -315,8 +319,11 @@ pub struct NetworkPolicy {
 pub struct StorageClusterStatus {
     /// The generation of the spec that this status is of.
     pub observed_generation: i64,
-    /// What the operator is doing, in a word: Creating, Running, Scaling, Rolling, Replacing, Mending, Waiting, Unreachable, Paused,
-    /// Invalid, Deleting.
+    /// What the operator is doing, in a word. Creating: there is no store yet. Running: there is nothing to do. Scaling: members join or
+    /// leave. Moving: replicas go where they should be. Rolling: members are made anew, one after the other. Replacing: a member
+    /// takes another's place. Mending: something that was missing is made. Waiting: plan.gate says what for. Failing: something
+    /// could not be done; plan.message says what. Invalid: something in the spec does not take effect; the condition Progressing says
+    /// what. Unreachable: nobody can tell the map. Paused. Deleting.
     pub phase: String,
     /// How many members there are.
     pub replicas: i32,
@@ -385,11 +392,18 @@ pub struct MemberStatus {
 #[derive(JsonSchema, Deserialize, Serialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct PlanStatus {
-    /// The next step, such as AddMembers or RollMember; empty: there is nothing to do.
+    /// The next step: Bootstrap, SetMembers, DrainMember, UndrainMember, RollMember, DiscardMember, StopMember, Finish; empty: there is
+    /// none, or it waits.
     pub step: String,
     /// The member that it is about; empty: none, or several.
     pub member: String,
-    /// The gate that it waits for; empty: it does not wait.
+    /// The gate that it waits for; empty: it does not wait. These pass by themselves: `PodsStopping` (pods have to end), `PodNotReady`
+    /// (a pod is not there yet), `MemberSilent` (a member does not answer yet), `MovesUnderWay` (replicas are moved),
+    /// `MemberNotReady`, `MemberBehind` (another member is not ready, or not heard by its peers). These wait for something to come
+    /// back, or for you: `Paused`, `DeletionProtected`, `VolumeNotBound` (a claim has no volume), `NodeDown`, `ForeignVolume` (a
+    /// volume belongs to another store), `StoreUnreachable` (nobody can tell the map), `StoreLost` (all volumes are empty),
+    /// `QuorumAtRisk` (a partition would lose its quorum), `MassFailure` (too many members are gone at once), `ReplacementBudget`
+    /// (as many are being replaced as may be), `DiskSpace` (those that stay have no room), `DrainRefused` (too few would be left).
     pub gate: String,
     /// The same in words, with what to do.
     pub message: String,

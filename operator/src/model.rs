@@ -128,14 +128,49 @@ pub struct Pod {
     pub has_ended: bool,
     /// Whether it is being deleted.
     pub is_deleting: bool,
-    /// What hinders it, in words, with what to do.
-    pub trouble: Option<String>,
-    /// Whether that would hinder any other pod like it, too: its image can't be had, or what it is made of is wrong.
-    pub is_made_wrong: bool,
+    /// What hinders it.
+    pub trouble: Option<Trouble>,
     /// What its start waits for, as far as Kubernetes tells, in words; `None`: its container runs, or has run.
     pub starting: Option<String>,
     /// Whether it is known by its name alone: somebody has taken off or changed what tells whose it is.
     pub lacks_marks: bool,
+}
+
+/// What hinders a pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trouble {
+    /// In a word, as the conditions have it.
+    pub kind: TroubleKind,
+    /// In words, with what to do.
+    pub text: String,
+}
+
+/// What kinds of troubles pods have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TroubleKind {
+    /// Its node is down.
+    NodeDown,
+    /// No node takes it.
+    Unschedulable,
+    /// Its image can't be had.
+    ImageUnavailable,
+    /// It can't be made as it should be.
+    CannotStart,
+    /// It ends, and is started again.
+    Crashing,
+}
+
+impl TroubleKind {
+    /// A stable name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::NodeDown => "NodeDown",
+            Self::Unschedulable => "Unschedulable",
+            Self::ImageUnavailable => "ImageUnavailable",
+            Self::CannotStart => "CannotStart",
+            Self::Crashing => "Crashing",
+        }
+    }
 }
 
 /// What the store says of itself.
@@ -159,6 +194,14 @@ pub struct Told {
     pub plan: Plan,
     /// Who holds what; while replicas move it may be of an older map than the plan.
     pub ring: Arc<Ring>,
+}
+
+impl Pod {
+    /// Whether what hinders it would hinder any other pod like it, too: its image can't be had, or what it is made of is wrong.
+    pub fn is_made_wrong(&self) -> bool {
+        let kind = self.trouble.as_ref().map(|trouble| trouble.kind);
+        matches!(kind, Some(TroubleKind::ImageUnavailable | TroubleKind::CannotStart))
+    }
 }
 
 impl Cluster {

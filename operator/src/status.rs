@@ -12,7 +12,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 
 use crate::model::{Member, Observed, Told};
-use crate::plan::{Gate, Plan, Step, at_risk, is_heard, last_ordinal};
+use crate::plan::{Passes, Plan, Step, at_risk, is_heard, last_ordinal};
 use crate::validate::Problem;
 
 /// The status after a round.
@@ -70,11 +70,15 @@ fn phase(observed: &Observed, plan: &Plan, problems: &[Problem], failure: Option
         .any(|member| member.pod.as_ref().is_some_and(|pod| pod.template != observed.cluster.template));
     if !plan.replacing.is_empty() {
         "Replacing"
-    } else if stay != wanted || !told.plan.settled {
+    } else if stay != wanted {
         "Scaling"
+    } else if !told.plan.settled {
+        "Moving"
+    } else if failure.is_some() {
+        "Failing"
     } else if rolls {
         "Rolling"
-    } else if failure.is_some() || !problems.is_empty() {
+    } else if !problems.is_empty() {
         "Invalid"
     } else if !plan.is_empty() {
         "Mending"
@@ -150,7 +154,7 @@ fn member(
         ready: there.is_ready(),
         replicas: in_map.map_or(0, |member| i64::try_from(member.replicas).unwrap_or(i64::MAX)),
         leaders: in_map.map_or(0, |member| i64::try_from(member.leads).unwrap_or(i64::MAX)),
-        message: pod.and_then(|pod| pod.trouble.clone()).or(volume_trouble).unwrap_or_default(),
+        message: pod.and_then(|pod| Some(pod.trouble.as_ref()?.text.clone())).or(volume_trouble).unwrap_or_default(),
         unheard_since: match unheard {
             Some(true) => silent_since().or(now),
             Some(false) => None,
@@ -299,7 +303,8 @@ fn available(observed: &Observed, told: Option<&Told>, lost: usize) -> Says {
     let (holds, reason, message) = match told {
         None if observed.is_ending() => (Some(false), "Deleting", "the cluster is being deleted".to_owned()),
         None if observed.was_made() => (Some(false), "Unreachable", "no member can tell the map".to_owned()),
-        None => (Some(false), "NotMade", "the store is being made".to_owned()),
+        // Nobody has missed it yet.
+        None => (None, "NotMade", "the store is being made".to_owned()),
         Some(_) if lost > 0 => (Some(false), "QuorumLost", format!("{lost} partitions have no quorum")),
         Some(told) => {
             let is_ready = |member: &&PlannedMember| observed.members.get(&member.name).is_some_and(Member::is_ready);
@@ -358,8 +363,8 @@ fn progressing(plan: &Plan, problems: &[Problem], failure: Option<&str>) -> Says
     }
     match &plan.wait {
         Some(wait) => {
-            let moves = matches!(wait.gate, Gate::MovesUnderWay | Gate::PodsStopping);
-            Says { kind, holds: Some(moves), reason: wait.gate.name(), message: wait.message.clone() }
+            let is_under_way = wait.gate.passes() == Passes::Soon;
+            Says { kind, holds: Some(is_under_way), reason: wait.gate.name(), message: wait.message.clone() }
         }
         None => Says { kind, holds: Some(false), reason: "Settled", message: "there is nothing to do".to_owned() },
     }
@@ -379,7 +384,13 @@ fn degraded(observed: &Observed, status: &StorageClusterStatus) -> Says {
         told_of.message.clone()
     };
     let message = format!("{} of {} members are not ready: {why}", unwell.len(), status.members.len());
-    let reason = if observed.told().is_none() && !observed.was_made() { "Creating" } else { "MemberNotReady" };
+    let pod = observed.members.get(&told_of.name).and_then(|there| there.pod.as_ref());
+    let trouble = pod.and_then(|pod| pod.trouble.as_ref());
+    let reason = match trouble {
+        Some(trouble) => trouble.kind.name(),
+        None if observed.told().is_none() && !observed.was_made() => "Creating",
+        None => "MemberNotReady",
+    };
     Says { kind, holds: Some(true), reason, message }
 }
 

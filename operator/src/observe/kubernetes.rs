@@ -9,9 +9,9 @@ use kube::ResourceExt;
 use kube::api::ObjectMeta;
 use kube::runtime::reflector::ObjectRef;
 
-use super::Taken;
+use super::{Taken, trouble};
 use crate::caches::Caches;
-use crate::model::{Cluster, Member, Pod, Volume};
+use crate::model::{Cluster, Member, Pod, Trouble, TroubleKind, Volume};
 use crate::resources;
 
 /// The annotation of a class that is used where none is named.
@@ -105,7 +105,8 @@ fn volume(caches: &Caches, claim: &PersistentVolumeClaim) -> Volume {
     let trouble = match (&class, &found) {
         _ if is_lost => Some(format!("the volume behind claim {name} is gone; the member is replaced")),
         (Some(class), None) if phase == "Pending" && knows_classes => Some(format!(
-            "claim {name} wants storage class {class}, which does not exist: make it, or delete the cluster and name another one"
+            "claim {name} wants storage class {class}, which does not exist: make it, or, where there is no store yet, delete the \
+             StorageCluster and name another one"
         )),
         (None, None) if phase == "Pending" && knows_classes => Some(format!(
             "claim {name} names no storage class, and none is the default: name one in spec.storage.storageClassName of a new cluster, or make one the default"
@@ -136,21 +137,17 @@ fn pod(cluster: &Cluster, caches: &Caches, pod: &KubePod) -> Pod {
     let phase = status.phase.unwrap_or_default();
     let name = pod.name_any();
     let unscheduled = conditions.iter().find(|it| it.type_ == "PodScheduled" && it.status == "False");
-    let starting = starting(pod);
-    let waiting = status.container_statuses.unwrap_or_default().into_iter().find_map(|container| {
-        let restarts = container.restart_count;
-        let waiting = container.state?.waiting?;
-        let reason = waiting.reason.unwrap_or_default();
-        explained(&name, &reason, waiting.message.as_deref().unwrap_or_default(), restarts)
-    });
+    let waiting = status.container_statuses.unwrap_or_default().iter().find_map(|it| trouble::of_container(pod, it));
     let unscheduled = unscheduled.and_then(|condition| {
-        let message = condition.message.clone().unwrap_or_default();
-        (!message.is_empty()).then(|| format!("pod {name} can't be placed: {message}"))
+        let text = format!("pod {name} can't be placed: {}", condition.message.as_ref()?);
+        Some(Trouble { kind: TroubleKind::Unschedulable, text })
     });
     // A node that the watch of nodes does not have is gone, if there is such a watch.
     let node_is_down = node_name.is_some() && !caches.nodes.is_empty() && node.as_ref().is_none_or(|node| !is_up(node));
-    let down =
-        node_is_down.then(|| format!("pod {name} is on node {}, which is down", node_name.clone().unwrap_or_default()));
+    let down = node_is_down.then(|| Trouble {
+        kind: TroubleKind::NodeDown,
+        text: format!("pod {name} is on node {}, which is down", node_name.clone().unwrap_or_default()),
+    });
     Pod {
         uid: pod.uid().unwrap_or_default(),
         template: pod.annotations().get(annotations::TEMPLATE).cloned().unwrap_or_default(),
@@ -161,9 +158,8 @@ fn pod(cluster: &Cluster, caches: &Caches, pod: &KubePod) -> Pod {
         is_ready: is("Ready"),
         has_ended: phase == "Failed" || phase == "Succeeded",
         is_deleting: pod.metadata.deletion_timestamp.is_some(),
-        is_made_wrong: waiting.as_ref().is_some_and(|(_, is_made_wrong)| *is_made_wrong),
-        trouble: down.or(unscheduled).or(waiting.map(|(trouble, _)| trouble)),
-        starting,
+        trouble: down.or(unscheduled).or(waiting),
+        starting: trouble::starting(pod),
         lacks_marks: false,
     }
 }
@@ -171,89 +167,4 @@ fn pod(cluster: &Cluster, caches: &Caches, pod: &KubePod) -> Pod {
 fn is_up(node: &Node) -> bool {
     let conditions = node.status.as_ref().and_then(|status| status.conditions.as_ref());
     conditions.is_none_or(|conditions| conditions.iter().all(|it| it.type_ != "Ready" || it.status == "True"))
-}
-
-/// What a container that does not run waits for, if that is more than its start; and whether any other would wait for it, too.
-fn explained(pod: &str, reason: &str, message: &str, restarts: i32) -> Option<(String, bool)> {
-    let message: String = message.chars().take(300).collect();
-    match reason {
-        "ImagePullBackOff" | "ErrImagePull" | "InvalidImageName" | "ErrImageNeverPull" => {
-            let remedy = "correct spec.image, or spec.podTemplate.imagePullSecrets";
-            Some((format!("pod {pod} can't get its image: {message}; {remedy}"), true))
-        }
-        "CrashLoopBackOff" => {
-            let told =
-                format!("pod {pod} ends again and again ({restarts} times); see `kubectl logs {pod} --previous`");
-            Some((told, false))
-        }
-        "CreateContainerConfigError" | "CreateContainerError" | "RunContainerError" => {
-            Some((format!("pod {pod} can't start: {message}"), true))
-        }
-        _ => None,
-    }
-}
-
-/// What the start of a pod waits for, as far as its status tells: a node, its kubelet, volumes and network, or the image.
-fn starting(pod: &KubePod) -> Option<String> {
-    let status = pod.status.clone().unwrap_or_default();
-    let conditions = status.conditions.unwrap_or_default();
-    let holds = |kind: &str| conditions.iter().find(|it| it.type_ == kind).map(|it| it.status == "True");
-    let containers = status.container_statuses.unwrap_or_default();
-    let waits = containers.iter().find_map(|it| it.state.as_ref()?.waiting.as_ref());
-    let reason = waits.and_then(|waits| waits.reason.clone()).unwrap_or_default();
-    let is_begun = !containers.is_empty() && !matches!(reason.as_str(), "ContainerCreating" | "PodInitializing");
-    if is_begun || status.phase.is_some_and(|phase| phase != "Pending") {
-        return None;
-    }
-    let name = pod.name_any();
-    let what = match pod.spec.as_ref().and_then(|spec| spec.node_name.as_ref()) {
-        None => "no node has been chosen for it yet".to_owned(),
-        Some(node) if containers.is_empty() => format!("node {node} has not begun with it yet"),
-        Some(node) => match holds("PodReadyToStartContainers") {
-            Some(false) => format!("node {node} attaches its volume and makes its network"),
-            Some(true) if reason == "PodInitializing" => format!("its init containers run on node {node}"),
-            Some(true) => format!("node {node} pulls its image and makes its container"),
-            None => format!("node {node} attaches its volume, makes its network, or pulls its image"),
-        },
-    };
-    let since = pod.metadata.creation_timestamp.as_ref().map(|at| format!(" since {}", at.0)).unwrap_or_default();
-    Some(format!("pod {name} is starting{since}: {what}; `kubectl describe pod {name}` tells more"))
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    fn why(status: serde_json::Value, node: Option<&str>) -> Option<String> {
-        let pod = json!({
-            "metadata": {"name": "demo-a", "creationTimestamp": "2026-11-28T07:00:00Z"},
-            "spec": {"containers": [], "nodeName": node}, "status": status,
-        });
-        starting(&serde_json::from_value(pod).unwrap())
-    }
-
-    #[test]
-    fn a_pod_that_starts_says_since_when_and_what_it_waits_for() {
-        let creating = |ready: &str| {
-            json!({
-                "phase": "Pending", "conditions": [{"type": "PodReadyToStartContainers", "status": ready}],
-                "containerStatuses": [{
-                    "name": "annulus", "ready": false, "restartCount": 0, "image": "", "imageID": "",
-                    "state": {"waiting": {"reason": "ContainerCreating"}},
-                }],
-            })
-        };
-        let says = |status, node, what: &str| {
-            let message = why(status, node).unwrap_or_default();
-            let head = "pod demo-a is starting since 2026-11-28T07:00:00Z: ";
-            assert!(message.starts_with(head) && message.contains(what), "{message}");
-        };
-        says(json!({"phase": "Pending"}), None, "no node has been chosen");
-        says(json!({"phase": "Pending"}), Some("node-1"), "node node-1 has not begun");
-        says(creating("False"), Some("node-1"), "node node-1 attaches its volume and makes its network");
-        says(creating("True"), Some("node-1"), "node node-1 pulls its image");
-        assert_eq!(why(json!({"phase": "Running"}), Some("node-1")), None);
-    }
 }

@@ -4,6 +4,7 @@
 //! readable, or there is nothing to go by.
 
 mod kubernetes;
+mod trouble;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
@@ -70,7 +71,7 @@ pub async fn observe(
     let mut cluster = cluster(resource, defaults)?;
     let (pods, volumes) = found(client, caches, &cluster, freshness).await?;
     let (mut members, taken) = kubernetes::members(&cluster, caches, &pods, &volumes);
-    cluster.image = image(resource, defaults, &members, &pods);
+    cluster.image = image(&cluster, resource, defaults, &members, &pods);
     let store = if cluster.is_ending(&members) {
         // Whatever they say, they are stopped; and a store that is dead would only be waited for.
         Store::None
@@ -139,6 +140,7 @@ fn cluster(resource: &StorageCluster, defaults: &Defaults) -> Result<Cluster, Er
 
 /// The image: the one that is named, else the one that the cluster began with, so that a newer operator rolls nobody.
 fn image(
+    cluster: &Cluster,
     resource: &StorageCluster,
     defaults: &Defaults,
     members: &BTreeMap<String, Member>,
@@ -146,6 +148,11 @@ fn image(
 ) -> String {
     if let Some(image) = &resource.spec.image {
         return image.clone();
+    }
+    let is_marked = |member: &Member| member.volume.as_ref().is_some_and(|volume| volume.mark.is_some());
+    // Before there is a store nothing has begun: where the operator was started with the wrong image, the right one mends it.
+    if !cluster.was_made && !members.values().any(is_marked) {
+        return defaults.node_image.clone();
     }
     let begun_with = resource.status.as_ref().and_then(|status| status.image.clone());
     let running = || {

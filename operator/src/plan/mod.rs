@@ -383,7 +383,7 @@ fn why_silent(name: &str, member: Option<&Member>) -> Wait {
 
 /// What is wrong with a pod, or else what its start waits for.
 fn hindrance(pod: &Pod) -> Option<&str> {
-    pod.trouble.as_deref().or(pod.starting.as_deref())
+    pod.trouble.as_ref().map(|trouble| trouble.text.as_str()).or(pod.starting.as_deref())
 }
 
 /// The same of one that never was in the store.

@@ -69,7 +69,8 @@ fn has_lost_volume(observed: &Observed, member: &PlannedMember) -> bool {
 /// Nobody has heard of it for long enough, and another one in its place would do better.
 fn is_silent(observed: &Observed, member: &PlannedMember) -> bool {
     let pod = observed.members.get(&member.name).and_then(|there| there.pod.as_ref());
-    if pod.is_some_and(|pod| !pod.node_is_down && (pod.is_made_wrong || is_first_of_a_roll(observed, &pod.template))) {
+    if pod.is_some_and(|pod| !pod.node_is_down && (pod.is_made_wrong() || is_first_of_a_roll(observed, &pod.template)))
+    {
         return false;
     }
     let after_s = i64::from(observed.cluster.spec.replacement.after_seconds);

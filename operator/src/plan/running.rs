@@ -11,7 +11,7 @@ use super::membership::{self, Membership};
 use super::{
     Action, Gate, Plan, Step, Wait, hindrance, is_heard, make_new, replace, roll, stranded, upkeep, why_new_is_silent,
 };
-use crate::model::{Member, Observed, Told, Volume};
+use crate::model::{Member, Observed, Pod, Told, Volume};
 
 pub(super) fn plan(observed: &Observed, told: &Told) -> Plan {
     let gone = replace::gone(observed, told);
@@ -140,6 +140,7 @@ fn unwell(observed: &Observed, member: &PlannedMember) -> Option<Wait> {
     let pod = there.and_then(|there| there.pod.as_ref());
     let is_ready = there.is_some_and(Member::is_ready);
     let (gate, message) = match pod {
+        Some(pod) if pod.node_is_down => (Gate::NodeDown, on_a_dead_node(observed, member, pod)),
         Some(pod) if pod.is_deleting => {
             (Gate::PodsStopping, format!("pod {} is stopping, and is made anew then", member.name))
         }
@@ -152,6 +153,20 @@ fn unwell(observed: &Observed, member: &PlannedMember) -> Option<Wait> {
         None => (Gate::PodNotReady, format!("{} has no pod", member.name)),
     };
     Some(Wait::new(gate, Some(&member.name), message))
+}
+
+/// Its node comes back, or another member takes its place, or nobody does.
+fn on_a_dead_node(observed: &Observed, member: &PlannedMember, pod: &Pod) -> String {
+    let (name, node) = (&member.name, pod.node.as_deref().unwrap_or_default());
+    let replacement = &observed.cluster.spec.replacement;
+    let then = if replacement.max_concurrent == 0 {
+        "it is not replaced, for spec.replacement.maxConcurrent is 0".to_owned()
+    } else {
+        format!("it is replaced when it has not been heard of for {} s", replacement.after_seconds)
+    };
+    format!(
+        "pod {name} is on node {node}, which is down: bring the node back, or delete it if it is gone for good; {then}"
+    )
 }
 
 /// What the store itself still does.
