@@ -47,6 +47,8 @@ pub mod annotations {
     pub const TEMPLATE: &str = "annulus.dev/template";
     /// On a volume: its member has left, and it is only kept.
     pub const RETIRED: &str = "annulus.dev/retired";
+    /// On the operator's Lease: the highest generation that a holder of it had. It never goes down.
+    pub const GENERATION: &str = "annulus.dev/generation";
     /// On a volume and a pod: which of the cluster's members it is, counted from 1 and never used twice.
     pub const ORDINAL: &str = "annulus.dev/ordinal";
 }
