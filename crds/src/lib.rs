@@ -50,6 +50,8 @@ pub mod annotations {
     /// On a volume: the identity of the member of the store that it belongs to, or last belonged to. It tells such a volume from
     /// one that never held anything, also when the cluster's status is lost.
     pub const MEMBER_ID: &str = "annulus.dev/member-id";
+    /// On the operator's Lease: the highest generation that a holder of it had. It never goes down.
+    pub const GENERATION: &str = "annulus.dev/generation";
     /// On a volume and a pod: which of the cluster's members it is, counted from 1 and never used twice.
     pub const ORDINAL: &str = "annulus.dev/ordinal";
 }

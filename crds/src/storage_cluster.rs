@@ -392,7 +392,7 @@ pub struct MemberStatus {
 #[derive(JsonSchema, Deserialize, Serialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct PlanStatus {
-    /// The next step: Bootstrap, SetMembers, DrainMember, UndrainMember, RollMember, DiscardMember, StopMember, Finish; empty: there is
+    /// The next step: Bootstrap, SetMembers, DrainMember, UndrainMember, RollMember, DiscardMember, StopMembers, Finish; empty: there is
     /// none, or it waits.
     pub step: String,
     /// The member that it is about; empty: none, or several.

@@ -16,7 +16,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, timeout};
 
 use crate::health::{self, Health};
-use crate::lease::Leases;
+use crate::lease::{self, Leases};
 use crate::metrics::Metrics;
 use crate::observe::Defaults;
 use crate::queue::{self, Key, Outcome};
@@ -111,6 +111,7 @@ async fn operate(
     };
     tracing::info!(generation = held.generation, "this operator holds the lease");
     health.metrics.set_leads(true);
+    let fence = held.generation;
 
     let (changed, changes) = mpsc::channel(CHANGES);
     let caches = watches::start(&client, &settings.namespaces, &changed, &health.troubles);
@@ -122,14 +123,16 @@ async fn operate(
         stores: Arc::new(Http),
         metrics: Arc::clone(&health.metrics),
         defaults: Defaults { node_image: settings.node_image.clone(), clock: Arc::new(Timestamp::now) },
-        fence: held.generation,
+        fence,
     };
     let fenced = Notify::new();
     let working = queue::run(changes, |key| round(&context, &fenced, key));
     let ended = tokio::select! {
         () = &mut stop => None,
         lost = leases.keep(&mut held) => Some(lost),
-        () = fenced.notified() => Some("a store has heard of a newer operator".to_owned()),
+        () = fenced.notified() => {
+            Some(lease::outspoken(&settings.lease_namespace, &settings.lease_name, fence))
+        }
         () = working => None,
     };
     health.metrics.set_leads(false);
