@@ -18,6 +18,7 @@
 //! threads, sockets and timers, here are steps that the event queue puts in order. Nothing here reads a clock or draws
 //! from anything but the seed's [`dice::Dice`].
 
+pub mod admin;
 pub mod asking;
 pub mod checks;
 pub mod client;
@@ -30,9 +31,11 @@ pub mod history;
 pub mod lane;
 pub mod linearizability;
 pub mod locks;
+mod membership;
 mod nemesis;
 pub mod network;
 pub mod node;
+pub mod operated;
 pub mod operator;
 pub mod ring_checks;
 pub mod scenario;

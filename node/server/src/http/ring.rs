@@ -7,7 +7,7 @@ use serde::{Serialize, Serializer};
 
 use super::Response;
 use super::edge::{Edge, content};
-use super::problem::{Kind, Problem};
+use super::problem::Problem;
 use crate::router::Router;
 
 #[derive(Serialize)]
@@ -87,6 +87,11 @@ pub(super) fn tell<R: Router>(
     map: &Map,
     leader: impl Fn(PartitionId) -> Option<MemberId>,
 ) -> Result<Response, Problem> {
+    Ok(content("application/json", edge.resources.hold_answer(Bytes::from(body(map, leader)))?))
+}
+
+/// The ring that a map says, led by these, as JSON.
+pub fn body(map: &Map, leader: impl Fn(PartitionId) -> Option<MemberId>) -> Vec<u8> {
     let members = map.members.iter().map(|member| Member {
         id: Id(member.id),
         name: &member.name,
@@ -118,6 +123,5 @@ pub(super) fn tell<R: Router>(
         assignments: assignments.collect(),
         moves: moves.collect(),
     };
-    let body = serde_json::to_vec(&ring).map_err(|_| Problem::new(Kind::Internal, "the ring could not be written"))?;
-    Ok(content("application/json", edge.resources.hold_answer(Bytes::from(body))?))
+    serde_json::to_vec(&ring).expect("strings and numbers always serialise")
 }
