@@ -21,7 +21,7 @@ use crate::metrics::Metrics;
 use crate::observe::Defaults;
 use crate::queue::{self, Key, Outcome};
 use crate::reconcile::{Context, chain, reconcile};
-use crate::stores::Http;
+use crate::stores::{Http, Stores};
 use crate::watches::{self, Troubles};
 
 /// Most changes that wait to be looked at; a watch that has more waits.
@@ -68,15 +68,20 @@ pub enum Error {
 /// Operates until `stop` ends.
 pub async fn run(settings: Settings, stop: impl Future<Output = ()>) -> Result<(), Error> {
     let client = Client::try_default().await.map_err(|error| Error::NoApi(Box::new(error)))?;
-    run_with(client, settings, stop).await
+    run_with(client, Arc::new(Http), settings, stop).await
 }
 
-/// Operates through this client.
-pub async fn run_with(client: Client, settings: Settings, stop: impl Future<Output = ()>) -> Result<(), Error> {
+/// Operates through this client, and reaches the stores this way.
+pub async fn run_with(
+    client: Client,
+    stores: Arc<dyn Stores>,
+    settings: Settings,
+    stop: impl Future<Output = ()>,
+) -> Result<(), Error> {
     let health = Health { metrics: Arc::new(Metrics::default()), troubles: Troubles::default() };
     let address = settings.listen;
     let served = health::serve(address, health.clone());
-    let operated = operate(client, settings, health, stop);
+    let operated = operate(client, stores, settings, health, stop);
     match future::select(Box::pin(served), Box::pin(operated)).await {
         Either::Left((Err(source), _)) => Err(Error::Listen { address, source }),
         Either::Left((Ok(()), _)) => Ok(()),
@@ -86,6 +91,7 @@ pub async fn run_with(client: Client, settings: Settings, stop: impl Future<Outp
 
 async fn operate(
     client: Client,
+    stores: Arc<dyn Stores>,
     settings: Settings,
     health: Health,
     stop: impl Future<Output = ()>,
@@ -108,7 +114,7 @@ async fn operate(
         recorder: Recorder::new(client.clone(), reporter),
         client,
         caches,
-        stores: Arc::new(Http),
+        stores,
         defaults: Defaults { node_image: settings.node_image.clone(), clock: Arc::new(Timestamp::now) },
         fence: held.generation,
     };

@@ -3,6 +3,7 @@
 //!
 //! `ANNULUS_PLANNER_CASES` is how many clusters the property is tried on (default 60).
 
+mod store;
 mod world;
 
 use annulus_operator::plan::{Gate, Step, plan};

@@ -1,173 +1,23 @@
 //! The operator's rounds against a simulated API server and a simulated store, a second at a time.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 
-use annulus_client::admin::{Changed, Members};
-use annulus_client::node::{Bootstrap, Status};
-use annulus_client::{ClusterId, MemberId};
 use annulus_crds::{StorageCluster, StorageClusterStatus};
-use annulus_operator::caches::{Cache, Caches};
-use annulus_operator::model::Told;
+use annulus_operator::caches::Caches;
 use annulus_operator::observe::Defaults;
 use annulus_operator::reconcile::{Context, Error, Round, reconcile};
 use annulus_operator::simulated::{Cluster, Session};
-use annulus_operator::stores::{self, NodeAddress, Stores};
-use futures_util::future::BoxFuture;
-use k8s_openapi::api::core::v1::{Node, PersistentVolumeClaim, Pod, Service};
-use k8s_openapi::api::networking::v1::NetworkPolicy;
+use annulus_operator::stores::Stores;
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Service};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
-use k8s_openapi::api::storage::v1::StorageClass;
 use k8s_openapi::jiff::Timestamp;
+use kube::ResourceExt;
 use kube::runtime::events::{Recorder, Reporter};
-use kube::runtime::{reflector, watcher};
-use kube::{Resource, ResourceExt};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use crate::world::store::Store;
+use crate::nodes::{NAMESPACE, Nodes};
 
-pub const NAMESPACE: &str = "default";
 pub const NAME: &str = "demo";
-const MANAGED: &str = "app.kubernetes.io/managed-by";
-
-/// The nodes of all pods, and the store that they make.
-pub struct Nodes {
-    cluster: Cluster,
-    inner: Mutex<Inner>,
-}
-
-#[derive(Default)]
-struct Inner {
-    store: Option<Store>,
-    /// Who is on a volume, by what is on it.
-    disks: BTreeMap<String, (MemberId, bool)>,
-    made: u64,
-}
-
-impl Nodes {
-    fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap()
-    }
-
-    /// Members that run, by the names of their pods.
-    fn running(&self) -> BTreeMap<String, (MemberId, bool)> {
-        let mut inner = self.lock();
-        let mut running = BTreeMap::new();
-        for pod in self.cluster.list::<Pod>(Some(NAMESPACE)) {
-            let name = pod.name_any();
-            let Some(volume) = self.cluster.volume(NAMESPACE, &name) else { continue };
-            if self.cluster.is_running(NAMESPACE, &name) {
-                inner.made += 1;
-                let id = MemberId::new(1000 + inner.made).unwrap();
-                running.insert(name, *inner.disks.entry(volume).or_insert((id, false)));
-            }
-        }
-        running
-    }
-
-    fn up(&self) -> BTreeSet<MemberId> {
-        self.running().into_values().map(|(id, _)| id).collect()
-    }
-
-    /// Whether a pod is in the ring.
-    pub fn is_ready(&self, pod: &str) -> bool {
-        let Some((id, is_member)) = self.running().get(pod).copied() else { return false };
-        is_member && self.lock().store.as_ref().is_some_and(|store| store.map.member(id).is_some())
-    }
-
-    fn round(&self) {
-        let up = self.up();
-        let mut inner = self.lock();
-        let Inner { store, disks, .. } = &mut *inner;
-        let Some(store) = store else { return };
-        let members = up.iter().copied().filter(|id| store.map.member(*id).is_some()).collect();
-        store.round(&members);
-        for (id, is_member) in disks.values_mut() {
-            *is_member |= up.contains(id) && store.map.member(*id).is_some();
-        }
-    }
-
-    /// Whether what is on a volume is held nowhere else: some group counts on it.
-    pub fn is_needed(&self, volume: &str) -> bool {
-        let inner = self.lock();
-        let id = inner.disks.get(volume).map(|(id, _)| *id);
-        id.is_some_and(|id| inner.store.as_ref().is_some_and(|store| store.holds(id)))
-    }
-
-    fn change(&self, change: impl FnOnce(&mut Store) -> Result<(), stores::Error>) -> Result<(), stores::Error> {
-        let up = self.up();
-        let mut inner = self.lock();
-        let store = inner.store.as_mut().ok_or_else(|| stores::Error::Unreachable("there is no store".to_owned()))?;
-        store.told(&up)?;
-        change(store)
-    }
-}
-
-impl Stores for Nodes {
-    fn status(&self, address: String) -> BoxFuture<'_, Result<Status, stores::Error>> {
-        Box::pin(async move {
-            let ip = address.split(':').next().unwrap_or_default();
-            let pods = self.cluster.list::<Pod>(Some(NAMESPACE)).into_iter();
-            let mut named =
-                pods.filter(|pod| pod.status.as_ref().and_then(|status| status.pod_ip.as_deref()) == Some(ip));
-            let name = named.next().map(|pod| pod.name_any()).unwrap_or_default();
-            let (id, is_member) =
-                self.running().get(&name).copied().ok_or_else(|| stores::Error::Unreachable(address.clone()))?;
-            let cluster = self.lock().store.as_ref().map(|store| store.map.cluster.to_string()).filter(|_| is_member);
-            Ok(serde_json::from_value(json!({"id": id.to_string(), "name": name, "cluster": cluster, "version": "1"}))
-                .unwrap())
-        })
-    }
-
-    fn told(&self, _: ClusterId, _: Vec<NodeAddress>) -> BoxFuture<'_, Result<Told, stores::Error>> {
-        Box::pin(async move {
-            let up = self.up();
-            let inner = self.lock();
-            inner.store.as_ref().ok_or_else(|| stores::Error::Unreachable("there is no store".to_owned()))?.told(&up)
-        })
-    }
-
-    fn bootstrap(&self, _: String, bootstrap: Bootstrap) -> BoxFuture<'_, Result<(), stores::Error>> {
-        Box::pin(async move {
-            let mut inner = self.lock();
-            assert!(inner.store.is_none(), "a store is made once");
-            let store = Store::bootstrap(&bootstrap)?;
-            for (id, is_member) in inner.disks.values_mut() {
-                *is_member |= store.map.member(*id).is_some();
-            }
-            inner.store = Some(store);
-            Ok(())
-        })
-    }
-
-    fn set_members(
-        &self,
-        _: Vec<NodeAddress>,
-        fence: u64,
-        members: Members,
-    ) -> BoxFuture<'_, Result<Changed, stores::Error>> {
-        Box::pin(async move {
-            self.change(|store| store.set_members(fence, &members))?;
-            Ok(Changed { epoch: 0, joined: Vec::new(), leaving: Vec::new(), updated: Vec::new() })
-        })
-    }
-
-    fn drain(
-        &self,
-        _: Vec<NodeAddress>,
-        fence: u64,
-        member: String,
-        drains: bool,
-    ) -> BoxFuture<'_, Result<(), stores::Error>> {
-        Box::pin(async move { self.change(|store| store.drain(fence, &member, drains)) })
-    }
-
-    fn evict(&self, _: String) -> BoxFuture<'_, Result<u64, stores::Error>> {
-        Box::pin(async move { Ok(0) })
-    }
-}
 
 /// A cluster, its nodes, and an operator that can be replaced.
 pub struct Scene {
@@ -188,9 +38,7 @@ impl Scene {
             "metadata": {"name": NAME, "namespace": NAMESPACE}, "spec": spec,
         });
         cluster.create::<StorageCluster>(&serde_json::from_value(resource).unwrap()).unwrap();
-        let nodes = Arc::new(Nodes { cluster: cluster.clone(), inner: Mutex::default() });
-        let readiness = Arc::clone(&nodes);
-        cluster.set_ready(move |pod| readiness.is_ready(pod));
+        let nodes = Nodes::new(&cluster);
         let session = cluster.session();
         Self { cluster, nodes, session, fence: 1, lag: 0, past: Vec::new() }
     }
@@ -232,16 +80,7 @@ impl Scene {
     }
 
     fn caches(&mut self) -> Caches {
-        let now = Caches {
-            clusters: cached(&self.cluster, Some(NAMESPACE), |_: &StorageCluster| true),
-            pods: cached(&self.cluster, Some(NAMESPACE), is_managed::<Pod>),
-            volumes: cached(&self.cluster, Some(NAMESPACE), is_managed::<PersistentVolumeClaim>),
-            services: cached(&self.cluster, Some(NAMESPACE), is_managed::<Service>),
-            budgets: cached(&self.cluster, Some(NAMESPACE), is_managed::<PodDisruptionBudget>),
-            policies: cached(&self.cluster, Some(NAMESPACE), is_managed::<NetworkPolicy>),
-            nodes: cached(&self.cluster, None, |_: &Node| true),
-            classes: cached(&self.cluster, None, |_: &StorageClass| true),
-        };
+        let now = self.cluster.caches(NAMESPACE);
         self.past.push(now);
         let excess = self.past.len().saturating_sub(self.lag + 1);
         self.past.drain(..excess);
@@ -349,21 +188,4 @@ impl Scene {
             "phase": status.phase, "replicas": status.replicas, "ready": status.ready_replicas, "ring": status.ring,
         })
     }
-}
-
-fn is_managed<K: Resource>(object: &K) -> bool {
-    object.labels().get(MANAGED).is_some_and(|by| by == "annulus-operator")
-}
-
-fn cached<K>(cluster: &Cluster, namespace: Option<&str>, wanted: impl Fn(&K) -> bool) -> Cache<K>
-where
-    K: Resource<DynamicType = ()> + Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
-{
-    let (reader, mut writer) = reflector::store();
-    writer.apply_watcher_event(&watcher::Event::Init);
-    for object in cluster.list::<K>(namespace).into_iter().filter(wanted) {
-        writer.apply_watcher_event(&watcher::Event::InitApply(object));
-    }
-    writer.apply_watcher_event(&watcher::Event::InitDone);
-    Cache::new(vec![reader])
 }
