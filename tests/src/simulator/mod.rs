@@ -14,6 +14,9 @@
 //!   checks, linearizability, locks::checks
 //! ```
 //!
+//! `operated` is the same store for a test that plays the machines and the operator: members run when they are told to, and
+//! answer what their admin ports are asked (`admin`).
+//!
 //! The core and the storage are the very code of the node, redb included. Only the shell is a model: where the node has
 //! threads, sockets and timers, here are steps that the event queue puts in order. Nothing here reads a clock or draws
 //! from anything but the seed's [`dice::Dice`].

@@ -270,7 +270,8 @@ impl World {
         let is_hurt = replicas.into_iter().any(names_one_away)
             || self.map.members.iter().any(|member| is_away(members_index(member.id)))
             || self.members.iter().any(|member| member.born && !member.gone && member.process.is_none());
-        let is_safe = self.map.map_voters.len() >= 3 && self.map.map_target.len() >= 3 && self.scenario.replication >= 3;
+        let is_safe =
+            self.map.map_voters.len() >= 3 && self.map.map_target.len() >= 3 && self.scenario.replication >= 3;
         is_safe && !is_hurt
     }
 

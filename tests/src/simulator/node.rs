@@ -253,23 +253,7 @@ impl Member {
             lanes.push(LaneThreads::new(number, lane, threads, Arc::clone(&identity), scenario.limits, now));
         }
         let groups = first.partitions() as usize + 1;
-        self.process = Some(Process {
-            lanes,
-            map: self.map.clone(),
-            writing: None,
-            heard: None,
-            bootstraps: Vec::new(),
-            eviction: None,
-            life: self.life,
-            requests: 0,
-            waiting: BTreeMap::new(),
-            forwards: 0,
-            forwarded: BTreeMap::new(),
-            leaders: vec![None; groups],
-            seen: vec![Seen::default(); groups],
-            ticks: 0,
-            shell: Shell::default(),
-        });
+        self.process = Some(Process::new(lanes, self.map.clone(), self.life, groups));
         let (member, life) = (self.index, self.life);
         env.trace.record(env.events.now(), format_args!("member {member} starts its life {life}"));
         for number in 0..self.lanes().len() {
@@ -644,6 +628,26 @@ impl Member {
 }
 
 impl Process {
+    fn new(lanes: Vec<LaneThreads>, map: Option<Arc<Map>>, life: u64, groups: usize) -> Self {
+        Self {
+            lanes,
+            map,
+            writing: None,
+            heard: None,
+            bootstraps: Vec::new(),
+            eviction: None,
+            life,
+            requests: 0,
+            waiting: BTreeMap::new(),
+            forwards: 0,
+            forwarded: BTreeMap::new(),
+            leaders: vec![None; groups],
+            seen: vec![Seen::default(); groups],
+            ticks: 0,
+            shell: Shell::default(),
+        }
+    }
+
     /// Learns from a refusal who leads.
     fn learn(&mut self, forwarded: Forwarded, reply: &Reply) {
         let hint = match reply {

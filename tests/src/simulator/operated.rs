@@ -106,10 +106,7 @@ impl Operated {
         self.questions += 1;
         let (client, attempt) = (ADMIN_CLIENT, self.questions);
         let (group, timeout_ms, forward) = (GroupId::MAP, MAP_TIMEOUT_MS, true);
-        self.send(
-            slot,
-            NodeEvent::Request(ClientRequest { client, attempt, group, timeout_ms, forward, operation }),
-        );
+        self.send(slot, NodeEvent::Request(ClientRequest { client, attempt, group, timeout_ms, forward, operation }));
         attempt
     }
 
