@@ -20,6 +20,10 @@ test:
 sim seeds="200":
     ANNULUS_SEEDS={{seeds}} cargo test --release -p annulus-tests --test simulator
 
+# The store and its operator together in one seed: `just operated 500` for more seeds.
+operated seeds="50":
+    ANNULUS_SEEDS={{seeds}} cargo test --release -p annulus-tests --test operated
+
 # `annulus dev` as a user starts it, killed under load; no Kubernetes in it.
 e2e:
     cargo xtest build e2e

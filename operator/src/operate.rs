@@ -22,7 +22,7 @@ use crate::observe::Defaults;
 use crate::queue::{self, Key, Outcome};
 use crate::reconcile::{Context, chain, reconcile};
 use crate::requests;
-use crate::stores::Http;
+use crate::stores::{Http, Stores};
 use crate::watches::{self, Troubles};
 
 /// Most changes that wait to be looked at; a watch that has more waits.
@@ -70,24 +70,30 @@ pub enum Error {
 pub async fn run(settings: Settings, stop: impl Future<Output = ()>) -> Result<(), Error> {
     let metrics = Metrics::default();
     let client = requests::client(metrics.requests()).await.map_err(Error::NoApi)?;
-    serve(client, metrics, settings, stop).await
+    serve(client, metrics, Arc::new(Http), settings, stop).await
 }
 
-/// Operates through this client, whose requests nobody counts.
-pub async fn run_with(client: Client, settings: Settings, stop: impl Future<Output = ()>) -> Result<(), Error> {
-    serve(client, Metrics::default(), settings, stop).await
+/// Operates through this client, whose requests nobody counts, and reaches the stores this way.
+pub async fn run_with(
+    client: Client,
+    stores: Arc<dyn Stores>,
+    settings: Settings,
+    stop: impl Future<Output = ()>,
+) -> Result<(), Error> {
+    serve(client, Metrics::default(), stores, settings, stop).await
 }
 
 async fn serve(
     client: Client,
     metrics: Metrics,
+    stores: Arc<dyn Stores>,
     settings: Settings,
     stop: impl Future<Output = ()>,
 ) -> Result<(), Error> {
     let health = Health { metrics: Arc::new(metrics), troubles: Troubles::default() };
     let address = settings.listen;
     let served = health::serve(address, health.clone());
-    let operated = operate(client, settings, health, stop);
+    let operated = operate(client, stores, settings, health, stop);
     match future::select(Box::pin(served), Box::pin(operated)).await {
         Either::Left((Err(source), _)) => Err(Error::Listen { address, source }),
         Either::Left((Ok(()), _)) => Ok(()),
@@ -97,6 +103,7 @@ async fn serve(
 
 async fn operate(
     client: Client,
+    stores: Arc<dyn Stores>,
     settings: Settings,
     health: Health,
     stop: impl Future<Output = ()>,
@@ -120,7 +127,7 @@ async fn operate(
         recorder: Recorder::new(client.clone(), reporter),
         client,
         caches,
-        stores: Arc::new(Http),
+        stores,
         metrics: Arc::clone(&health.metrics),
         defaults: Defaults { node_image: settings.node_image.clone(), clock: Arc::new(Timestamp::now) },
         fence,

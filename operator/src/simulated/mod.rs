@@ -16,6 +16,7 @@
 //! schemas: it neither prunes unknown fields nor checks what a custom resource's schema would.
 
 mod apply;
+mod caches;
 mod error;
 mod faults;
 mod kubelet;
@@ -95,6 +96,8 @@ struct Server {
     faults: Faults,
     sessions: Vec<SessionState>,
     writes: Vec<Write>,
+    /// How many requests there were, by verb and resource.
+    requests: BTreeMap<String, u64>,
     delay: WatchDelay,
     /// How often all watches were ended, and how the last time.
     watch_ends: u64,
@@ -122,6 +125,7 @@ impl Cluster {
             faults: Faults::default(),
             sessions: Vec::new(),
             writes: Vec::new(),
+            requests: BTreeMap::new(),
             delay: WatchDelay::None,
             watch_ends: 0,
             watch_end: WatchEnd::Closed,
@@ -242,6 +246,11 @@ impl Cluster {
     /// The same, and forgets them.
     pub fn take_writes(&self) -> Vec<Write> {
         std::mem::take(&mut self.lock().writes)
+    }
+
+    /// How many requests of clients there were since this was asked last, by verb and resource: `List pods: 3`.
+    pub fn take_requests(&self) -> BTreeMap<String, u64> {
+        std::mem::take(&mut self.lock().requests)
     }
 
     /// How many writes there were of each resource: `pods: 3`.

@@ -79,6 +79,7 @@ impl Session {
             Ok(call) => call,
             Err(error) => return Ok(refused(&error)),
         };
+        *server.requests.entry(format!("{:?} {}", call.verb, call.kind.full_name())).or_default() += 1;
         let Server { faults, store, .. } = &mut *server;
         let fault = faults.strike(&call, || store.random());
         match &fault {

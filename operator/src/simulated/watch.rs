@@ -23,6 +23,8 @@ pub enum WatchEnd {
     Closed,
     /// The connection breaks.
     Broken,
+    /// The connection ends in the middle of what the server says.
+    Torn,
     /// The server says that it can't go on from there (410), and the watcher has to list again.
     Expired,
 }
@@ -153,6 +155,16 @@ impl WatchBody {
         Poll::Ready(Some(Err(io::Error::new(io::ErrorKind::ConnectionReset, "the connection broke"))))
     }
 
+    /// Half of the next line is the last thing that the watcher gets.
+    fn tear(&mut self, server: &Server) {
+        if !self.look(server) {
+            self.bookmark(&json!({}));
+        }
+        let half = self.lines.pop_front().map(|line| line.slice(..line.len() / 2));
+        self.lines = half.into_iter().collect();
+        self.over = true;
+    }
+
     /// Looks what there is to tell; `false`: nothing yet.
     fn look(&mut self, server: &Server) -> bool {
         let visible = server.delay.visible(server.store.version());
@@ -195,6 +207,7 @@ impl Body for WatchBody {
                 match server.watch_end {
                     WatchEnd::Closed => self.over = true,
                     WatchEnd::Broken => return self.broken(),
+                    WatchEnd::Torn => self.tear(&server),
                     WatchEnd::Expired => {
                         let (asked, oldest) = (self.told, server.store.version());
                         self.lines.clear();

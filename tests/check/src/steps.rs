@@ -55,6 +55,13 @@ pub(crate) const STEPS: &[Step] = &[
         tests: true,
         ..PLAIN
     },
+    Step {
+        name: "operated",
+        command: "cargo test --release -p annulus-tests --test operated",
+        environment: &[("ANNULUS_SEEDS", "50")],
+        tests: true,
+        ..PLAIN
+    },
     // What README's first command starts; the end-to-end test runs this binary.
     Step { name: "build", command: "cargo build --release -p annulus", ..PLAIN },
     Step {

@@ -7,6 +7,7 @@ use annulus_core::lane::{Operation, Reply};
 use annulus_core::txn::Answer;
 use bytes::Bytes;
 
+use super::admin::{AdminAnswer, AdminRequest};
 use super::faults::FaultEvent;
 use super::txns::shell::{Demand, ShellEvent};
 
@@ -28,6 +29,13 @@ pub enum Event {
         client: usize,
         /// What happens.
         what: ClientEvent,
+    },
+    /// An operator is answered.
+    Admin {
+        /// Which of its questions.
+        number: u64,
+        /// What.
+        answer: AdminAnswer,
     },
     /// A fault begins or ends.
     Fault(FaultEvent),
@@ -84,6 +92,8 @@ pub enum NodeEvent {
         /// Its attempt.
         attempt: u64,
     },
+    /// An operator asks for something.
+    Admin(AdminRequest),
 }
 
 /// A client's request on its way to a member.
@@ -147,6 +157,15 @@ impl Events {
     pub fn after(&mut self, delay_us: u64, event: Event) {
         self.sequence += 1;
         self.queue.insert((self.now + delay_us, self.sequence), event);
+    }
+
+    /// Moves on to the next thing that happens by this time; if there is none, to that time.
+    pub fn pop_until(&mut self, time: u64) -> Option<Event> {
+        if self.queue.first_key_value().is_some_and(|((at, _), _)| *at <= time) {
+            return self.pop();
+        }
+        self.now = time.max(self.now);
+        None
     }
 
     /// Moves on to the next thing that happens.

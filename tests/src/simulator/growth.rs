@@ -178,7 +178,7 @@ impl<'a> Store<'a> {
                 }
             },
             Event::Client { client, what: ClientEvent::Next } => self.ask(client),
-            Event::Client { .. } | Event::Fault(_) | Event::Probe | Event::Phase => {}
+            Event::Client { .. } | Event::Admin { .. } | Event::Fault(_) | Event::Probe | Event::Phase => {}
         }
         Ok(())
     }

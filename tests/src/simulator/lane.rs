@@ -83,6 +83,7 @@ pub struct LaneThreads {
 enum Told {
     Input(Input),
     Map(Arc<Map>),
+    Evict(bool),
 }
 
 enum LaneEvent {
@@ -163,6 +164,11 @@ impl LaneThreads {
         self.inbox.push(Told::Map(map));
     }
 
+    /// Has all leaders handed over and none taken, or not any more.
+    pub fn push_evict(&mut self, evicted: bool) {
+        self.inbox.push(Told::Evict(evicted));
+    }
+
     /// Whether a round should be done and none was asked for yet; then one is asked for.
     pub fn ask_for_round(&mut self) -> bool {
         let asks = (self.takes_inputs() && !self.inbox.is_empty()) || !self.events.is_empty();
@@ -214,8 +220,13 @@ impl LaneThreads {
                 }
                 Told::Map(map) => {
                     let (number, lanes) = (self.number, self.lanes);
-                    self.lane.adopt(&map, |group: GroupId| group.0 % lanes == number, now)?;
+                    let mine = |group: GroupId| group.0 % lanes == number;
+                    match self.lane.map() {
+                        None if map.epoch == 1 => self.lane.bootstrap(&map, mine, now)?,
+                        _ => self.lane.adopt(&map, mine, now)?,
+                    }
                 }
+                Told::Evict(evicted) => self.lane.evict(evicted),
             }
         }
         self.end_round(now)

@@ -14,10 +14,14 @@
 //!   checks, linearizability, locks::checks
 //! ```
 //!
+//! `operated` is the same store for a test that plays the machines and the operator: members run when they are told to, and
+//! answer what their admin ports are asked (`admin`).
+//!
 //! The core and the storage are the very code of the node, redb included. Only the shell is a model: where the node has
 //! threads, sockets and timers, here are steps that the event queue puts in order. Nothing here reads a clock or draws
 //! from anything but the seed's [`dice::Dice`].
 
+pub mod admin;
 pub mod asking;
 pub mod checks;
 pub mod client;
@@ -30,9 +34,11 @@ pub mod history;
 pub mod lane;
 pub mod linearizability;
 pub mod locks;
+mod membership;
 mod nemesis;
 pub mod network;
 pub mod node;
+pub mod operated;
 pub mod operator;
 pub mod ring_checks;
 pub mod scenario;

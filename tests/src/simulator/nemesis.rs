@@ -82,7 +82,7 @@ impl World {
 
     fn begin(&mut self, kind: Kind) {
         let now = self.env.events.now();
-        let index = self.draw_member();
+        let Some(index) = self.draw_member() else { return };
         self.env.trace.record(now, format_args!("{kind:?}, first of member {index}"));
         match kind {
             Kind::Crash => {
@@ -125,12 +125,15 @@ impl World {
         }
     }
 
-    /// Any member, more often one that leads something.
-    fn draw_member(&mut self) -> usize {
+    /// Any member that can run, more often one that leads something.
+    fn draw_member(&mut self) -> Option<usize> {
         let group = GroupId(1 + u32::try_from(self.env.dice.below(u64::from(self.scenario.partitions))).expect("few"));
         match self.leader_of(group) {
-            Some(leader) if self.env.dice.chance(600) => leader,
-            _ => *self.env.dice.pick(&self.present()),
+            Some(leader) if self.env.dice.chance(600) => Some(leader),
+            _ => {
+                let present = self.present();
+                (!present.is_empty()).then(|| *self.env.dice.pick(&present))
+            }
         }
     }
 
@@ -238,19 +241,8 @@ impl World {
     /// A member loses its volume, and another with its name takes its place. Only when what the last such loss has taken
     /// was copied elsewhere: a store survives the loss of one copy, and of the next when it has recovered.
     fn lose_volume(&mut self) {
-        let is_away = |index: usize| self.members[index].gone || self.members[index].replaced;
-        let names_one_away = |replica: &Replica| {
-            let state = &replica.configuration().state;
-            let mut ids = state.voters.iter().chain(&state.voters_outgoing).chain(&state.learners);
-            ids.any(|id| usize::try_from(*id - 1).is_ok_and(is_away))
-        };
-        let replicas = self.map.groups().flat_map(|group| self.members.iter().filter_map(move |m| m.replica(group)));
-        let is_hurt = replicas.into_iter().any(names_one_away)
-            || self.map.members.iter().any(|member| is_away(members_index(member.id)))
-            || self.members.iter().any(|member| member.born && !member.gone && member.process.is_none());
         let heir = self.members.iter().position(|member| !member.born);
-        let safe = self.map.map_voters.len() >= 3 && self.map.map_target.len() >= 3 && self.scenario.replication >= 3;
-        let (Some(heir), true) = (heir, safe && !is_hurt) else { return };
+        let (Some(heir), true) = (heir, self.may_lose_volume()) else { return };
         let ids: Vec<usize> = self.map.members.iter().map(|member| members_index(member.id)).collect();
         let lost = *self.env.dice.pick(&ids);
         self.env.counters.add(Fault::VolumeLost, 1);
@@ -264,6 +256,23 @@ impl World {
             let delay = self.env.dice.within(100_000..=8_000_000);
             self.env.events.after(delay, Event::Fault(FaultEvent::OldVolume { member: lost }));
         }
+    }
+
+    /// Whether there are enough copies of everything, so that one may be lost.
+    pub(super) fn may_lose_volume(&self) -> bool {
+        let is_away = |index: usize| self.members[index].gone || self.members[index].replaced;
+        let names_one_away = |replica: &Replica| {
+            let state = &replica.configuration().state;
+            let mut ids = state.voters.iter().chain(&state.voters_outgoing).chain(&state.learners);
+            ids.any(|id| usize::try_from(*id - 1).is_ok_and(is_away))
+        };
+        let replicas = self.map.groups().flat_map(|group| self.members.iter().filter_map(move |m| m.replica(group)));
+        let is_hurt = replicas.into_iter().any(names_one_away)
+            || self.map.members.iter().any(|member| is_away(members_index(member.id)))
+            || self.members.iter().any(|member| member.born && !member.gone && member.process.is_none());
+        let is_safe =
+            self.map.map_voters.len() >= 3 && self.map.map_target.len() >= 3 && self.scenario.replication >= 3;
+        is_safe && !is_hurt
     }
 
     fn calm_disk_later(&mut self, member: usize) {
@@ -311,7 +320,7 @@ impl World {
         }
     }
 
-    fn cut(&mut self, pairs: Vec<(usize, usize)>, lasts: u64) {
+    pub(super) fn cut(&mut self, pairs: Vec<(usize, usize)>, lasts: u64) {
         self.env.trace.record(self.env.events.now(), format_args!("nothing passes between {pairs:?}"));
         let number = self.env.network.cut(pairs);
         self.env.events.after(lasts, Event::Fault(FaultEvent::Mend { number }));

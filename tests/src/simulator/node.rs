@@ -5,18 +5,18 @@
 //!                                                 │
 //!                                        WalDone, CheckpointDone  (each takes virtual time)
 //!
-//!  a newer map ─▶ heard ─▶ writing ─▶ MapStored: on the disk, lanes adopt it  (a crash before leaves the old or the new)
+//!  a newer map (membership) ─▶ heard ─▶ writing ─▶ MapStored: on the disk, lanes adopt it  (a crash before leaves the old or the new)
 //! ```
 //!
 //! The process does what the node does: it sends a request on to the leader it knows, puts all of a round's messages to
 //! a peer into one frame, and answers what it was asked. Everything it works with is dropped with it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
-use annulus_core::codec::frame::{self, Forward, FrameWriter, HEADER_BYTES, Hello, Item};
+use annulus_core::codec::frame::{self, Forward, FrameWriter, HEADER_BYTES, Item};
 use annulus_core::codec::message::{Body, PeerMessage};
 use annulus_core::id::{ClusterId, GroupId, MemberId, RequestId, Ticket};
 use annulus_core::lane::{Input, Lane, LeaderChange, Operation, Output, Refusal, Reply, Request};
@@ -27,6 +27,7 @@ use annulus_core::time::Instant;
 use annulus_node::storage::{self, Identity, IdentityFile, LaneState, Options};
 use bytes::Bytes;
 
+use super::admin::{AdminRequest, Eviction};
 use super::client::{member_id, scan_all};
 use super::disk::SimulatedDisk;
 use super::events::{ClientEvent, ClientRequest, Event, NodeEvent};
@@ -46,7 +47,7 @@ const FULL_DISK_PAUSE_US: u64 = 200_000;
 const HELLO_TICKS: u64 = 100;
 
 /// Longest time that the disk takes for one piece of work, however slow it is, in microseconds.
-const LONGEST_DISK_WORK_US: u64 = 2_000_000;
+pub(super) const LONGEST_DISK_WORK_US: u64 = 2_000_000;
 
 /// The clock of a member: begins anywhere and runs at a rate of its own.
 #[derive(Debug, Clone, Copy)]
@@ -98,7 +99,7 @@ pub struct Member {
     pub disk_factor: u64,
     /// Steps towards the ends of transactions that it takes by themselves, in 1000.
     pub hasty: u32,
-    clock: Clock,
+    pub(super) clock: Clock,
 }
 
 /// What a member is while it runs.
@@ -108,9 +109,13 @@ pub struct Process {
     /// The map that it acts on: the newest that is on its disk.
     pub map: Option<Arc<Map>>,
     /// A newer one that is being written.
-    writing: Option<Arc<Map>>,
+    pub(super) writing: Option<Arc<Map>>,
     /// The newest that it has heard of meanwhile.
-    heard: Option<Arc<Map>>,
+    pub(super) heard: Option<Arc<Map>>,
+    /// Bootstraps that wait until the first map is written.
+    pub(super) bootstraps: Vec<u64>,
+    /// That it hands its leaders over, if it does.
+    pub(super) eviction: Option<Eviction>,
     /// Which of the member's processes it is.
     pub(super) life: u64,
     requests: u64,
@@ -182,7 +187,7 @@ impl Member {
         Self {
             index,
             name: format!("member-{index}"),
-            born: index < scenario.members + scenario.spares,
+            born: !scenario.is_unmade && index < scenario.members + scenario.spares,
             gone: false,
             replaced: false,
             map: None,
@@ -229,7 +234,7 @@ impl Member {
         };
         let now = self.clock.at(env.events.now());
         let options = Options { cache_bytes: 256 << 10, wal_step_bytes: 16 << 10, wal_spares: 2 };
-        if self.map.is_none() && self.index < scenario.members {
+        if self.map.is_none() && !scenario.is_unmade && self.index < scenario.members {
             self.map = Some(Arc::clone(first));
         }
         let mut lanes = Vec::new();
@@ -248,21 +253,7 @@ impl Member {
             lanes.push(LaneThreads::new(number, lane, threads, Arc::clone(&identity), scenario.limits, now));
         }
         let groups = first.partitions() as usize + 1;
-        self.process = Some(Process {
-            lanes,
-            map: self.map.clone(),
-            writing: None,
-            heard: None,
-            life: self.life,
-            requests: 0,
-            waiting: BTreeMap::new(),
-            forwards: 0,
-            forwarded: BTreeMap::new(),
-            leaders: vec![None; groups],
-            seen: vec![Seen::default(); groups],
-            ticks: 0,
-            shell: Shell::default(),
-        });
+        self.process = Some(Process::new(lanes, self.map.clone(), self.life, groups));
         let (member, life) = (self.index, self.life);
         env.trace.record(env.events.now(), format_args!("member {member} starts its life {life}"));
         for number in 0..self.lanes().len() {
@@ -289,7 +280,7 @@ impl Member {
         self.lane(group)?.replica(group)
     }
 
-    fn lanes(&mut self) -> &mut Vec<LaneThreads> {
+    pub(super) fn lanes(&mut self) -> &mut Vec<LaneThreads> {
         &mut self.process.as_mut().expect("it runs").lanes
     }
 
@@ -319,8 +310,9 @@ impl Member {
                 if process.ticks.is_multiple_of(HELLO_TICKS) {
                     self.say_hello(env);
                 }
+                self.tend_eviction(env);
             }
-            NodeEvent::MapStored => self.follow_map(),
+            NodeEvent::MapStored => self.follow_map(env),
             NodeEvent::Round { lane } => {
                 env.work.rounds += 1;
                 let output = self.lanes()[lane].round(now)?;
@@ -346,6 +338,7 @@ impl Member {
             NodeEvent::Demand(demand) => self.demanded(demand, env),
             NodeEvent::Shell(what) => self.shell_event(what, env),
             NodeEvent::HangUp { client, attempt } => self.hung_up(client, attempt, env),
+            NodeEvent::Admin(AdminRequest { number, asks }) => self.admin(number, asks, env),
         }
         self.write_map(scenario, env);
         for lane in 0..self.lanes().len() {
@@ -486,90 +479,9 @@ impl Member {
                 Item::Hello(hello) => self.greeted(from, hello, env),
                 Item::Map(map) => {
                     let map = Map::decode(map).expect("maps are sent whole");
-                    assert_eq!(map.cluster, CLUSTER, "there is one cluster");
                     self.take_map(&Arc::new(map), env);
                 }
             }
-        }
-    }
-
-    /// Tells all members that it knows of which map it has.
-    fn say_hello(&mut self, env: &mut Environment) {
-        let Some(map) = self.process.as_ref().and_then(|process| process.map.clone()) else { return };
-        let (cluster, from) = (CLUSTER, self.id());
-        for to in map.members.iter().map(|member| member.id).filter(|to| *to != from) {
-            let mut writer = FrameWriter::default();
-            writer.push(&Item::Hello(Hello { cluster, from, to, epoch: map.epoch }));
-            self.send(members_index(to), writer, Carries::Messages, env);
-        }
-    }
-
-    /// Another member has said which map it has: whoever has the older one gets the newer.
-    fn greeted(&mut self, from: usize, hello: Hello, env: &mut Environment) {
-        let map = self.process.as_ref().and_then(|process| process.map.clone());
-        let epoch = map.as_ref().map_or(0, |map| map.epoch);
-        match map.filter(|map| map.epoch > hello.epoch) {
-            Some(map) => self.send_map(from, &map, env),
-            None if epoch < hello.epoch => {
-                let mut writer = FrameWriter::default();
-                writer.push(&Item::Hello(Hello { cluster: CLUSTER, from: hello.to, to: hello.from, epoch }));
-                self.send(from, writer, Carries::Messages, env);
-            }
-            None => {}
-        }
-    }
-
-    fn send_map(&mut self, to: usize, map: &Map, env: &mut Environment) {
-        let mut writer = FrameWriter::default();
-        writer.push(&Item::Map(map.encode()));
-        self.send(to, writer, Carries::Messages, env);
-    }
-
-    /// Hears of a map: the newest is written when none is being written.
-    fn take_map(&mut self, map: &Arc<Map>, env: &mut Environment) {
-        let process = self.process.as_mut().expect("it runs");
-        let known = [&process.map, &process.writing, &process.heard];
-        if known.into_iter().flatten().any(|known| known.epoch >= map.epoch) {
-            return;
-        }
-        env.trace.record(env.events.now(), format_args!("member {} hears of map {}", self.index, map.epoch));
-        process.heard = Some(Arc::clone(map));
-    }
-
-    /// Begins to write the newest map, and tells the others of it if this member leads the map group.
-    fn write_map(&mut self, scenario: &Scenario, env: &mut Environment) {
-        let process = self.process.as_mut().expect("it runs");
-        if process.writing.is_some() {
-            return;
-        }
-        let Some(map) = process.heard.take() else { return };
-        process.writing = Some(Arc::clone(&map));
-        let takes = env.dice.within(scenario.map_write_us.clone());
-        let longest = LONGEST_DISK_WORK_US.max(*scenario.map_write_us.end());
-        env.events.after((takes * self.disk_factor).min(longest), self.event(NodeEvent::MapStored));
-        self.spread_map(&map, env);
-    }
-
-    /// The map that was being written is durable: only now do the lanes hear of it.
-    fn follow_map(&mut self) {
-        let process = self.process.as_mut().expect("it runs");
-        let map = process.writing.take().expect("a map was being written");
-        process.lanes.iter_mut().for_each(|lane| lane.push_map(Arc::clone(&map)));
-        process.map = Some(Arc::clone(&map));
-        self.map = Some(map);
-    }
-
-    /// Whoever leads the map group sends a new map to all other members, and to those that are none any more.
-    fn spread_map(&mut self, map: &Arc<Map>, env: &mut Environment) {
-        let own = self.id();
-        let process = self.process.as_ref().expect("it runs");
-        if process.leaders[GroupId::MAP.0 as usize] != Some(own) {
-            return;
-        }
-        let before = process.map.iter().flat_map(|map| map.members.iter());
-        let to: BTreeSet<MemberId> = map.members.iter().chain(before).map(|member| member.id).collect();
-        for to in to.into_iter().filter(|to| *to != own) {
-            self.send_map(members_index(to), map, env);
         }
     }
 
@@ -716,6 +628,26 @@ impl Member {
 }
 
 impl Process {
+    fn new(lanes: Vec<LaneThreads>, map: Option<Arc<Map>>, life: u64, groups: usize) -> Self {
+        Self {
+            lanes,
+            map,
+            writing: None,
+            heard: None,
+            bootstraps: Vec::new(),
+            eviction: None,
+            life,
+            requests: 0,
+            waiting: BTreeMap::new(),
+            forwards: 0,
+            forwarded: BTreeMap::new(),
+            leaders: vec![None; groups],
+            seen: vec![Seen::default(); groups],
+            ticks: 0,
+            shell: Shell::default(),
+        }
+    }
+
     /// Learns from a refusal who leads.
     fn learn(&mut self, forwarded: Forwarded, reply: &Reply) {
         let hint = match reply {

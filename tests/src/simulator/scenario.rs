@@ -137,6 +137,8 @@ pub struct Commands {
 pub struct Scenario {
     /// Members of the store.
     pub members: usize,
+    /// Whether there is no store yet: then members begin without a map, and only when somebody has them run.
+    pub is_unmade: bool,
     /// Others that can join.
     pub spares: usize,
     /// Most members that can take the place of others that have lost their volumes.
@@ -222,6 +224,7 @@ impl Scenario {
         let overlay = *dice.pick(&[4 << 10, 16 << 10, 64 << 10]);
         let mut scenario = Self {
             members,
+            is_unmade: false,
             spares: 0,
             replacements: 0,
             zones: 0,
@@ -269,10 +272,38 @@ impl Scenario {
         scenario
     }
 
+    /// A store of so many partitions that an operator makes and changes, of not more processes than this, while everything may
+    /// go wrong: seldom enough that the operator gets somewhere.
+    pub fn operated(dice: &mut Dice, partitions: u32, slots: usize) -> Self {
+        let mut scenario = Self::draw(dice, Profile::General);
+        scenario.faults.extend([(2, Kind::CrashMapLeader), (3, Kind::HitMovingLeader)]);
+        Self {
+            is_unmade: true,
+            members: 3,
+            spares: 0,
+            replacements: slots - 3,
+            zones: 0,
+            command_gap_us: None,
+            replication: 3,
+            partitions,
+            faulty_us: u64::MAX,
+            fault_gap_us: 500 * MILLI..=*dice.pick(&[3, 10]) * SECOND,
+            map_write_us: 500..=20 * MILLI,
+            latency_us: (50, *dice.pick(&[500, 5000])),
+            think_us: 10 * MILLI..=*dice.pick(&[50, 300]) * MILLI,
+            crash_after_election: 0,
+            check_every: 8,
+            locks: Plan::NONE,
+            txns: txns::Plan::NONE,
+            ..scenario
+        }
+    }
+
     /// A store of this size as people run it, to which nothing happens.
     pub fn quiet(members: usize) -> Self {
         Self {
             members,
+            is_unmade: false,
             spares: 0,
             replacements: 0,
             zones: 0,

@@ -22,6 +22,7 @@ use annulus_core::replica::Replica;
 use annulus_core::state::State;
 use sha2::{Digest, Sha256};
 
+use super::admin::{ADMIN_CLIENT, AdminAnswer};
 use super::checks::{self, Monotone, Violation};
 use super::client::{Client, Order, page_contents};
 use super::dice::Dice;
@@ -86,6 +87,8 @@ pub struct Environment {
     pub elected: Vec<(GroupId, u64, usize)>,
     /// Maps that members have applied and nobody has judged yet.
     pub maps: Vec<Arc<Map>>,
+    /// What an operator was answered and has not taken note of yet.
+    pub answers: Vec<(u64, AdminAnswer)>,
     /// What members have done.
     pub work: Work,
 }
@@ -102,6 +105,7 @@ impl Environment {
             probed: Vec::new(),
             elected: Vec::new(),
             maps: Vec::new(),
+            answers: Vec::new(),
             work: Work::default(),
         }
     }
@@ -254,22 +258,19 @@ pub(super) struct World {
 
 /// Runs one seed to its end.
 pub fn run(seed: u64, profile: Profile) -> Report {
-    let mut world = World::new(seed, profile);
-    let result = catch_unwind(AssertUnwindSafe(|| world.run()));
-    let broken = match result {
-        Ok(result) => result.err(),
-        Err(panic) => {
-            let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
-            Some(Broken::Panicked(text.unwrap_or("with something that is no text").to_owned()))
-        }
-    };
-    if let Some(broken) = &broken {
-        let now = world.env.events.now();
-        world.env.trace.record(now, format_args!("BROKEN: {broken}"));
-    }
-    let answered = world.history.reads.len() + world.history.writes.iter().filter(|w| w.answer.is_some()).count();
-    let answered = answered + world.locks.answered() + world.txns.answered();
-    Report { trace: world.env.trace, counters: world.env.counters, answered, broken }
+    let mut dice = Dice::new(seed);
+    let scenario = Scenario::draw(&mut dice, profile);
+    let mut world = World::new(format_args!("seed {seed}, {profile:?}"), scenario, dice);
+    let ended = guarded(|| world.run());
+    world.report(ended.err())
+}
+
+/// Takes a panic for what is broken.
+pub(super) fn guarded<T>(work: impl FnOnce() -> Result<T, Broken>) -> Result<T, Broken> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
+        Err(Broken::Panicked(text.unwrap_or("with something that is no text").to_owned()))
+    })
 }
 
 /// What a member would be in the map.
@@ -294,9 +295,13 @@ pub(super) fn first_map(scenario: &Scenario, members: &[Member]) -> Arc<Map> {
         MapMember { id, name, zone, weight, state, client_address, peer_address, admin_address }
     });
     let map = Map::bootstrap(CLUSTER, scenario.partitions, scenario.replication, named.collect());
-    let map = Arc::new(map.expect("the scenario makes sense"));
+    let mut map = map.expect("the scenario makes sense");
     map.check();
-    map
+    if scenario.is_unmade {
+        // Only how many partitions there are is known: that of the store is newer.
+        map.epoch = 0;
+    }
+    Arc::new(map)
 }
 
 /// The number of a member in the simulator.
@@ -305,9 +310,7 @@ pub fn members_index(member: MemberId) -> usize {
 }
 
 impl World {
-    fn new(seed: u64, profile: Profile) -> Self {
-        let mut dice = Dice::new(seed);
-        let scenario = Scenario::draw(&mut dice, profile);
+    pub(super) fn new(title: std::fmt::Arguments<'_>, scenario: Scenario, mut dice: Dice) -> Self {
         let members: Vec<Member> = (0..scenario.slots()).map(|index| Member::new(index, &scenario)).collect();
         let map = first_map(&scenario, &members);
         // The last client does only as it is told.
@@ -325,7 +328,7 @@ impl World {
         let traders = traders.map(|number| Trader::new(number, &scenario, dice.fork())).collect();
         let txns = TxnRecord { accounts: scenario.txns.accounts, ..TxnRecord::default() };
         let mut env = Environment { trace: Trace::default(), ..Environment::new(&scenario, dice) };
-        env.trace.record(0, format_args!("seed {seed}, {profile:?}: {scenario:?}"));
+        env.trace.record(0, format_args!("{title}: {scenario:?}"));
         Self {
             phase_ends: scenario.faulty_us,
             scenario,
@@ -352,6 +355,27 @@ impl World {
     }
 
     fn run(&mut self) -> Result<(), Broken> {
+        self.set_out()?;
+        while let Some(event) = self.env.events.pop() {
+            if self.handle(event)? {
+                return self.judge();
+            }
+        }
+        unreachable!("ticks never end")
+    }
+
+    /// What was found.
+    pub(super) fn report(mut self, broken: Option<Broken>) -> Report {
+        if let Some(broken) = &broken {
+            self.env.trace.record(self.env.events.now(), format_args!("BROKEN: {broken}"));
+        }
+        let answered = self.history.reads.len() + self.history.writes.iter().filter(|w| w.answer.is_some()).count();
+        let answered = answered + self.locks.answered() + self.txns.answered();
+        Report { trace: self.env.trace, counters: self.env.counters, answered, broken }
+    }
+
+    /// Starts the members, and lets clients, faults and checks begin.
+    pub(super) fn set_out(&mut self) -> Result<(), Broken> {
         for member in 0..self.members.len() {
             self.start(member)?;
         }
@@ -377,16 +401,11 @@ impl World {
         self.env.events.after(500_000, Event::Fault(FaultEvent::Draw));
         self.env.events.after(PROBE_EVERY_US, Event::Probe);
         self.env.events.after(PHASE_EVERY_US, Event::Phase);
-        while let Some(event) = self.env.events.pop() {
-            if self.handle(event)? {
-                return self.judge();
-            }
-        }
-        unreachable!("ticks never end")
+        Ok(())
     }
 
     /// Judges everything that clients were told.
-    fn judge(&mut self) -> Result<(), Broken> {
+    pub(super) fn judge(&mut self) -> Result<(), Broken> {
         let found = locks::checks::places_found_again(&self.locks, &self.sightings);
         self.env.counters.add(Fault::PlaceFoundAgain, found);
         let versions = checks::check_history(&self.history, self.scenario.keys)?;
@@ -396,9 +415,15 @@ impl World {
     }
 
     /// Lets one thing happen. Returns whether it was the last.
-    fn handle(&mut self, event: Event) -> Result<bool, Broken> {
+    pub(super) fn handle(&mut self, event: Event) -> Result<bool, Broken> {
         match event {
             Event::Node { member, life, what } => self.node_event(member, life, what)?,
+            Event::Client { client: ADMIN_CLIENT, what } => {
+                if let ClientEvent::Answer { attempt, reply } = what {
+                    self.env.answers.push((attempt, AdminAnswer::Reply(reply)));
+                }
+            }
+            Event::Admin { number, answer } => self.env.answers.push((number, answer)),
             Event::Client { client, what } if client >= self.clients.len() + self.operators.len() => {
                 self.user_event(client - self.clients.len() - self.operators.len(), what)?;
             }
@@ -558,10 +583,17 @@ impl World {
         self.after_disk_work(index, result)
     }
 
-    /// The process is gone, and with it the power or not.
+    /// The process is gone, and with it the power or not; it comes back soon.
     pub(super) fn crash(&mut self, index: usize) {
-        self.count_crash(index);
         let kindness = *self.env.dice.pick(&[Kindness::KeepsAll, Kindness::LosesAll, Kindness::Mixed, Kindness::Mixed]);
+        self.end(index, kindness);
+        let down = self.env.dice.within(self.scenario.down_us.clone());
+        self.env.events.after(down, Event::Fault(FaultEvent::Start { member: index }));
+    }
+
+    /// The process is gone, and of what was not synced what its disk says.
+    pub(super) fn end(&mut self, index: usize, kindness: Kindness) {
+        self.count_crash(index);
         let member = &mut self.members[index];
         if let Some(process) = member.end(&mut self.env) {
             let (disk, dice) = (&member.disk, &mut self.env.dice);
@@ -577,8 +609,6 @@ impl World {
         self.env.counters.add(Fault::WriteLost, losses.lost);
         self.env.counters.add(Fault::WriteTorn, losses.torn);
         self.env.counters.add(Fault::NameLost, losses.names);
-        let down = self.env.dice.within(self.scenario.down_us.clone());
-        self.env.events.after(down, Event::Fault(FaultEvent::Start { member: index }));
     }
 
     fn count_crash(&mut self, index: usize) {

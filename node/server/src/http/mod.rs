@@ -45,6 +45,8 @@ mod txn_view;
 mod tests;
 
 pub use limits::{Limits, Resources};
+pub use plan::body as plan_body;
+pub use ring::body as ring_body;
 pub use route::Port;
 pub use server::serve;
 

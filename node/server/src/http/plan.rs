@@ -74,8 +74,12 @@ pub(super) async fn answer<R: Router>(edge: &Edge<R>, query: Option<&str>) -> Re
         reply => return Err(map_group::unanswered(&reply)),
     };
     let map = map_of(edge, plan.epoch).await?;
-    let body = serde_json::to_vec(&tell(&plan, &map)).expect("strings and numbers always serialise");
-    Ok(content("application/json", edge.resources.hold_answer(Bytes::from(body))?))
+    Ok(content("application/json", edge.resources.hold_answer(Bytes::from(body(&plan, &map)))?))
+}
+
+/// The plan as JSON; `map` is that of its epoch, or a newer one.
+pub fn body(plan: &plan::Plan, map: &Map) -> Vec<u8> {
+    serde_json::to_vec(&tell(plan, map)).expect("strings and numbers always serialise")
 }
 
 /// The map of this epoch, or a newer one: this member's own, or the leader's if this member is behind.

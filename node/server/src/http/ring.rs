@@ -7,7 +7,7 @@ use serde::{Serialize, Serializer};
 
 use super::Response;
 use super::edge::{Edge, content};
-use super::problem::{Kind, Problem};
+use super::problem::Problem;
 use crate::router::Router;
 
 #[derive(Serialize)]
@@ -87,6 +87,11 @@ pub(super) fn tell<R: Router>(
     map: &Map,
     leader: impl Fn(PartitionId) -> Option<MemberId>,
 ) -> Result<Response, Problem> {
+    Ok(content("application/json", edge.resources.hold_answer(Bytes::from(body(map, leader)))?))
+}
+
+/// The ring that a map says, led by these, as JSON.
+pub fn body(map: &Map, leader: impl Fn(PartitionId) -> Option<MemberId>) -> Vec<u8> {
     let members = map.members.iter().map(|member| Member {
         id: Id(member.id),
         name: &member.name,
@@ -100,7 +105,8 @@ pub(super) fn tell<R: Router>(
     let assignments = (0..map.partitions()).zip(&map.assignments).map(|(partition, assignment)| Assignment {
         partition,
         replicas: &assignment.replicas,
-        leader: leader(PartitionId(partition)).map(Id),
+        // What this member has heard of leaders may be older than the map, or newer: clients find no address for those.
+        leader: leader(PartitionId(partition)).filter(|id| map.member(*id).is_some()).map(Id),
     });
     let moves = map.moves.iter().map(|(group, moving)| Move {
         group: group.0,
@@ -118,6 +124,32 @@ pub(super) fn tell<R: Router>(
         assignments: assignments.collect(),
         moves: moves.collect(),
     };
-    let body = serde_json::to_vec(&ring).map_err(|_| Problem::new(Kind::Internal, "the ring could not be written"))?;
-    Ok(content("application/json", edge.resources.hold_answer(Bytes::from(body))?))
+    serde_json::to_vec(&ring).expect("strings and numbers always serialise")
+}
+
+#[cfg(test)]
+mod tests {
+    use annulus_core::id::ClusterId;
+    use annulus_core::map::Member as MapMember;
+
+    use super::*;
+
+    #[test]
+    fn a_leader_that_is_no_member_of_the_map_is_not_told() {
+        let member = |id| MapMember {
+            id: MemberId::new(id).unwrap(),
+            name: format!("m{id}"),
+            zone: String::new(),
+            weight: 100,
+            state: MemberState::Active,
+            client_address: format!("m{id}:7070"),
+            peer_address: format!("m{id}:7072"),
+            admin_address: format!("m{id}:7071"),
+        };
+        let map = Map::bootstrap(ClusterId([7; 16]), 2, 1, vec![member(1)]).unwrap();
+        let leader = |partition: PartitionId| MemberId::new(if partition.0 == 0 { 1 } else { 9 });
+        let told: serde_json::Value = serde_json::from_slice(&body(&map, leader)).unwrap();
+        assert_eq!(told["assignments"][0]["leader"], "0000000000000001");
+        assert_eq!(told["assignments"][1]["leader"], serde_json::Value::Null);
+    }
 }

@@ -1,9 +1,8 @@
 //! Whole rounds of the operator against a simulated API server, while somebody changes, takes or imitates the cluster's own
 //! objects, and while the cluster goes.
 
-mod scene;
-mod world;
-
+use crate::nodes::NAMESPACE;
+use crate::scene::{NAME, Scene};
 use annulus_crds::{StorageCluster, annotations, labels};
 use annulus_operator::simulated::{Cluster, Fault, Rule, Verb};
 use k8s_openapi::NamespaceResourceScope;
@@ -12,7 +11,6 @@ use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::{Resource, ResourceExt};
-use scene::{NAME, NAMESPACE, Scene};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};

@@ -1,11 +1,5 @@
 //! A cluster without Kubernetes: pods and volumes as values, a simulated store, and hands that do what a plan says.
 
-#![allow(dead_code, reason = "each test uses some of it")]
-
-#[path = "../../../node/core/tests/groups/mod.rs"]
-pub mod groups;
-pub mod store;
-
 use std::collections::{BTreeMap, BTreeSet};
 
 use annulus_client::admin::Members;
@@ -19,7 +13,8 @@ use annulus_operator::plan::{Action, Plan, Step, Stop, plan};
 use annulus_operator::status::status;
 use annulus_operator::validate;
 use serde_json::json;
-use store::Store;
+
+use crate::store::Store;
 
 pub const UID: &str = "8b6f0a3e-5c1d-4e2f-9a7b-0c1d2e3f4a5b";
 const ZONES: [&str; 3] = ["a", "b", "c"];

@@ -1,14 +1,12 @@
 //! Whole rounds of the operator against a simulated API server: every scenario once as it should go, once with a crash after each
 //! of its writes, and with faults of the API thrown in.
 
-mod scene;
-mod world;
-
+use crate::nodes::NAMESPACE;
+use crate::scene::{NAME, Scene};
 use annulus_crds::StorageCluster;
 use annulus_operator::simulated::{Fault, Rule};
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use kube::ResourceExt;
-use scene::{NAME, NAMESPACE, Scene};
 use serde_json::json;
 
 /// Something that a person wants of a cluster, or that happens to it.

@@ -1,5 +1,8 @@
 //! A store without nodes: the map and its planner are the core's own, the groups are a model, and whoever is down does nothing.
 
+#[path = "../../../node/core/tests/groups/mod.rs"]
+pub mod groups;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +20,7 @@ use annulus_operator::model::Told;
 use annulus_operator::stores::Error;
 use serde_json::json;
 
-use super::groups::Groups;
+use groups::Groups;
 
 const TICK: Duration = Duration::from_millis(100);
 

@@ -3,15 +3,13 @@
 //!
 //! `ANNULUS_PLANNER_CASES` is how many clusters the property is tried on (default 60).
 
-mod world;
-
 use std::collections::BTreeSet;
 
+use crate::world::World;
 use annulus_operator::plan::{Gate, Step, at_risk, plan};
 use proptest::prelude::*;
 use proptest::sample::Index;
 use serde_json::json;
-use world::World;
 
 fn made(spec: serde_json::Value) -> World {
     let mut world = World::new(spec);
