@@ -254,6 +254,22 @@ pub struct Settings {
     pub log_level: Option<String>,
 }
 
+impl Settings {
+    /// Those that are given, as variables of a member's environment.
+    pub fn variables(&self) -> impl Iterator<Item = (&'static str, String)> + use<> {
+        let Self { max_value_bytes, max_connections, cache_bytes, max_move_rate, election_timeout, log_level } = self;
+        let all = [
+            ("ANNULUS_LOG_LEVEL", log_level.clone()),
+            ("ANNULUS_MAX_VALUE_BYTES", max_value_bytes.clone()),
+            ("ANNULUS_MAX_CONNECTIONS", max_connections.map(|number| number.to_string())),
+            ("ANNULUS_CACHE_BYTES", cache_bytes.clone()),
+            ("ANNULUS_MAX_MOVE_RATE", max_move_rate.clone()),
+            ("ANNULUS_ELECTION_TIMEOUT", election_timeout.clone()),
+        ];
+        all.into_iter().filter_map(|(name, value)| Some((name, value?)))
+    }
+}
+
 /// What becomes of volumes that are not used any more.
 #[derive(JsonSchema, Deserialize, Serialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]

@@ -8,7 +8,7 @@
 //!
 //! Whether a lease has run out is judged by how long it has not changed, by this process's own clock: clocks of two machines are
 //! never compared. A holder that can't renew in time ends its process, so that nothing of it goes on; what it has sent by then is
-//! refused by the nodes, since every call carries the generation of the lease.
+//! refused by the nodes, since every change of a store carries the generation of the lease.
 //!
 //! The generation never goes down. It is counted from when the Lease was made and from its holders, and the highest there was is
 //! written down in it, so that nobody who sets the count of holders back takes the operator's word away from it.

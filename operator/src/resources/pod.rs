@@ -119,10 +119,9 @@ fn container(facts: &Facts, member: &MemberName) -> Container {
 
 /// What the member is told about itself, its settings, and what else the user gives.
 ///
-/// It listens on every IPv4 address: a kernel without IPv6 refuses `[::]`. Its zone it is told of later, through the store:
-/// which node it runs on is not known yet.
+/// It listens on all addresses; where the kernel knows no IPv6, those of IPv4. Its zone it is told of later, through the store: which
+/// node it runs on is not known yet.
 fn environment(facts: &Facts, member: &MemberName) -> Vec<EnvVar> {
-    // Both kinds of addresses.
     let listen = |port: i32| format!("[::]:{port}");
     let reached = |port: i32| facts.address(&member.name, port);
     let about = [
@@ -137,16 +136,7 @@ fn environment(facts: &Facts, member: &MemberName) -> Vec<EnvVar> {
         ("ANNULUS_ON_DAMAGE", "quarantine".to_owned()),
         ("ANNULUS_LOG_FORMAT", "json".to_owned()),
     ];
-    let settings = &facts.spec.settings;
-    let settings = [
-        ("ANNULUS_LOG_LEVEL", settings.log_level.clone()),
-        ("ANNULUS_MAX_VALUE_BYTES", settings.max_value_bytes.clone()),
-        ("ANNULUS_MAX_CONNECTIONS", settings.max_connections.map(|number| number.to_string())),
-        ("ANNULUS_CACHE_BYTES", settings.cache_bytes.clone()),
-        ("ANNULUS_MAX_MOVE_RATE", settings.max_move_rate.clone()),
-        ("ANNULUS_ELECTION_TIMEOUT", settings.election_timeout.clone()),
-    ];
-    let given = settings.into_iter().filter_map(|(name, value)| Some((name, value?)));
+    let given = facts.spec.settings.variables();
     let ours = about.into_iter().chain(given).map(|(name, value)| EnvVar {
         name: name.to_owned(),
         value: Some(value),

@@ -7,9 +7,6 @@ use sha2::{Digest, Sha256};
 use super::Facts;
 use super::pod::is_reserved_variable;
 
-/// The fields of a spec that a pod is made of. What is not among them changes nothing in a pod.
-const FIELDS: [&str; 5] = ["imagePullPolicy", "resources", "topology", "podTemplate", "settings"];
-
 /// A digest of all that the user says about a pod. A pod with another one is rolled.
 ///
 /// It is not a digest of the pod: a newer operator makes pods differently, and must not restart anything for that; its way
@@ -25,8 +22,8 @@ pub fn digest(facts: &Facts) -> String {
 fn said(facts: &Facts) -> Value {
     let (spec, left_out) = (fields(&facts.spec), fields(&without_anything()));
     let mut said = Map::new();
-    for field in FIELDS {
-        let value = spec.get(field).and_then(|value| unless_default(value, left_out.get(field)));
+    for (field, value) in &spec {
+        let value = unless_default(value, left_out.get(field));
         said.extend(value.map(|value| (field.to_owned(), value)));
     }
     said.insert("image".to_owned(), json!(facts.image));
@@ -34,11 +31,36 @@ fn said(facts: &Facts) -> Value {
     Value::Object(said)
 }
 
-/// The fields of a spec, without variables that never reach a pod.
-fn fields(spec: &StorageClusterSpec) -> Value {
+/// The fields of a spec that a pod is made of, without variables that never reach one. What is not among them changes nothing in a
+/// pod. The image is told apart. A new field of the spec has to be put on one of the two sides here.
+fn fields(spec: &StorageClusterSpec) -> Map<String, Value> {
     let mut spec = spec.clone();
     spec.pod_template.env.retain(|variable| !is_reserved_variable(&variable.name));
-    serde_json::to_value(spec).expect("a spec is plain data")
+    let StorageClusterSpec {
+        image_pull_policy,
+        resources,
+        topology,
+        pod_template,
+        settings,
+        image: _,
+        replicas: _,
+        replication_factor: _,
+        partitions: _,
+        storage: _,
+        volume_retention: _,
+        replacement: _,
+        network_policy: _,
+        deletion_protection: _,
+        paused: _,
+    } = &spec;
+    let fields = json!({
+        "imagePullPolicy": image_pull_policy, "resources": resources, "topology": topology,
+        "podTemplate": pod_template, "settings": settings,
+    });
+    let Value::Object(mut fields) = fields else { unreachable!("it was written as an object") };
+    // What a spec leaves out is absent there, too.
+    fields.retain(|_, value| !value.is_null());
+    fields
 }
 
 fn without_anything() -> StorageClusterSpec {

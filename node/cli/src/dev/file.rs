@@ -29,16 +29,6 @@ const MOST_MEMBERS: u16 = 99;
 const KIND: &str = "StorageCluster";
 /// The fields of a spec that mean something here.
 const MEANT: [&str; 4] = ["replicas", "replicationFactor", "partitions", "settings"];
-/// Settings, and the variables that members know them by.
-const VARIABLES: [(&str, &str); 6] = [
-    ("logLevel", "ANNULUS_LOG_LEVEL"),
-    ("maxValueBytes", "ANNULUS_MAX_VALUE_BYTES"),
-    ("maxConnections", "ANNULUS_MAX_CONNECTIONS"),
-    ("cacheBytes", "ANNULUS_CACHE_BYTES"),
-    ("maxMoveRate", "ANNULUS_MAX_MOVE_RATE"),
-    ("electionTimeout", "ANNULUS_ELECTION_TIMEOUT"),
-];
-
 /// What a file asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Wanted {
@@ -174,24 +164,24 @@ fn wanted(document: Document) -> Result<Wanted, (&'static str, String)> {
 
 /// The settings as variables, which the members will take.
 fn environment(settings: &Settings) -> Result<Vec<(String, String)>, (&'static str, String)> {
-    let value = |field: &str| match field {
-        "logLevel" => settings.log_level.clone(),
-        "maxValueBytes" => settings.max_value_bytes.clone(),
-        "maxConnections" => settings.max_connections.map(|number| number.to_string()),
-        "cacheBytes" => settings.cache_bytes.clone(),
-        "maxMoveRate" => settings.max_move_rate.clone(),
-        "electionTimeout" => settings.election_timeout.clone(),
-        _ => None,
-    };
-    let given = VARIABLES.iter().filter_map(|(field, variable)| Some(((*variable).to_owned(), value(field)?)));
-    let given: Vec<(String, String)> = given.collect();
+    let given: Vec<(String, String)> = settings.variables().map(|(name, value)| (name.to_owned(), value)).collect();
     match Partial::from_environment(given.iter().cloned()) {
-        Err(ConfigError::Environment { variable, reason }) => {
-            let field = VARIABLES.iter().find(|(_, known)| *known == variable);
-            Err((field.map_or("settings", |(field, _)| field), reason))
-        }
+        Err(ConfigError::Environment { variable, reason }) => Err((field(&variable), reason)),
         Err(error) => Err(("settings", error.to_string())),
         Ok(_) => Ok(given),
+    }
+}
+
+/// The setting that becomes this variable.
+fn field(variable: &str) -> &'static str {
+    match variable {
+        "ANNULUS_LOG_LEVEL" => "logLevel",
+        "ANNULUS_MAX_VALUE_BYTES" => "maxValueBytes",
+        "ANNULUS_MAX_CONNECTIONS" => "maxConnections",
+        "ANNULUS_CACHE_BYTES" => "cacheBytes",
+        "ANNULUS_MAX_MOVE_RATE" => "maxMoveRate",
+        "ANNULUS_ELECTION_TIMEOUT" => "electionTimeout",
+        _ => "settings",
     }
 }
 
