@@ -6,6 +6,7 @@
 mod store;
 mod world;
 
+use annulus_client::MemberState;
 use annulus_operator::plan::{Gate, Step, plan};
 use proptest::prelude::*;
 use proptest::sample::Index;
@@ -129,6 +130,31 @@ fn a_lost_volume_is_replaced_at_once_and_an_emptied_one_takes_its_own_place() {
     world.wipe(&names[0]);
     world.settle(60);
     assert_eq!(world.names(), names, "the same pod, as another member");
+}
+
+#[test]
+fn a_replacement_that_is_lost_before_it_has_anything_is_replaced_itself() {
+    let mut world = made(json!({"partitions": 8}));
+    let before = world.names();
+    world.lose_volume(&before[0]);
+    for _ in 0..2 {
+        let joining = |world: &World| {
+            let observed = world.observe();
+            let members = &observed.told().unwrap().plan.members;
+            let joins = members.iter().find(|it| it.state == MemberState::Joining && !before.contains(&it.name));
+            joins.map(|member| member.name.clone()).filter(|name| world.has_volume(name))
+        };
+        let mut rounds = 0..60;
+        while joining(&world).is_none() {
+            assert!(rounds.next().is_some(), "nobody joins: {}", world.log.join("\n"));
+            world.round();
+            world.operate();
+        }
+        let name = joining(&world).unwrap();
+        world.lose_volume(&name);
+    }
+    world.settle(100);
+    assert_eq!(world.names().len(), 3);
 }
 
 #[test]
