@@ -7,7 +7,8 @@ mod store;
 mod world;
 
 use annulus_client::MemberState;
-use annulus_operator::plan::{Gate, Step, plan};
+use annulus_operator::model::Member;
+use annulus_operator::plan::{Action, Gate, Step, plan};
 use proptest::prelude::*;
 use proptest::sample::Index;
 use serde_json::json;
@@ -155,6 +156,32 @@ fn a_replacement_that_is_lost_before_it_has_anything_is_replaced_itself() {
     }
     world.settle(100);
     assert_eq!(world.names().len(), 3);
+}
+
+#[test]
+fn whoever_is_being_deleted_does_not_become_a_member() {
+    let mut world = made(json!({"partitions": 8}));
+    let before = world.names();
+    world.spec.replicas = 4;
+    let observed = loop {
+        world.round();
+        let observed = world.observe();
+        if matches!(plan(&observed).step, Some(Step::SetMembers { .. })) {
+            break observed;
+        }
+        world.operate();
+    };
+    let name = world.names().into_iter().find(|name| !before.contains(name)).unwrap();
+    let with = |change: fn(&mut Member)| {
+        let mut observed = observed.clone();
+        change(observed.members.get_mut(&name).unwrap());
+        plan(&observed)
+    };
+    let ending = with(|member| member.pod.as_mut().unwrap().is_deleting = true);
+    assert!(!matches!(ending.step, Some(Step::SetMembers { .. })), "{ending:?}");
+    let going = with(|member| member.volume.as_mut().unwrap().is_deleting = true);
+    assert!(!matches!(going.step, Some(Step::SetMembers { .. })), "{going:?}");
+    assert!(going.actions.iter().any(|it| matches!(it, Action::CreateVolume { .. })), "another one is made: {going:?}");
 }
 
 #[test]

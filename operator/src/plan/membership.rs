@@ -100,14 +100,16 @@ impl Membership {
         });
         members.extend(may_return.take(wanted.saturating_sub(members.len())));
         let needed = wanted.saturating_sub(members.len());
-        let (joining, unneeded) = parts.fresh.split_at(needed.min(parts.fresh.len()));
-        let (answering, silent): (Vec<&str>, Vec<&str>) =
-            joining.iter().partition(|name| observed.members[**name].answer.is_some());
+        let (going, fresh): (Vec<&str>, Vec<&str>) = parts.fresh.iter().partition(|name| is_going(observed, name));
+        let (joining, unneeded) = fresh.split_at(needed.min(fresh.len()));
+        // One whose pod is being deleted still answers, and comes back.
+        let may_join = |name: &str| observed.members[name].answer.is_some() && observed.members[name].has_pod();
+        let (answering, silent): (Vec<&str>, Vec<&str>) = joining.iter().partition(|name| may_join(name));
         decided.missing = needed - joining.len();
         decided.silent = silent.iter().map(|name| (*name).to_owned()).collect();
         decided.foreign = parts.foreign.iter().map(|name| (*name).to_owned()).collect();
         decided.fresh = parts.fresh.iter().map(|name| (*name).to_owned()).collect();
-        decided.unneeded = unneeded.iter().chain(&parts.removed).map(|name| (*name).to_owned()).collect();
+        decided.unneeded = unneeded.iter().chain(&going).chain(&parts.removed).map(|name| (*name).to_owned()).collect();
         members.extend(answering);
         // Who is gone keeps its place until the one that takes it is there.
         let waiting = replaced.iter().map(String::as_str).take(wanted.saturating_sub(members.len()));
@@ -140,6 +142,11 @@ impl Membership {
         let change = told_of.map(|(what, specs)| format!("{what}: {}", names(specs))).collect::<Vec<_>>().join("; ");
         Ok(Some(Step::SetMembers { epoch: told.plan.epoch, members: self.specs.clone(), change }))
     }
+}
+
+/// Whether somebody's volume is being deleted: nobody is to count on it, though its node may still answer.
+fn is_going(observed: &Observed, name: &str) -> bool {
+    observed.members[name].volume.as_ref().is_some_and(|volume| volume.is_deleting)
 }
 
 /// Whether a member can be counted on.
