@@ -109,8 +109,9 @@ impl Membership {
         let (given_up, fresh): (Vec<&str>, Vec<&str>) =
             parts.fresh.iter().partition(|name| stranded::is_given_up(observed, name, &observed.members[**name]));
         let (joining, unneeded) = fresh.split_at(needed.min(fresh.len()));
-        let (answering, silent): (Vec<&str>, Vec<&str>) =
-            joining.iter().partition(|name| observed.members[**name].answer.is_some());
+        // One whose pod is being deleted still answers, and comes back.
+        let may_join = |name: &str| observed.members[name].answer.is_some() && observed.members[name].has_pod();
+        let (answering, silent): (Vec<&str>, Vec<&str>) = joining.iter().partition(|name| may_join(name));
         decided.missing = needed - joining.len();
         decided.silent = silent.iter().map(|name| (*name).to_owned()).collect();
         decided.foreign = parts.foreign.iter().map(|name| (*name).to_owned()).collect();

@@ -20,6 +20,9 @@ pub(super) struct Gone {
 
 /// A member that has lost its volume is replaced at once, one that its peers have not heard of for long enough then; never more
 /// at a time than the spec allows, and nobody when half of all are missing: that is no failure of members.
+///
+/// One that is lost while it joins has a place that is being filled already: if it waited for its turn, whoever leaves that place
+/// would wait for it in vain.
 pub(super) fn gone(observed: &Observed, told: &Told) -> Gone {
     let replacement = &observed.cluster.spec.replacement;
     let staying = staying(told);
@@ -44,8 +47,10 @@ pub(super) fn gone(observed: &Observed, told: &Told) -> Gone {
     let leaving = told.plan.members.iter().filter(|member| member.state == MemberState::Leaving && !is_heard(member));
     let allowed = usize::try_from(replacement.max_concurrent).unwrap_or_default();
     let allowed = allowed.saturating_sub(leaving.count());
-    let replaced: BTreeSet<String> = gone.iter().take(allowed).map(|member| member.name.clone()).collect();
-    let wait = gone.get(allowed).map(|member| {
+    let (joining, settled): (Vec<&PlannedMember>, Vec<&PlannedMember>) =
+        gone.into_iter().partition(|member| member.state == MemberState::Joining);
+    let replaced = joining.iter().chain(settled.iter().take(allowed)).map(|member| member.name.clone()).collect();
+    let wait = settled.get(allowed).map(|member| {
         let message = format!(
             "{} is gone, and spec.replacement.maxConcurrent is {}: it waits for its turn",
             member.name, replacement.max_concurrent

@@ -40,5 +40,5 @@ pub(super) fn why(observed: &Observed, name: &str) -> Option<Wait> {
         "pod {name} is on node {node}, which is down, and has never been in the store: bring the node back, or delete the pod \
          and the claim {name}; {otherwise}"
     );
-    Some(Wait::new(Gate::PodNotReady, Some(name), message))
+    Some(Wait::new(Gate::NodeDown, Some(name), message))
 }

@@ -5,11 +5,14 @@
 
 use std::collections::BTreeSet;
 
-use crate::world::World;
-use annulus_operator::plan::{Gate, Step, at_risk, plan};
+use annulus_client::MemberState;
+use annulus_operator::model::Member;
+use annulus_operator::plan::{Action, Gate, Step, at_risk, plan};
 use proptest::prelude::*;
 use proptest::sample::Index;
 use serde_json::json;
+
+use crate::world::World;
 
 fn made(spec: serde_json::Value) -> World {
     let mut world = World::new(spec);
@@ -128,6 +131,57 @@ fn a_lost_volume_is_replaced_at_once_and_an_emptied_one_takes_its_own_place() {
     world.wipe(&names[0]);
     world.settle(60);
     assert_eq!(world.names(), names, "the same pod, as another member");
+}
+
+#[test]
+fn a_replacement_that_is_lost_before_it_has_anything_is_replaced_itself() {
+    let mut world = made(json!({"partitions": 8}));
+    let before = world.names();
+    world.lose_volume(&before[0]);
+    for _ in 0..2 {
+        let joining = |world: &World| {
+            let observed = world.observe();
+            let members = &observed.told().unwrap().plan.members;
+            let joins = members.iter().find(|it| it.state == MemberState::Joining && !before.contains(&it.name));
+            joins.map(|member| member.name.clone()).filter(|name| world.has_volume(name))
+        };
+        let mut rounds = 0..60;
+        while joining(&world).is_none() {
+            assert!(rounds.next().is_some(), "nobody joins: {}", world.log.join("\n"));
+            world.round();
+            world.operate();
+        }
+        let name = joining(&world).unwrap();
+        world.lose_volume(&name);
+    }
+    world.settle(100);
+    assert_eq!(world.names().len(), 3);
+}
+
+#[test]
+fn whoever_is_being_deleted_does_not_become_a_member() {
+    let mut world = made(json!({"partitions": 8}));
+    let before = world.names();
+    world.spec.replicas = 4;
+    let observed = loop {
+        world.round();
+        let observed = world.observe();
+        if matches!(plan(&observed).step, Some(Step::SetMembers { .. })) {
+            break observed;
+        }
+        world.operate();
+    };
+    let name = world.names().into_iter().find(|name| !before.contains(name)).unwrap();
+    let with = |change: fn(&mut Member)| {
+        let mut observed = observed.clone();
+        change(observed.members.get_mut(&name).unwrap());
+        plan(&observed)
+    };
+    let ending = with(|member| member.pod.as_mut().unwrap().is_deleting = true);
+    assert!(!matches!(ending.step, Some(Step::SetMembers { .. })), "{ending:?}");
+    let going = with(|member| member.volume.as_mut().unwrap().is_deleting = true);
+    assert!(!matches!(going.step, Some(Step::SetMembers { .. })), "{going:?}");
+    assert!(going.actions.iter().any(|it| matches!(it, Action::CreateVolume { .. })), "another one is made: {going:?}");
 }
 
 #[test]

@@ -111,10 +111,10 @@ impl Member {
         }
         eviction.left = led;
         let is_late = now >= eviction.began + EVICTION_PATIENCE_US || now >= eviction.moved + EVICTION_STALLS_AFTER_US;
-        if led == 0 || is_late {
-            if let Some(number) = eviction.asked_by.take() {
-                told(number, AdminAnswer::Evicted(led), env);
-            }
+        if (led == 0 || is_late)
+            && let Some(number) = eviction.asked_by.take()
+        {
+            told(number, AdminAnswer::Evicted(led), env);
         }
         if now >= eviction.began + EVICTED_FOR_US {
             process.eviction = None;

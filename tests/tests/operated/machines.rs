@@ -1,5 +1,6 @@
 //! What runs where: a running pod is a process of the simulator, a volume is one of its disks, a dead machine is one without power.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -115,10 +116,10 @@ impl Machines {
             }
         }
         for (name, running) in wanted {
-            if !self.running.contains_key(&name) {
-                store.record(format_args!("{name} runs in {} on {}", running.slot, running.node));
-                store.start(running.slot, &name)?;
-                self.running.insert(name, running);
+            if let Entry::Vacant(entry) = self.running.entry(name) {
+                store.record(format_args!("{} runs in {} on {}", entry.key(), running.slot, running.node));
+                store.start(running.slot, entry.key())?;
+                entry.insert(running);
             }
         }
         Ok(())
