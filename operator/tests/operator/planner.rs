@@ -235,7 +235,7 @@ fn a_new_member_on_a_node_that_dies_is_given_up_in_its_time_and_another_is_made(
     let planned = world.rounds(100);
     assert_eq!(planned.step, None);
     let wait = planned.wait.unwrap();
-    assert_eq!((wait.gate, wait.member.as_ref()), (Gate::PodNotReady, Some(&fresh)));
+    assert_eq!((wait.gate, wait.member.as_ref()), (Gate::NodeDown, Some(&fresh)));
     assert!(
         wait.message.contains("is on node node-") && wait.message.contains("maxConcurrent is 0"),
         "{}",
