@@ -59,6 +59,9 @@ pub struct Metrics {
 const CONDITIONS: [&str; 6] =
     ["Available", "Progressing", "Degraded", "RingBalanced", "QuorumAtRisk", "ScaleDownBlocked"];
 
+/// Reasons for which a store is not available although nothing is wrong with it.
+const NOT_MISSED: [&str; 2] = ["NotMade", "Deleting"];
+
 impl Default for Metrics {
     fn default() -> Self {
         let metrics = Self {
@@ -122,7 +125,13 @@ impl Metrics {
             let holds = status.conditions.iter().any(|it| it.type_ == name && it.status == "True");
             let labels =
                 Condition { namespace: namespace.clone(), cluster: cluster.clone(), condition: name.to_owned() };
-            self.conditions.get_or_create(&labels).set(i64::from(holds));
+            // Nobody misses a store that is still being made, or that is to go: no alarm is to come of it.
+            let is_missed = !status.conditions.iter().any(|it| it.type_ == name && NOT_MISSED.contains(&&*it.reason));
+            if is_missed {
+                self.conditions.get_or_create(&labels).set(i64::from(holds));
+            } else {
+                self.conditions.remove(&labels);
+            }
         }
         let labels = Cluster { namespace, cluster };
         let rolls = status.plan.as_ref().is_some_and(|plan| plan.step == "RollMember");

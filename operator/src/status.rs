@@ -11,7 +11,7 @@ use annulus_crds::storage_cluster::{MemberStatus, PlanStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 
-use crate::model::{Member, Observed, Told};
+use crate::model::{Member, Observed, Told, TroubleKind};
 use crate::plan::{Passes, Plan, Step, at_risk, is_heard, last_ordinal};
 use crate::validate::Problem;
 
@@ -130,7 +130,6 @@ fn member(
         None => knows_map.then_some(false),
     };
     let now = Timestamp::from_second(observed.now_s).map(|now| now.to_string()).ok();
-    let volume_trouble = there.volume.as_ref().and_then(|volume| volume.trouble.clone());
     MemberStatus {
         name: name.to_owned(),
         // Whoever once was in the map is not forgotten when it leaves: its volume is not an empty one.
@@ -154,12 +153,23 @@ fn member(
         ready: there.is_ready(),
         replicas: in_map.map_or(0, |member| i64::try_from(member.replicas).unwrap_or(i64::MAX)),
         leaders: in_map.map_or(0, |member| i64::try_from(member.leads).unwrap_or(i64::MAX)),
-        message: pod.and_then(|pod| Some(pod.trouble.as_ref()?.text.clone())).or(volume_trouble).unwrap_or_default(),
+        message: hindrance(there).map(|(_, text)| text.to_owned()).unwrap_or_default(),
         unheard_since: match unheard {
             Some(true) => silent_since().or(now),
             Some(false) => None,
             None => silent_since(),
         },
+    }
+}
+
+/// What hinders a member: a reason, and the same in words. A pod that no node takes for want of its volume is told by the volume.
+fn hindrance(there: &Member) -> Option<(&'static str, &str)> {
+    let of_volume = there.volume.as_ref().and_then(|volume| volume.trouble.as_deref());
+    let of_volume = of_volume.map(|text| ("VolumeNotBound", text));
+    match there.pod.as_ref().and_then(|pod| pod.trouble.as_ref()) {
+        Some(trouble) if trouble.kind != TroubleKind::Unschedulable => Some((trouble.kind.name(), &trouble.text)),
+        Some(trouble) => of_volume.or(Some((trouble.kind.name(), &trouble.text))),
+        None => of_volume,
     }
 }
 
@@ -303,8 +313,7 @@ fn available(observed: &Observed, told: Option<&Told>, lost: usize) -> Says {
     let (holds, reason, message) = match told {
         None if observed.is_ending() => (Some(false), "Deleting", "the cluster is being deleted".to_owned()),
         None if observed.was_made() => (Some(false), "Unreachable", "no member can tell the map".to_owned()),
-        // Nobody has missed it yet.
-        None => (None, "NotMade", "the store is being made".to_owned()),
+        None => (Some(false), "NotMade", "the store is being made".to_owned()),
         Some(_) if lost > 0 => (Some(false), "QuorumLost", format!("{lost} partitions have no quorum")),
         Some(told) => {
             let is_ready = |member: &&PlannedMember| observed.members.get(&member.name).is_some_and(Member::is_ready);
@@ -384,10 +393,8 @@ fn degraded(observed: &Observed, status: &StorageClusterStatus) -> Says {
         told_of.message.clone()
     };
     let message = format!("{} of {} members are not ready: {why}", unwell.len(), status.members.len());
-    let pod = observed.members.get(&told_of.name).and_then(|there| there.pod.as_ref());
-    let trouble = pod.and_then(|pod| pod.trouble.as_ref());
-    let reason = match trouble {
-        Some(trouble) => trouble.kind.name(),
+    let reason = match observed.members.get(&told_of.name).and_then(hindrance) {
+        Some((reason, _)) => reason,
         None if observed.told().is_none() && !observed.was_made() => "Creating",
         None => "MemberNotReady",
     };

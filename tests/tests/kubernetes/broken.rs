@@ -25,9 +25,9 @@ async fn what_is_missing_is_named_with_the_remedy_and_what_is_mended_goes_on() {
     place.create(1, &json!({"podTemplate": {"nodeSelector": {NOWHERE: "true"}}})).await;
     class.create(1, &json!({"storage": {"storageClassName": MISSING_CLASS}})).await;
 
-    said(&image, &["can't get its image", "correct spec.image"]).await;
-    said(&place, &["can't be placed"]).await;
-    said(&class, &[&format!("storage class {MISSING_CLASS}, which does not exist")]).await;
+    said(&image, "ImageUnavailable", &["can't get its image", "correct spec.image"]).await;
+    said(&place, "Unschedulable", &["can't be placed"]).await;
+    said(&class, "VolumeNotBound", &[&format!("storage class {MISSING_CLASS}, which does not exist")]).await;
 
     image.change(&json!({"image": IMAGE})).await;
     place.change(&json!({"podTemplate": {"nodeSelector": {NOWHERE: null}}})).await;
@@ -41,14 +41,15 @@ async fn what_is_missing_is_named_with_the_remedy_and_what_is_mended_goes_on() {
     scenario.end().await;
 }
 
-/// Waits until a condition says all of this, and names the member that it is about.
-async fn said(cluster: &Cluster<'_>, parts: &[&str]) {
+/// Waits until a condition says all of this for this reason, and names the member that it is about.
+async fn said(cluster: &Cluster<'_>, reason: &str, parts: &[&str]) {
     let told = |resource: &Value| {
         let messages = ["Degraded", "Progressing"].map(|kind| condition(resource, kind).2.to_owned());
         messages.into_iter().find(|message| parts.iter().all(|part| message.contains(part)))
     };
     let what = format!("it says {parts:?}");
-    let resource = cluster.until(&what, PATIENCE, |resource| told(resource).is_some()).await;
+    let is_said = |resource: &Value| told(resource).is_some() && condition(resource, "Degraded").1 == reason;
+    let resource = cluster.until(&what, PATIENCE, is_said).await;
     let message = told(&resource).unwrap_or_default();
     let member = text(&resource, "/status/members/0/name");
     assert!(!member.is_empty() && message.contains(member), "{message} names {member}");
