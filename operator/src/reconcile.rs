@@ -241,9 +241,22 @@ async fn publish(context: &Context, resource: &StorageCluster, kind: EventType, 
     }
 }
 
-/// An error with what lies behind it.
+/// An error with what lies behind it, and what to do where that is known.
 pub fn told(error: &apply::Error) -> String {
-    chain(error)
+    let text = chain(error);
+    let status = match error {
+        apply::Error::Kubernetes { source, .. } => match &**source {
+            kube::Error::Api(status) => Some(status),
+            _ => None,
+        },
+        _ => None,
+    };
+    // Quotas and pod security refuse with 403, too, and say themselves what they want.
+    let lacks_permission = status.is_some_and(|status| status.code == 403 && status.message.contains(" cannot "));
+    if !lacks_permission {
+        return text;
+    }
+    format!("{text}; the operator's role lacks that: install the chart annulus-operator of the operator's version")
 }
 
 /// An error with what lies behind it.
