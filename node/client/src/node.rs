@@ -69,6 +69,9 @@ pub struct Status {
     /// Bytes that this disk has in all; `None`: it does not tell.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disk_bytes_total: Option<u64>,
+    /// Bytes that its own files take on it; `None`: it does not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data_bytes: Option<u64>,
     /// Everything else that it tells.
     #[serde(flatten)]
     pub other: serde_json::Map<String, serde_json::Value>,

@@ -12,6 +12,9 @@ use crate::model::{Observed, Told};
 /// read a moment apart, while the members write.
 const SAME_DISK_PART: u64 = 1000;
 
+/// What is left free on each disk, for what members write beside their data: a tenth of it, and this much at most.
+const MOST_LEFT_FREE: u64 = 1 << 30;
+
 /// Leaves that have to wait.
 #[derive(Debug)]
 pub(super) struct Held {
@@ -29,7 +32,14 @@ struct Disk<'a> {
     members: Vec<&'a str>,
 }
 
-/// What leaves has to find room with those that stay: a tenth of each disk is left free for checkpoints. `stay` is everybody who
+impl Disk<'_> {
+    /// Bytes that it may still take.
+    fn room(&self) -> u64 {
+        self.unused.saturating_sub((self.total / 10).min(MOST_LEFT_FREE))
+    }
+}
+
+/// What leaves has to find room with those that stay, a little of each disk left free. `stay` is everybody who
 /// is a member afterwards.
 pub(super) fn room_for(
     observed: &Observed,
@@ -44,15 +54,16 @@ pub(super) fn room_for(
         let answers = observed.members.get(&member.name).and_then(|there| there.id()) == Some(member.id);
         let disk = disks.iter().find(|disk| disk.members.contains(&member.name.as_str()));
         let Some(disk) = disk.filter(|_| answers && member.replicas > 0) else { continue };
-        // What others have on the same disk does not move.
+        // One that does not tell has its share of what is on its disk, at the most.
         let sharers = u64::try_from(disk.members.len()).unwrap_or(u64::MAX);
-        moving = moving.saturating_add((disk.total - disk.unused) / sharers);
+        let data = observed.members.get(&member.name).and_then(|there| there.answer.as_ref()?.data_bytes);
+        moving = moving.saturating_add(data.unwrap_or((disk.total - disk.unused) / sharers));
         ids.insert(member.id);
         names.push(member.name.as_str());
     }
     let stays = |name: &str| stay.iter().any(|spec| spec.name == name);
     let left: Vec<&Disk<'_>> = disks.iter().filter(|disk| disk.members.iter().any(|name| stays(name))).collect();
-    let free = left.iter().fold(0_u64, |sum, disk| sum.saturating_add(disk.unused.saturating_sub(disk.total / 10)));
+    let free = left.iter().fold(0_u64, |sum, disk| sum.saturating_add(disk.room()));
     // Nodes that can't tell hold nothing up: the store itself stops taking writes before a disk is full.
     if moving <= free || left.is_empty() {
         return Ok(());
@@ -85,7 +96,7 @@ fn message(leaving: &[&str], moving: u64, free: u64, left: &[&Disk<'_>]) -> Stri
     let (moving, free) = (mib(moving), mib(free));
     let room = format!(
         "{who} {holds} about {moving} MiB, and the members that would stay have room for {free} MiB, with a tenth of each \
-         disk left free"
+         disk, but not more than 1 GiB, left free"
     );
     match left.iter().find(|disk| disk.members.len() > 1) {
         Some(disk) => format!(

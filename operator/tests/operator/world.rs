@@ -79,6 +79,8 @@ pub struct World {
     fence: u64,
     /// Bytes in all and unused, of those that tell: by name, and of everybody else by the empty one.
     pub disks: BTreeMap<String, (u64, u64)>,
+    /// What members say that their files take.
+    pub data_bytes: Option<u64>,
     /// What was done, for whoever has to find out why.
     pub log: Vec<String>,
 }
@@ -102,6 +104,7 @@ impl World {
             joined: BTreeSet::new(),
             fence: 7,
             disks: BTreeMap::new(),
+            data_bytes: None,
             log: Vec::new(),
         }
     }
@@ -204,6 +207,7 @@ impl World {
             serde_json::from_value(json!({
                 "id": data.id.to_string(), "name": name, "cluster": cluster, "version": "1",
                 "disk_bytes_total": disk.map(|(total, _)| total), "disk_bytes_free": disk.map(|(_, free)| free),
+                "data_bytes": self.data_bytes,
             }))
             .expect("a status")
         });

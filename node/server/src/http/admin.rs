@@ -35,6 +35,7 @@ struct Status {
     evicted: bool,
     disk_bytes_free: Option<u64>,
     disk_bytes_total: Option<u64>,
+    data_bytes: Option<u64>,
     uptime_seconds: u64,
 }
 
@@ -61,6 +62,7 @@ pub(super) fn status<R: Router>(edge: &Edge<R>) -> Response {
         evicted: status.evicted,
         disk_bytes_free: status.disk.map(|disk| disk.free_bytes),
         disk_bytes_total: status.disk.map(|disk| disk.total_bytes),
+        data_bytes: status.disk.map(|disk| disk.data_bytes),
         uptime_seconds: status.uptime.as_secs(),
     };
     json(serde_json::to_vec(&status).expect("strings and numbers always serialise"))

@@ -106,6 +106,7 @@ impl NodeCollector {
         let figures = [
             ("disk_free", "Bytes that may still be written to the disk of the volume", disk.free_bytes),
             ("disk_total", "Bytes that the disk of the volume has in all", disk.total_bytes),
+            ("data", "Bytes that the files of the volume take", disk.data_bytes),
         ];
         for (name, help, bytes) in figures {
             let figure = gauge(bytes);

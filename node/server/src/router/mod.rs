@@ -113,6 +113,8 @@ pub struct DiskSpace {
     pub free_bytes: u64,
     /// Bytes that there are in all.
     pub total_bytes: u64,
+    /// Bytes that the volume's own files take.
+    pub data_bytes: u64,
 }
 
 /// Why a map did not become the first map of the store.

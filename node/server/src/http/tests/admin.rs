@@ -29,7 +29,7 @@ fn the_status_tells_how_the_member_is() {
                 "peer_address": "10.0.0.1:7270", "admin_address": "10.0.0.1:7170", "version": env!("CARGO_PKG_VERSION"),
                 "cluster": CLUSTER.to_string(), "epoch": 5, "ready": true, "not_ready": [], "lanes": 2, "replicas": 9,
                 "leaders": 3, "moves_in": 2, "evicted": false, "disk_bytes_free": 3_221_225_472_u64,
-                "disk_bytes_total": 10_737_418_240_u64, "uptime_seconds": 60,
+                "disk_bytes_total": 10_737_418_240_u64, "data_bytes": 1_073_741_824_u64, "uptime_seconds": 60,
             })
         );
         *server.fake.map.borrow_mut() = None;

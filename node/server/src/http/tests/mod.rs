@@ -210,7 +210,7 @@ impl Router for Fake {
             leaders: 3,
             moves_in: 2,
             evicted: self.evicted.get().is_some(),
-            disk: Some(DiskSpace { free_bytes: 3 << 30, total_bytes: 10 << 30 }),
+            disk: Some(DiskSpace { free_bytes: 3 << 30, total_bytes: 10 << 30, data_bytes: 1 << 30 }),
             uptime: Duration::from_secs(60),
         }
     }
