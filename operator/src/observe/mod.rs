@@ -219,7 +219,11 @@ where
 {
     let listed: BTreeSet<String> = listed.iter().map(|object| object.name_any()).collect();
     let api = Api::<K>::namespaced(client.clone(), namespace);
-    let reads = names.difference(&listed).map(|name| api.get_opt(name));
+    let names: Vec<String> = names.difference(&listed).cloned().collect();
+    let reads = names.into_iter().map(|name| {
+        let api = api.clone();
+        async move { api.get_opt(&name).await }
+    });
     let read: Vec<_> = stream::iter(reads).buffered(ASKED_AT_ONCE).collect().await;
     read.into_iter().filter_map(|object| object.map(|object| object.map(Arc::new)).transpose()).collect()
 }

@@ -102,6 +102,7 @@ impl Process {
             stores: Arc::clone(line) as Arc<dyn Stores>,
             defaults: Defaults { node_image: "annulus/node:1".to_owned(), clock: Arc::new(now) },
             fence,
+            metrics: Arc::default(),
         };
         let (heard, stops) = (Arc::clone(heard), Arc::clone(&gate));
         let task = tokio::spawn(async move {
