@@ -142,9 +142,12 @@ impl PullPolicy {
         .message("storage.size can't shrink: volumes can only grow"),
     validation = Rule::new("quantity(self.size).compareTo(quantity('64Mi')) >= 0")
         .message("storage.size has to be 64Mi at least"),
+    validation = Rule::new("quantity(self.size).compareTo(quantity('1Pi')) <= 0")
+        .message("storage.size is more than 1Pi, and no volume is that large; it could not be set back"),
 )]
 pub struct Storage {
-    /// How large each member's volume is. It may grow, where the storage class allows that, and never shrinks.
+    /// How large each member's volume is, from 64Mi to 1Pi. It may grow, where the storage class allows that, and never shrinks: what was
+    /// asked for once can't be taken back.
     #[serde(default = "ten_gibibytes")]
     #[schemars(schema_with = "schema::quantity")]
     pub size: String,

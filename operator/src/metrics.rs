@@ -134,7 +134,8 @@ impl Metrics {
             }
         }
         let labels = Cluster { namespace, cluster };
-        let rolls = status.plan.as_ref().is_some_and(|plan| plan.step == "RollMember");
+        let failed = status.phase == "Failing";
+        let rolls = !failed && status.plan.as_ref().is_some_and(|plan| plan.step == "RollMember");
         self.rolled.get_or_create(&labels).inc_by(u64::from(rolls));
         self.members.get_or_create(&labels).set(i64::from(status.replicas));
         self.ready.get_or_create(&labels).set(i64::from(status.ready_replicas));

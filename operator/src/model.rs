@@ -128,6 +128,8 @@ pub struct Pod {
     pub has_ended: bool,
     /// Whether it is being deleted.
     pub is_deleting: bool,
+    /// Whether nothing is waited for any more before it goes, but who holds it by a finalizer.
+    pub is_let_go: bool,
     /// What hinders it.
     pub trouble: Option<Trouble>,
     /// What its start waits for, as far as Kubernetes tells, in words; `None`: its container runs, or has run.
@@ -196,6 +198,9 @@ pub struct Told {
     pub ring: Arc<Ring>,
 }
 
+/// More members than any cluster ever had, one after the other.
+const MOST_MADE: u64 = 1_000_000_000_000;
+
 impl Pod {
     /// Whether what hinders it would hinder any other pod like it, too: its image can't be had, or what it is made of is wrong.
     pub fn is_made_wrong(&self) -> bool {
@@ -207,7 +212,9 @@ impl Pod {
 impl Cluster {
     /// Takes what the last status remembers.
     pub fn remember(&mut self, status: &StorageClusterStatus) {
-        self.last_ordinal = u64::try_from(status.last_ordinal).unwrap_or_default();
+        // No operator has made so many: somebody has written it there, and there would be no number after it.
+        let last_ordinal = u64::try_from(status.last_ordinal).unwrap_or_default();
+        self.last_ordinal = if last_ordinal > MOST_MADE { 0 } else { last_ordinal };
         self.was_made = status.cluster_id.is_some()
             || status.map_epoch.is_some()
             || status.members.iter().any(|member| !member.id.is_empty());

@@ -259,17 +259,25 @@ pub fn told(error: &apply::Error) -> String {
     format!("{text}; the operator's role lacks that: install the chart annulus-operator of the operator's version")
 }
 
-/// An error with what lies behind it.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
+/// An error with what lies behind it. Of what the API server says only its sentence: the rest of its answer is for programs.
+pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let said = |error: &(dyn std::error::Error + 'static)| {
+        let unboxed = error.downcast_ref::<Box<kube::Error>>().map(|error| &**error);
+        match error.downcast_ref::<kube::Error>().or(unboxed) {
+            Some(kube::Error::Api(status)) => (status.message.clone(), true),
+            _ => (error.to_string(), false),
+        }
+    };
+    let (mut text, mut is_last) = said(error);
+    let mut source = error.source().filter(|_| !is_last);
     while let Some(cause) = source {
-        let cause_text = cause.to_string();
+        let (cause_text, ends) = said(cause);
+        is_last = ends;
         // Some errors say their cause themselves.
         if !text.contains(&cause_text) {
             text = format!("{text}: {cause_text}");
         }
-        source = cause.source();
+        source = cause.source().filter(|_| !is_last);
     }
     text
 }

@@ -43,7 +43,7 @@ pub fn status(
         }
         .to_owned(),
         image: Some(observed.cluster.image.clone()),
-        last_ordinal: i64::try_from(last_ordinal(observed)).unwrap_or(i64::MAX).max(before.last_ordinal),
+        last_ordinal: i64::try_from(last_ordinal(observed)).unwrap_or(i64::MAX),
         members,
         plan: plan_status(plan, told, failure),
         conditions: Vec::new(),
@@ -58,6 +58,9 @@ fn phase(observed: &Observed, plan: &Plan, problems: &[Problem], failure: Option
     }
     if observed.cluster.spec.paused {
         return "Paused";
+    }
+    if failure.is_some() {
+        return "Failing";
     }
     let Some(told) = observed.told() else {
         return if observed.was_made() { "Unreachable" } else { "Creating" };
@@ -74,8 +77,6 @@ fn phase(observed: &Observed, plan: &Plan, problems: &[Problem], failure: Option
         "Scaling"
     } else if !told.plan.settled {
         "Moving"
-    } else if failure.is_some() {
-        "Failing"
     } else if rolls {
         "Rolling"
     } else if !problems.is_empty() {
@@ -162,8 +163,19 @@ fn member(
     }
 }
 
+/// What is said of a member whose claim somebody deletes.
+const GOES: &str = "its claim is being deleted, and what it holds is gone when its pod ends: another member takes its place; keep its pod until then";
+
+/// Whether somebody deletes the claim of one that is in the store.
+fn goes(there: &Member) -> bool {
+    there.is_in_a_store() && there.volume.as_ref().is_some_and(|volume| volume.is_deleting)
+}
+
 /// What hinders a member: a reason, and the same in words. A pod that no node takes for want of its volume is told by the volume.
 fn hindrance(there: &Member) -> Option<(&'static str, &str)> {
+    if goes(there) {
+        return Some(("VolumeDeleting", GOES));
+    }
     let of_volume = there.volume.as_ref().and_then(|volume| volume.trouble.as_deref());
     let of_volume = of_volume.map(|text| ("VolumeNotBound", text));
     match there.pod.as_ref().and_then(|pod| pod.trouble.as_ref()) {
@@ -381,9 +393,18 @@ fn progressing(plan: &Plan, problems: &[Problem], failure: Option<&str>) -> Says
 
 fn degraded(observed: &Observed, status: &StorageClusterStatus) -> Says {
     let kind = "Degraded";
-    let well = |member: &&MemberStatus| member.state == "Left" || (member.ready && member.state != "Unreachable");
+    let stays = |member: &MemberStatus| !observed.members.get(&member.name).is_some_and(goes);
+    let well = |member: &&MemberStatus| {
+        member.state == "Left" || (member.ready && member.state != "Unreachable" && stays(member))
+    };
     let unwell: Vec<&MemberStatus> = status.members.iter().filter(|member| !well(member)).collect();
+    let there = status.members.iter().filter(|member| member.state != "Left").count();
+    let wanted = usize::try_from(observed.cluster.spec.replicas).unwrap_or_default();
     let Some(first) = unwell.first() else {
+        if there < wanted && !observed.cluster.deleting {
+            let message = format!("there are {there} of {wanted} members");
+            return Says { kind, holds: Some(true), reason: "MembersMissing", message };
+        }
         return Says { kind, holds: Some(false), reason: "AllWell", message: "every member is ready".to_owned() };
     };
     let told_of = unwell.iter().find(|member| !member.message.is_empty()).unwrap_or(first);

@@ -108,7 +108,7 @@ fn storage(
                 tell(
                     "spec.storage.size",
                     format!(
-                        "the storage class does not let volumes grow to {}: allow it there (allowVolumeExpansion), or set it back; new members get the new size",
+                        "the storage class does not let volumes grow to {}: allow it there (allowVolumeExpansion); it can't be set back, and new members get the new size",
                         spec.storage.size
                     ),
                 );

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use annulus_crds::{StorageCluster, labels};
 use futures_util::stream::{BoxStream, StreamExt};
 use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::core::v1::Node;
 use kube::api::Api;
 use kube::core::DeserializeGuard;
 use kube::runtime::reflector::{self, Store};
@@ -59,8 +60,8 @@ pub fn start(
         services: watch.owned("services"),
         budgets: watch.owned("poddisruptionbudgets"),
         policies: watch.owned("networkpolicies"),
-        nodes: watch.of_all("nodes"),
-        classes: watch.of_all("storageclasses"),
+        nodes: watch.of_all("nodes", without_images),
+        classes: watch.of_all("storageclasses", |_| {}),
     }
 }
 
@@ -119,12 +120,13 @@ impl Watch<'_> {
     }
 
     /// Objects of the whole cluster. What changes about them is looked at in the next round of whom it concerns.
-    fn of_all<K>(&self, kind: &'static str) -> Cache<K>
+    fn of_all<K>(&self, kind: &'static str, shorten: fn(&mut K)) -> Cache<K>
     where
         K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
     {
         let api = Api::<K>::all(self.client.clone());
-        let events = watcher(api, watcher::Config::default()).default_backoff().boxed();
+        let events = watcher(api, watcher::Config::default()).default_backoff();
+        let events = events.map(move |event| event.map(|event| event.modify(shorten))).boxed();
         Cache::new(vec![self.keep(kind, events, |_| None)])
     }
 
@@ -170,6 +172,13 @@ impl Watch<'_> {
             }
         });
         reader
+    }
+}
+
+/// A node without the list of all its images, which is most of it.
+fn without_images(node: &mut Node) {
+    if let Some(status) = &mut node.status {
+        (status.images, status.volumes_attached, status.volumes_in_use) = (None, None, None);
     }
 }
 

@@ -70,6 +70,17 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether the API server has looked at it and said no, to this alone.
+    fn is_refusal(&self) -> bool {
+        match self {
+            Self::NameTaken { .. } => true,
+            Self::Kubernetes { source, .. } => {
+                matches!(&**source, kube::Error::Api(status) if (400..500).contains(&status.code) && status.code != 429)
+            }
+            Self::Store { .. } => false,
+        }
+    }
+
     /// Whether another operator has spoken in between, so that this one has to be quiet.
     pub fn is_fenced(&self) -> bool {
         matches!(self, Self::Store { source, .. } if source.is_fenced())
@@ -115,23 +126,34 @@ pub async fn apply(
     if !observed.cluster.deleting && !observed.cluster.spec.paused {
         cluster.hold().await?;
     }
-    cluster.remember_ordinals(&plan.actions).await?;
-    // A service that can't be made as it should be is no reason to leave a member without its pod: it is told afterwards.
+    // A service that can't be made as it should be, or a claim that may not grow, is no reason to leave a member without its pod: all
+    // that can be done is done, and what was refused is told afterwards.
     let mut told = cluster.share(plan).await;
-    let mut taken = BTreeSet::new();
+    let numbered = cluster.remember_ordinals(&plan.actions).await;
+    let is_new = |action: &Action| matches!(action, Action::CreateVolume { ordinal, .. } if *ordinal > observed.cluster.last_ordinal);
+    let mut held: BTreeSet<&str> = BTreeSet::new();
+    if numbered.is_err() {
+        held.extend(plan.actions.iter().filter(|action| is_new(action)).map(Action::member));
+    }
+    told = told.and(numbered);
+    let mut marked = true;
     for action in &plan.actions {
-        if taken.contains(action.member()) {
+        if held.contains(action.member()) {
             continue;
         }
-        match cluster.act(action).await {
-            Err(error @ Error::NameTaken { .. }) => {
-                taken.insert(action.member());
-                told = told.and(Err(error));
-            }
-            done => done?,
+        let Err(error) = cluster.act(action).await else { continue };
+        if !error.is_refusal() {
+            return Err(error);
         }
+        // Without its claim, or under a name that is somebody else's, there is no pod to be made.
+        if matches!(action, Action::CreateVolume { .. }) || matches!(error, Error::NameTaken { .. }) {
+            held.insert(action.member());
+        }
+        marked &= !matches!(action, Action::MarkVolume { .. });
+        told = told.and(Err(error));
     }
-    if let Some(step) = &plan.step {
+    // What is on a volume is written on it before anything is taken away.
+    if let Some(step) = plan.step.as_ref().filter(|_| marked) {
         cluster.step(step).await?;
     }
     told

@@ -22,14 +22,16 @@ use crate::resources::{Facts, field_managers, services};
 /// Makes them what they should be.
 pub(super) async fn apply(hands: &Hands<'_>, facts: &Facts, pods: u32, evictable: u32) -> Result<(), Error> {
     let caches = hands.caches;
+    // The budget first: it is what keeps others from evicting too many. None of them waits for another.
+    let mut told = ensure(hands, facts, &caches.budgets, "PodDisruptionBudget", &budget(facts, pods, evictable)).await;
     for service in [services::members(facts), services::client(facts)] {
-        ensure(hands, facts, &caches.services, "Service", &service).await?;
+        told = told.and(ensure(hands, facts, &caches.services, "Service", &service).await);
     }
-    ensure(hands, facts, &caches.budgets, "PodDisruptionBudget", &budget(facts, pods, evictable)).await?;
-    match network_policy(facts) {
+    let policy = match network_policy(facts) {
         Some(policy) => ensure(hands, facts, &caches.policies, "NetworkPolicy", &policy).await,
         None => drop_policy(hands, facts).await,
-    }
+    };
+    told.and(policy)
 }
 
 /// Whether they are what they should be, as far as the watches have seen.

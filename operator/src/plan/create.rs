@@ -108,7 +108,7 @@ pub(super) fn discard(name: &str, member: &Member, holds_nothing: bool) -> Optio
         return Some(Step::DiscardVolume { member: name.to_owned(), uid: volume.uid.clone() });
     }
     match (&member.pod, &member.volume) {
-        (Some(pod), _) if pod.is_deleting && !pod.node_is_down => None,
+        (Some(pod), _) if pod.is_deleting && (!pod.node_is_down || pod.is_let_go) => None,
         (Some(pod), _) => {
             Some(Step::DiscardPod { member: name.to_owned(), uid: pod.uid.clone(), at_once: pod.node_is_down })
         }

@@ -30,7 +30,7 @@ use std::collections::BTreeSet;
 use annulus_client::MemberId;
 use annulus_client::node::MemberSpec;
 
-use crate::model::{Member, Observed, Pod};
+use crate::model::{Member, Observed, Pod, Volume};
 use crate::resources::{MemberName, last_of_names, new_members};
 
 pub use gate::{Gate, Passes};
@@ -304,15 +304,8 @@ fn marks(observed: &Observed) -> Vec<Action> {
 fn upkeep(observed: &Observed, member: &str, is_fresh: bool, actions: &mut Vec<Action>) {
     let Some(there) = observed.members.get(member) else { return };
     let ordinal = there.ordinal;
-    match &there.volume {
-        None if is_fresh => actions.push(Action::CreateVolume { member: member.to_owned(), ordinal }),
-        Some(volume) => {
-            let wanted = annulus_crds::quantity::bytes(&observed.cluster.spec.storage.size).unwrap_or_default();
-            if volume.requested_bytes < wanted && volume.may_grow != Some(false) && !volume.is_deleting {
-                actions.push(Action::GrowVolume { member: member.to_owned() });
-            }
-        }
-        None => {}
+    if there.volume.is_none() && is_fresh {
+        actions.push(Action::CreateVolume { member: member.to_owned(), ordinal });
     }
     match &there.pod {
         None if is_fresh || there.has_volume() => {
@@ -322,6 +315,12 @@ fn upkeep(observed: &Observed, member: &str, is_fresh: bool, actions: &mut Vec<A
             actions.push(Action::ClearPod { member: member.to_owned(), uid: pod.uid.clone() });
         }
         _ => {}
+    }
+    let wanted = annulus_crds::quantity::bytes(&observed.cluster.spec.storage.size).unwrap_or_default();
+    let grows =
+        |volume: &Volume| volume.requested_bytes < wanted && volume.may_grow != Some(false) && !volume.is_deleting;
+    if there.volume.as_ref().is_some_and(grows) {
+        actions.push(Action::GrowVolume { member: member.to_owned() });
     }
 }
 

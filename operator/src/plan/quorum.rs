@@ -62,5 +62,6 @@ pub fn at_risk(observed: &Observed, told: &Told) -> (usize, usize) {
 
 /// Whether a member that is heard is caught up, and stays. Of a pod whose node Kubernetes can't reach it does not know that.
 fn lasts(member: &Member) -> bool {
-    member.is_ready() || (member.has_pod() && member.pod.as_ref().is_some_and(|pod| pod.node_is_down))
+    let is_out_of_sight = member.has_pod() && member.pod.as_ref().is_some_and(|pod| pod.node_is_down);
+    member.has_volume() && (member.is_ready() || is_out_of_sight)
 }

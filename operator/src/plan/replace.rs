@@ -47,8 +47,13 @@ pub(super) fn gone(observed: &Observed, told: &Told) -> Gone {
     let leaving = told.plan.members.iter().filter(|member| member.state == MemberState::Leaving && !is_heard(member));
     let allowed = usize::try_from(replacement.max_concurrent).unwrap_or_default();
     let allowed = allowed.saturating_sub(leaving.count());
-    let (joining, settled): (Vec<&PlannedMember>, Vec<&PlannedMember>) =
+    let (joining, mut settled): (Vec<&PlannedMember>, Vec<&PlannedMember>) =
         gone.into_iter().partition(|member| member.state == MemberState::Joining);
+    // Whoever still serves, on a claim that is going, can wait for whoever does not.
+    let serves = |member: &&PlannedMember| {
+        is_heard(member) && observed.members.get(&member.name).is_some_and(|there| there.has_pod())
+    };
+    settled.sort_by_key(serves);
     let replaced = joining.iter().chain(settled.iter().take(allowed)).map(|member| member.name.clone()).collect();
     let wait = settled.get(allowed).map(|member| {
         let message = format!(

@@ -31,6 +31,7 @@ pub(super) fn step(observed: &Observed, told: &Told) -> Result<Option<Step>, Wai
             return Err(Wait::new(Gate::MovesUnderWay, Some(&victim.name), message));
         }
         others_are_well(observed, told, victim)?;
+        none_is_made_wrong(observed, told)?;
     }
     if told.ring.epoch < told.plan.epoch {
         let message = format!("nobody has told yet who holds what in the map of epoch {}", told.plan.epoch);
@@ -45,6 +46,18 @@ pub(super) fn step(observed: &Observed, told: &Told) -> Result<Option<Step>, Wai
         return Err(Wait::new(Gate::QuorumAtRisk, Some(&victim.name), message));
     }
     Ok(Some(Step::Roll { member: victim.name.clone(), uid: pod.uid.clone() }))
+}
+
+/// What a pod of one that is not in the store yet already shows need not be tried on one that serves.
+fn none_is_made_wrong(observed: &Observed, told: &Told) -> Result<(), Wait> {
+    let is_fresh = |name: &String| told.plan.members.iter().all(|member| member.name != *name);
+    let mut pods =
+        observed.members.iter().filter(|(name, _)| is_fresh(name)).filter_map(|(_, there)| there.pod.as_ref());
+    let wrong = pods.find(|pod| pod.is_made_wrong() && pod.template == observed.cluster.template);
+    match wrong.and_then(|pod| pod.trouble.as_ref()) {
+        Some(trouble) => Err(Wait::new(Gate::PodNotReady, None, format!("{}; nobody is rolled to that", trouble.text))),
+        None => Ok(()),
+    }
 }
 
 /// Everybody else is there: ready by its own word, and heard and up to date by its peers'.

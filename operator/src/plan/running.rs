@@ -188,8 +188,8 @@ fn evictable(observed: &Observed, told: &Told, plan: &Plan) -> u32 {
     }
     let is_quiet = told.plan.settled && plan.step.is_none() && roll::next(observed, told).is_none();
     let staying = membership::staying(told);
-    let all_there = staying
-        .iter()
-        .all(|member| is_heard(member) && observed.members.get(&member.name).is_some_and(Member::is_ready));
+    let is_there = |there: &Member| there.is_ready() && there.has_volume();
+    let all_there =
+        staying.iter().all(|member| is_heard(member) && observed.members.get(&member.name).is_some_and(is_there));
     u32::from(is_quiet && all_there)
 }

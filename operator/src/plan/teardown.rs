@@ -9,7 +9,7 @@ pub(super) fn plan(observed: &Observed) -> Plan {
     let (mut pods, mut stopping) = (Vec::new(), None);
     for (name, member) in &observed.members {
         match &member.pod {
-            Some(pod) if pod.is_deleting && !pod.node_is_down => stopping = Some(name),
+            Some(pod) if pod.is_deleting && (!pod.node_is_down || pod.is_let_go) => stopping = Some(name),
             Some(pod) => {
                 pods.push(Stop { member: name.clone(), uid: pod.uid.clone(), at_once: pod.node_is_down });
             }

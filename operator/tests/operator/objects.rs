@@ -227,6 +227,8 @@ async fn somebody_elses_service_is_told_and_left_alone() {
     assert!(message.contains("Service demo in namespace default"), "{message}");
     let service: Service = scene.cluster.get(NAMESPACE, NAME).unwrap();
     assert!(!is_owned(&scene, &service));
+    let budgets = scene.cluster.list::<PodDisruptionBudget>(Some(NAMESPACE));
+    assert_eq!(budgets.len(), 1, "nobody evicts too many meanwhile");
     scene.cluster.remove::<Service>(NAMESPACE, NAME).unwrap();
     scene.settle(50).await;
 }
@@ -341,4 +343,64 @@ async fn a_deleted_cluster_stops_all_pods_at_once_and_asks_no_node_and_no_store(
     rounds(&mut scene, 30).await;
     assert_eq!(scene.nodes.asked(), asked);
     assert!(scene.resource().is_none());
+}
+
+#[tokio::test]
+async fn a_claim_that_may_not_grow_holds_up_no_pod_and_is_told_in_the_servers_words() {
+    let mut scene = settled(json!({})).await;
+    let growth = Rule::new(Fault::forbidden()).verbs(&[Verb::Patch]).of::<PersistentVolumeClaim>();
+    let refused = scene.cluster.inject(growth);
+    scene.change(json!({"storage": {"size": "2Gi"}}));
+    rounds(&mut scene, 3).await;
+    let name = scene.pods()[1].name_any();
+    scene.cluster.remove::<Pod>(NAMESPACE, &name).unwrap();
+    rounds(&mut scene, 20).await;
+    assert!(scene.pods().iter().any(|pod| pod.name_any() == name), "it is made again");
+    let (_, message) = told(&scene);
+    assert!(message.contains("claim demo-") && !message.contains("metadata: "), "{message}");
+    assert_eq!(scene.status().phase, "Failing");
+    scene.cluster.lift(refused);
+    scene.settle(100).await;
+}
+
+#[tokio::test]
+async fn whoever_leaves_is_not_held_up_by_a_pod_that_is_refused() {
+    let mut scene = settled(json!({"replicas": 4})).await;
+    let pods = Rule::new(Fault::forbidden()).verbs(&[Verb::Create]).of::<Pod>();
+    let refused = scene.cluster.inject(pods);
+    let name = scene.pods()[3].name_any();
+    scene.cluster.remove::<Pod>(NAMESPACE, &name).unwrap();
+    rounds(&mut scene, 5).await;
+    assert_eq!(scene.pods().len(), 3);
+    scene.change(json!({"replicas": 3}));
+    scene.settle(200).await;
+    assert_eq!(scene.claims().len(), 3);
+    scene.cluster.lift(refused);
+}
+
+#[tokio::test]
+async fn a_claim_that_is_deleted_under_a_pod_that_runs_is_told_and_its_pod_is_not_to_be_evicted() {
+    let mut scene = settled(json!({"replacement": {"maxConcurrent": 0}})).await;
+    let name = scene.claims()[0].name_any();
+    scene.cluster.delete::<PersistentVolumeClaim>(NAMESPACE, &name).unwrap();
+    rounds(&mut scene, 10).await;
+    let status = scene.status();
+    let degraded = status.conditions.iter().find(|condition| condition.type_ == "Degraded").unwrap();
+    assert_eq!((degraded.status.as_str(), degraded.reason.as_str()), ("True", "VolumeDeleting"));
+    assert!(degraded.message.contains("keep its pod"), "{}", degraded.message);
+    let at_risk = status.conditions.iter().find(|condition| condition.type_ == "QuorumAtRisk").unwrap();
+    assert_eq!(at_risk.status, "True");
+    let budget = &scene.cluster.list::<PodDisruptionBudget>(Some(NAMESPACE))[0];
+    let least = budget.spec.as_ref().unwrap().min_available.clone();
+    assert_eq!(least, Some(IntOrString::Int(3)), "nobody may be evicted");
+}
+
+#[tokio::test]
+async fn a_number_that_nobody_made_holds_nothing_up() {
+    let mut scene = settled(json!({})).await;
+    let absurd = json!({"status": {"lastOrdinal": i64::MAX}});
+    scene.cluster.patch_status::<StorageCluster>(NAMESPACE, NAME, &absurd).unwrap();
+    scene.change(json!({"replicas": 4}));
+    scene.settle(100).await;
+    assert_eq!(scene.pods().len(), 4);
 }
