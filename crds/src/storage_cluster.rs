@@ -419,7 +419,7 @@ pub struct PlanStatus {
     /// The gate that it waits for; empty: it does not wait. These pass by themselves: `PodsStopping` (pods have to end), `PodNotReady`
     /// (a pod is not there yet), `MemberSilent` (a member does not answer yet), `MovesUnderWay` (replicas are moved),
     /// `MemberNotReady`, `MemberBehind` (another member is not ready, or not heard by its peers). These wait for something to come
-    /// back, or for you: `Paused`, `DeletionProtected`, `VolumeNotBound` (a claim has no volume), `NodeDown`, `ForeignVolume` (a
+    /// back, or for you: `Paused`, `DeletionProtected`, `VolumeNotBound` (a claim has no volume), `NodeDown`, `HeldByOthers` (somebody's finalizer keeps a pod), `ForeignVolume` (a
     /// volume belongs to another store), `StoreUnreachable` (nobody can tell the map), `StoreLost` (all volumes are empty),
     /// `QuorumAtRisk` (a partition would lose its quorum), `MassFailure` (too many members are gone at once), `ReplacementBudget`
     /// (as many are being replaced as may be), `DiskSpace` (those that stay have no room), `DrainRefused` (too few would be left).

@@ -160,6 +160,8 @@ pub enum TroubleKind {
     CannotStart,
     /// It ends, and is started again.
     Crashing,
+    /// It is being deleted, and somebody keeps it by a finalizer.
+    HeldByOthers,
 }
 
 impl TroubleKind {
@@ -171,6 +173,7 @@ impl TroubleKind {
             Self::ImageUnavailable => "ImageUnavailable",
             Self::CannotStart => "CannotStart",
             Self::Crashing => "Crashing",
+            Self::HeldByOthers => "HeldByOthers",
         }
     }
 }

@@ -356,6 +356,7 @@ impl Cluster<'_> {
             Step::Drain { member } => self.drain(member, true).await,
             Step::Undrain { member } => self.drain(member, false).await,
             Step::Roll { member, uid } => {
+                self.try_pod(member).await?;
                 self.evict(member).await;
                 self.delete_pod(member, uid, false).await
             }
@@ -395,6 +396,20 @@ impl Cluster<'_> {
         let asked = self.hands.stores.drain(self.nodes(), self.hands.fence, member.to_owned(), drains).await;
         let step = if drains { "a drain" } else { "the end of a drain" };
         asked.map_err(|source| Error::Store { step, source })
+    }
+
+    /// Asks whether the pod that is to come would be taken: one that is refused is no reason to take away one that serves.
+    async fn try_pod(&self, member: &str) -> Result<(), Error> {
+        let ordinal = self.observed.members.get(member).map(|there| there.ordinal).unwrap_or_default();
+        let pod = resources::pod::pod(self.facts, &MemberName { name: member.to_owned(), ordinal });
+        let tried = self.pods().create(&PostParams { dry_run: true, ..created() }, &pod).await;
+        match tried {
+            // By the pod that is there; all else was looked at before.
+            Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(()),
+            // The pod that is there counts until it has gone.
+            Err(kube::Error::Api(status)) if status.code == 403 && status.message.contains("exceeded quota") => Ok(()),
+            tried => tried.map(drop).map_err(failed("made anew, and is left as it is", "pod", member)),
+        }
     }
 
     /// Leaders that are handed over before the pod is told to end are not missed by anybody. One that can't be asked does it

@@ -159,7 +159,7 @@ fn pod(cluster: &Cluster, caches: &Caches, pod: &KubePod) -> Pod {
         has_ended: phase == "Failed" || phase == "Succeeded",
         is_deleting: pod.metadata.deletion_timestamp.is_some(),
         is_let_go: pod.metadata.deletion_grace_period_seconds == Some(0),
-        trouble: down.or(unscheduled).or(waiting),
+        trouble: trouble::of_finalizers(pod).or(down).or(unscheduled).or(waiting),
         starting: trouble::starting(pod),
         lacks_marks: false,
     }

@@ -8,6 +8,19 @@ use crate::model::{Trouble, TroubleKind};
 /// Longest text of others that is passed on.
 const LONGEST: usize = 300;
 
+/// Who keeps a pod that is being deleted. The operator puts nothing on pods that would.
+pub(super) fn of_finalizers(pod: &KubePod) -> Option<Trouble> {
+    if pod.metadata.deletion_timestamp.is_none() || pod.finalizers().is_empty() {
+        return None;
+    }
+    let text = format!(
+        "pod {} is being deleted, and kept by somebody's finalizer {}: whoever put it there has to take it off",
+        pod.name_any(),
+        pod.finalizers().join(", ")
+    );
+    Some(Trouble { kind: TroubleKind::HeldByOthers, text })
+}
+
 /// What a container that does not run waits for, if that is more than its start.
 pub(super) fn of_container(pod: &KubePod, container: &ContainerStatus) -> Option<Trouble> {
     let waiting = container.state.as_ref()?.waiting.as_ref()?;

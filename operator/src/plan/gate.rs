@@ -18,6 +18,8 @@ pub enum Gate {
     MemberSilent,
     /// A member is on a node of Kubernetes that is down.
     NodeDown,
+    /// Somebody else keeps what is to go.
+    HeldByOthers,
     /// A volume belongs to another store.
     ForeignVolume,
     /// Nobody can tell the map.
@@ -55,7 +57,7 @@ pub enum Passes {
 
 impl Gate {
     /// All of them.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::Paused,
         Self::DeletionProtected,
         Self::PodsStopping,
@@ -63,6 +65,7 @@ impl Gate {
         Self::VolumeNotBound,
         Self::MemberSilent,
         Self::NodeDown,
+        Self::HeldByOthers,
         Self::ForeignVolume,
         Self::StoreUnreachable,
         Self::StoreLost,
@@ -86,6 +89,7 @@ impl Gate {
             Self::VolumeNotBound => ("VolumeNotBound", Passes::WithHelp),
             Self::MemberSilent => ("MemberSilent", Passes::ByItself),
             Self::NodeDown => ("NodeDown", Passes::WithHelp),
+            Self::HeldByOthers => ("HeldByOthers", Passes::WithHelp),
             Self::ForeignVolume => ("ForeignVolume", Passes::WithHelp),
             Self::StoreUnreachable => ("StoreUnreachable", Passes::WithHelp),
             Self::StoreLost => ("StoreLost", Passes::WithHelp),

@@ -30,7 +30,7 @@ use std::collections::BTreeSet;
 use annulus_client::MemberId;
 use annulus_client::node::MemberSpec;
 
-use crate::model::{Member, Observed, Pod, Volume};
+use crate::model::{Member, Observed, Pod, TroubleKind, Volume};
 use crate::resources::{MemberName, last_of_names, new_members};
 
 pub use gate::{Gate, Passes};
@@ -377,6 +377,16 @@ fn why_silent(name: &str, member: Option<&Member>) -> Wait {
             Gate::MemberSilent,
             format!("the node in pod {name} does not answer on its admin port; see `kubectl logs {name}`"),
         ),
+    }
+}
+
+/// A pod that is on its way out: it goes soon, or somebody keeps it.
+fn going(name: &str, pod: &Pod, otherwise: String) -> Wait {
+    match &pod.trouble {
+        Some(trouble) if trouble.kind == TroubleKind::HeldByOthers => {
+            Wait::new(Gate::HeldByOthers, Some(name), trouble.text.clone())
+        }
+        _ => Wait::new(Gate::PodsStopping, Some(name), otherwise),
     }
 }
 

@@ -9,7 +9,8 @@ use annulus_crds::storage_cluster::WhenScaled;
 use super::create::{discard, foreign, is_empty};
 use super::membership::{self, Membership};
 use super::{
-    Action, Gate, Plan, Step, Wait, hindrance, is_heard, make_new, replace, roll, stranded, upkeep, why_new_is_silent,
+    Action, Gate, Plan, Step, Wait, going, hindrance, is_heard, make_new, replace, roll, stranded, upkeep,
+    why_new_is_silent,
 };
 use crate::model::{Member, Observed, Pod, Told, Volume};
 
@@ -131,7 +132,15 @@ fn stopping(observed: &Observed, membership: &Membership, name: &str) -> Option<
         (None, _) => return None,
     };
     let why = if membership.fresh.contains(name) { "is not needed" } else { "is no member any more" };
-    Some(Wait::new(Gate::PodsStopping, Some(name), format!("{name} {why}; its {what} is going")))
+    let message = match &member.pod {
+        Some(pod) => return Some(going(name, pod, format!("{name} {why}; its {what} is going"))),
+        None => format!(
+            "{name} {why}; its {what} is going, as soon as no pod uses it (`kubectl describe persistentvolumeclaim {name} \
+             --namespace {}` tells which)",
+            observed.cluster.namespace
+        ),
+    };
+    Some(Wait::new(Gate::PodsStopping, Some(name), message))
 }
 
 /// A member that is not there: it comes back, is mended by somebody, or is replaced in its time.
@@ -142,7 +151,7 @@ fn unwell(observed: &Observed, member: &PlannedMember) -> Option<Wait> {
     let (gate, message) = match pod {
         Some(pod) if pod.node_is_down => (Gate::NodeDown, on_a_dead_node(observed, member, pod)),
         Some(pod) if pod.is_deleting => {
-            (Gate::PodsStopping, format!("pod {} is stopping, and is made anew then", member.name))
+            return Some(going(&member.name, pod, format!("pod {} is stopping, and is made anew then", member.name)));
         }
         Some(_) if is_ready && is_heard(member) => return None,
         Some(_) if is_ready => (Gate::MemberBehind, format!("{} is not heard by its peers", member.name)),

@@ -404,3 +404,33 @@ async fn a_number_that_nobody_made_holds_nothing_up() {
     scene.settle(100).await;
     assert_eq!(scene.pods().len(), 4);
 }
+
+#[tokio::test]
+async fn nobody_is_rolled_to_a_pod_that_would_be_refused() {
+    let mut scene = settled(json!({})).await;
+    let uids = |scene: &Scene| scene.pods().iter().filter_map(|pod| pod.uid()).collect::<Vec<_>>();
+    let before = uids(&scene);
+    let refused = scene.cluster.inject(Rule::new(Fault::forbidden()).verbs(&[Verb::Create]).of::<Pod>());
+    scene.change(json!({"image": "annulus/node:2"}));
+    rounds(&mut scene, 20).await;
+    assert_eq!(uids(&scene), before);
+    let (_, message) = told(&scene);
+    assert!(message.contains("can't be made anew"), "{message}");
+    scene.cluster.lift(refused);
+    scene.settle(200).await;
+    assert!(uids(&scene).iter().all(|uid| !before.contains(uid)));
+}
+
+#[tokio::test]
+async fn a_pod_that_somebody_keeps_is_told_with_the_finalizer() {
+    let mut scene = settled(json!({})).await;
+    let name = scene.pods()[0].name_any();
+    let keep = json!({"metadata": {"finalizers": ["example.com/keep"]}});
+    scene.cluster.patch::<Pod>(NAMESPACE, &name, &keep).unwrap();
+    scene.cluster.delete::<Pod>(NAMESPACE, &name).unwrap();
+    rounds(&mut scene, 60).await;
+    let (gate, message) = told(&scene);
+    assert!(gate == "HeldByOthers" && message.contains("example.com/keep"), "{gate}: {message}");
+    scene.cluster.patch::<Pod>(NAMESPACE, &name, &json!({"metadata": {"finalizers": null}})).unwrap();
+    scene.settle(100).await;
+}
