@@ -31,7 +31,7 @@ pub(super) fn of_container(pod: &KubePod, container: &ContainerStatus) -> Option
             TroubleKind::ImageUnavailable,
             format!(
                 "pod {name} can't get its image {}, for it may not be pulled and its node does not have it: bring it there, \
-                 or set spec.image or spec.imagePullPolicy",
+                 or correct spec.image, or spec.imagePullPolicy",
                 container.image
             ),
         ),
