@@ -12,7 +12,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 
 use crate::model::{Member, Observed, Told, TroubleKind};
-use crate::plan::{Passes, Plan, Step, at_risk, is_heard, last_ordinal};
+use crate::plan::{Action, Passes, Plan, Step, at_risk, is_heard, last_ordinal};
 use crate::validate::Problem;
 
 /// The status after a round.
@@ -43,13 +43,23 @@ pub fn status(
         }
         .to_owned(),
         image: Some(observed.cluster.image.clone()),
-        last_ordinal: i64::try_from(last_ordinal(observed)).unwrap_or(i64::MAX),
+        last_ordinal: i64::try_from(numbered(plan, failure).max(last_ordinal(observed))).unwrap_or(i64::MAX),
         members,
         plan: plan_status(plan, told, failure),
         conditions: Vec::new(),
     };
     status.conditions = conditions(observed, plan, problems, failure, &status, before);
     status
+}
+
+/// The highest number that members were made with in this round: what is written here is not to take back what was written down
+/// before they were made.
+fn numbered(plan: &Plan, failure: Option<&str>) -> u64 {
+    let made = plan.actions.iter().filter_map(|action| match action {
+        Action::CreateVolume { ordinal, .. } => Some(*ordinal),
+        _ => None,
+    });
+    made.max().filter(|_| failure.is_none()).unwrap_or_default()
 }
 
 fn phase(observed: &Observed, plan: &Plan, problems: &[Problem], failure: Option<&str>) -> &'static str {

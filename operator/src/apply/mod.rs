@@ -1,8 +1,8 @@
 //! Does what a plan says, and has no choices left.
 //!
 //! What is made is made by name, so that making it twice finds it there; what is deleted is deleted by its UID, so that nobody's
-//! successor goes in its place. A failure ends the round: what is left is planned anew from what there is. Only a name that
-//! somebody else has holds up nobody but the member of that name.
+//! successor goes in its place. What the API server refuses holds up nothing else, and is told afterwards. Any other failure ends
+//! the round: what is left is planned anew from what there is.
 
 mod shared;
 
@@ -223,16 +223,20 @@ impl Cluster<'_> {
         patched.map(drop).map_err(failed("marked", "StorageCluster", &self.facts.name))
     }
 
-    /// No number is used twice, so it is written down before the first object has it.
+    /// No number is used twice, so it is written down before the first object has it; but not for a claim that would be refused, or
+    /// each round would take another.
     async fn remember_ordinals(&self, actions: &[Action]) -> Result<(), Error> {
-        let ordinals = actions.iter().filter_map(|action| match action {
-            Action::CreateVolume { ordinal, .. } => Some(*ordinal),
+        let numbered = actions.iter().filter_map(|action| match action {
+            Action::CreateVolume { member, ordinal } => Some(MemberName { name: member.clone(), ordinal: *ordinal }),
             _ => None,
         });
-        let Some(last) = ordinals.max().filter(|last| *last > self.observed.cluster.last_ordinal) else {
+        let last = numbered.max_by_key(|member| member.ordinal);
+        let Some(last) = last.filter(|last| last.ordinal > self.observed.cluster.last_ordinal) else {
             return Ok(());
         };
-        let patch = json!({"status": {"lastOrdinal": last}});
+        let tried = self.volumes().create(&tried(), &resources::volume::volume(self.facts, &last)).await;
+        would_be_taken(tried).map_err(failed("made", "claim", &last.name))?;
+        let patch = json!({"status": {"lastOrdinal": last.ordinal}});
         let patched =
             self.clusters().patch_status(&self.facts.name, &PatchParams::default(), &Patch::Merge(patch)).await;
         patched.map(drop).map_err(failed("numbered", "StorageCluster", &self.facts.name))
@@ -402,13 +406,10 @@ impl Cluster<'_> {
     async fn try_pod(&self, member: &str) -> Result<(), Error> {
         let ordinal = self.observed.members.get(member).map(|there| there.ordinal).unwrap_or_default();
         let pod = resources::pod::pod(self.facts, &MemberName { name: member.to_owned(), ordinal });
-        let tried = self.pods().create(&PostParams { dry_run: true, ..created() }, &pod).await;
-        match tried {
-            // By the pod that is there; all else was looked at before.
-            Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(()),
+        match would_be_taken(self.pods().create(&tried(), &pod).await) {
             // The pod that is there counts until it has gone.
             Err(kube::Error::Api(status)) if status.code == 403 && status.message.contains("exceeded quota") => Ok(()),
-            tried => tried.map(drop).map_err(failed("made anew, and is left as it is", "pod", member)),
+            tried => tried.map_err(failed("made anew, and is left as it is", "pod", member)),
         }
     }
 
@@ -426,6 +427,22 @@ impl Cluster<'_> {
 
 fn created() -> PostParams {
     PostParams { field_manager: Some(field_managers::MEMBERS.to_owned()), ..PostParams::default() }
+}
+
+/// A creation that is only tried.
+fn tried() -> PostParams {
+    PostParams { dry_run: true, ..created() }
+}
+
+/// Whether what was only tried would be done.
+fn would_be_taken<T>(tried: kube::Result<T>) -> kube::Result<()> {
+    match tried {
+        // All else was looked at before that.
+        Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(()),
+        // Some admission webhook can't be asked without its doing something: then nobody knows.
+        Err(kube::Error::Api(status)) if status.code == 400 && status.message.contains("dry run") => Ok(()),
+        tried => tried.map(drop),
+    }
 }
 
 fn of_uid(uid: &str) -> DeleteParams {

@@ -434,3 +434,22 @@ async fn a_pod_that_somebody_keeps_is_told_with_the_finalizer() {
     scene.cluster.patch::<Pod>(NAMESPACE, &name, &json!({"metadata": {"finalizers": null}})).unwrap();
     scene.settle(100).await;
 }
+
+#[tokio::test]
+async fn a_claim_that_is_refused_takes_no_number_and_one_that_is_made_keeps_it() {
+    let mut scene = settled(json!({})).await;
+    let claims = Rule::new(Fault::forbidden()).verbs(&[Verb::Create]).of::<PersistentVolumeClaim>();
+    let refused = scene.cluster.inject(claims);
+    scene.change(json!({"replicas": 4}));
+    rounds(&mut scene, 1).await;
+    let first = told(&scene).1;
+    assert!(first.contains("can't be made"), "{first}");
+    for _ in 0..6 {
+        rounds(&mut scene, 1).await;
+        assert_eq!((scene.status().last_ordinal, told(&scene).1), (3, first.clone()));
+    }
+    scene.cluster.lift(refused);
+    rounds(&mut scene, 1).await;
+    assert_eq!((scene.claims().len(), scene.status().last_ordinal), (4, 4));
+    scene.settle(100).await;
+}
