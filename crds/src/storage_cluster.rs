@@ -372,7 +372,8 @@ pub struct StorageClusterStatus {
     /// is not ready. RingBalanced: every replica is where it should be. QuorumAtRisk: some partition has no quorum (QuorumLost), or
     /// can lose no further replica (NoneToSpare), as while a member of three is rolled; with one replica of everything that is
     /// always so, and it is False with reason SingleReplica. ScaleDownBlocked: somebody who should leave or be emptied can't, for
-    /// want of disk space (DiskSpace) or of members (ReplicationFactor, DrainRefused).
+    /// want of disk space (DiskSpace) or of members (ReplicationFactor, DrainRefused),
+    /// or since the store refuses it (QuorumAtRisk, StoreRefuses).
     pub conditions: Vec<Condition>,
 }
 
@@ -422,7 +423,7 @@ pub struct PlanStatus {
     /// back, or for you: `Paused`, `DeletionProtected`, `VolumeNotBound` (a claim has no volume), `NodeDown`, `HeldByOthers` (somebody's finalizer keeps a pod), `ForeignVolume` (a
     /// volume belongs to another store), `StoreUnreachable` (nobody can tell the map), `StoreLost` (all volumes are empty),
     /// `QuorumAtRisk` (a partition would lose its quorum), `MassFailure` (too many members are gone at once), `ReplacementBudget`
-    /// (as many are being replaced as may be), `DiskSpace` (those that stay have no room), `DrainRefused` (too few would be left).
+    /// (as many are being replaced as may be), `DiskSpace` (those that stay have no room), `DrainRefused` (too few would be left), `StoreRefuses` (the store does not do it; its words follow).
     pub gate: String,
     /// The same in words, with what to do.
     pub message: String,

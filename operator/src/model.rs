@@ -20,8 +20,21 @@ pub struct Observed {
     pub taken: BTreeSet<String>,
     /// What the store says of itself.
     pub store: Store,
+    /// What the store has refused in this round: the rest is planned without it.
+    pub refused: Vec<Refused>,
     /// Seconds since 1970.
     pub now_s: i64,
+}
+
+/// A step that the store has refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refused {
+    /// The name of the step.
+    pub step: &'static str,
+    /// The name of the reason, such as `quorum-at-risk`.
+    pub reason: String,
+    /// The same in words.
+    pub message: String,
 }
 
 /// What is wanted.
@@ -252,6 +265,11 @@ impl Observed {
     /// Whether all that there is of the cluster is to go.
     pub fn is_ending(&self) -> bool {
         self.cluster.is_ending(&self.members)
+    }
+
+    /// The times that the store has refused a step in this round.
+    pub fn refused(&self, step: &'static str) -> impl Iterator<Item = &Refused> {
+        self.refused.iter().filter(move |refused| refused.step == step)
     }
 
     /// What the leader of the map tells, if there is one.

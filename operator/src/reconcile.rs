@@ -14,7 +14,7 @@ use crate::caches::Caches;
 use crate::metrics::Metrics;
 use crate::model::Observed;
 use crate::observe::{self, Defaults, Freshness, facts, observe};
-use crate::plan::{Passes, Plan, plan};
+use crate::plan::{Passes, Plan, plan, without};
 use crate::resources::field_managers;
 use crate::status::{said, status};
 use crate::stores::Stores;
@@ -108,12 +108,16 @@ pub async fn reconcile(context: &Context, resource: &StorageCluster) -> Result<R
     if was_let_go(&resource) {
         return Ok(nothing);
     }
-    let (observed, problems) = look(context, &resource, Freshness::Live).await?;
-    let planned = plan(&observed);
+    let (mut observed, problems) = look(context, &resource, Freshness::Live).await?;
+    let mut planned = plan(&observed);
     let hands =
         Hands { client: &context.client, caches: &context.caches, stores: &*context.stores, fence: context.fence };
     let facts = facts(&observed.cluster, &resource);
-    let done = apply::apply(&hands, &resource, &facts, &observed, &planned).await;
+    let mut done = apply::apply(&hands, &resource, &facts, &observed, &planned).await;
+    while let Some(rest) = without_refused(&mut observed, &planned, &done) {
+        done = apply::apply(&hands, &resource, &facts, &observed, &rest).await;
+        planned = rest;
+    }
     if done.is_ok()
         && let Some(step) = &planned.step
     {
@@ -130,9 +134,30 @@ pub async fn reconcile(context: &Context, resource: &StorageCluster) -> Result<R
         }
     }
     let failure = done.as_ref().err().map(told);
+    let is_new =
+        |text: &&String| resource.status.as_ref().and_then(|it| it.plan.as_ref()).is_none_or(|it| it.message != **text);
+    if done.as_ref().is_err_and(apply::Error::is_refusal)
+        && let Some(text) = failure.as_ref().filter(is_new)
+    {
+        publish(context, &resource, EventType::Warning, "Refused", text.clone()).await;
+    }
     let round = tell(context, &resource, &observed, &planned, &problems, failure.as_deref(), true).await;
     done?;
     round
+}
+
+/// What is left of a plan whose step the store has refused.
+fn without_refused(observed: &mut Observed, planned: &Plan, done: &Result<(), apply::Error>) -> Option<Plan> {
+    let (reason, message) = done.as_ref().err()?.refused_by_store()?;
+    let step = planned.step.as_ref()?;
+    tracing::info!(
+        namespace = observed.cluster.namespace,
+        cluster = observed.cluster.name,
+        step = step.name(),
+        reason,
+        "the store refuses it: {message}"
+    );
+    without(observed, step, reason, message)
 }
 
 async fn look(
@@ -184,6 +209,8 @@ async fn tell(
     }
     let again = match (acted && !planned.is_empty(), &planned.wait) {
         (true, _) => SOON,
+        // Asked again at once it would say the same; what changes that is mostly heard of.
+        (false, Some(_)) if !observed.refused.is_empty() => QUIET,
         (false, Some(_)) => WAITING,
         (false, None) => QUIET,
     };

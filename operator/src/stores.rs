@@ -58,6 +58,12 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether it was refused for what it is: asked again a moment later, it would be refused again.
+    pub fn is_refusal(&self) -> bool {
+        const PASSING: [&str; 3] = ["stale-fence", "map-changed", "change-in-progress"];
+        matches!(self, Self::Refused { reason, .. } if !PASSING.contains(&reason.as_str()))
+    }
+
     /// Whether another operator has spoken in between, so that this one has to be quiet.
     pub fn is_fenced(&self) -> bool {
         matches!(self, Self::Refused { reason, .. } if reason == "stale-fence")

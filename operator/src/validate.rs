@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 
 use annulus_crds::{StorageClusterSpec, quantity};
 
-use crate::model::{Member, Store};
-use crate::resources::affinity;
+use crate::model::{Member, Observed, Store};
+use crate::resources::{affinity, was_made};
 
 /// Something in the spec that does not take effect.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,6 +77,26 @@ pub fn settle(spec: &mut StorageClusterSpec, members: &BTreeMap<String, Member>,
         spec.pod_template.affinity = None;
     }
     problems
+}
+
+/// Names in annotations that no member has or ever had. A member that has left may still be named: that is how it came to leave.
+pub fn names(observed: &Observed) -> Option<Problem> {
+    let cluster = &observed.cluster;
+    // The status tells who is in the map when the store does not.
+    let last = observed.members.values().map(|member| member.ordinal).max().max(Some(cluster.last_ordinal));
+    let is_known = |name: &str| {
+        observed.members.contains_key(name)
+            || cluster.known.contains_key(name)
+            || was_made(&cluster.name, &cluster.uid, last.unwrap_or_default(), name)
+    };
+    let named = cluster.drain.iter().map(|name| ("annotation annulus.dev/drain", name));
+    let named = named.chain(cluster.remove.iter().map(|name| ("annotation annulus.dev/remove", name)));
+    let (field, name) = named.into_iter().find(|(_, name)| !is_known(name))?;
+    let members = observed.members.iter().filter(|(_, member)| !member.is_retired());
+    let members: Vec<&str> = members.map(|(name, _)| name.as_str()).collect();
+    let message =
+        format!("the cluster has no member {name:?}, and never had one; its members are {}", members.join(", "));
+    Some(Problem { field, message, blocks_scale_down: false })
 }
 
 fn storage(

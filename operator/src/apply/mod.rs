@@ -71,13 +71,23 @@ pub enum Error {
 
 impl Error {
     /// Whether the API server has looked at it and said no, to this alone.
-    fn is_refusal(&self) -> bool {
+    pub fn is_refusal(&self) -> bool {
         match self {
             Self::NameTaken { .. } => true,
             Self::Kubernetes { source, .. } => {
                 matches!(&**source, kube::Error::Api(status) if (400..500).contains(&status.code) && status.code != 429)
             }
             Self::Store { .. } => false,
+        }
+    }
+
+    /// What the store has refused, if it was the store, and it would refuse it again.
+    pub fn refused_by_store(&self) -> Option<(&str, &str)> {
+        match self {
+            Self::Store { source: source @ stores::Error::Refused { reason, message }, .. } if source.is_refusal() => {
+                Some((reason, message))
+            }
+            _ => None,
         }
     }
 

@@ -79,9 +79,10 @@ pub async fn observe(
         ask(stores, &mut members).await;
         store(stores, &cluster, &members).await
     };
-    let problems = validate::settle(&mut cluster.spec, &members, &store);
+    let mut problems = validate::settle(&mut cluster.spec, &members, &store);
     cluster.template = resources::template::digest(&facts(&cluster, resource));
-    let observed = Observed { cluster, members, taken, store, now_s: defaults.now_s() };
+    let observed = Observed { cluster, members, taken, store, refused: Vec::new(), now_s: defaults.now_s() };
+    problems.extend(validate::names(&observed));
     Ok((observed, problems))
 }
 

@@ -42,6 +42,8 @@ pub enum Gate {
     DiskSpace,
     /// Too few members would be left to hold anything.
     DrainRefused,
+    /// The store does not do what it was asked.
+    StoreRefuses,
 }
 
 /// How a gate is passed.
@@ -57,7 +59,7 @@ pub enum Passes {
 
 impl Gate {
     /// All of them.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::Paused,
         Self::DeletionProtected,
         Self::PodsStopping,
@@ -77,6 +79,7 @@ impl Gate {
         Self::ReplacementBudget,
         Self::DiskSpace,
         Self::DrainRefused,
+        Self::StoreRefuses,
     ];
 
     /// The table: its name in the status, which stays as it is, and how it is passed.
@@ -101,6 +104,7 @@ impl Gate {
             Self::ReplacementBudget => ("ReplacementBudget", Passes::WithHelp),
             Self::DiskSpace => ("DiskSpace", Passes::WithHelp),
             Self::DrainRefused => ("DrainRefused", Passes::WithHelp),
+            Self::StoreRefuses => ("StoreRefuses", Passes::WithHelp),
         }
     }
 

@@ -8,10 +8,11 @@ use annulus_client::{MemberId, MemberState};
 use annulus_crds::annotations;
 
 use super::create::zone;
+use super::quorum::holders_of_lost;
 use super::room::{Held, room_for};
 use super::{Gate, Step, Wait, is_heard, stranded};
 use crate::addresses;
-use crate::model::{Member, Observed, Told};
+use crate::model::{Member, Observed, Refused, Told};
 
 /// Members of the map that are not on their way out.
 pub(super) fn staying(told: &Told) -> Vec<&PlannedMember> {
@@ -141,8 +142,10 @@ impl Membership {
         let stays = |known: &&MemberSpec| {
             held.as_ref().is_some_and(|held| held.ids.iter().any(|id| id.to_string() == known.id))
         };
-        let mut specs = self.specs.clone();
-        specs.extend(leaving(&self.specs).iter().filter(stays).cloned());
+        let stay: Vec<MemberSpec> = leaving(&self.specs).iter().filter(stays).cloned().collect();
+        // Who has begun anew does not take its own place before that is left.
+        let waits = |spec: &MemberSpec| stay.iter().any(|stays| stays.name == spec.name);
+        let mut specs: Vec<MemberSpec> = self.specs.iter().filter(|spec| !waits(spec)).chain(&stay).cloned().collect();
         specs.sort_by(|a, b| a.name.cmp(&b.name));
 
         let leaves = leaving(&specs);
@@ -153,12 +156,20 @@ impl Membership {
             [("join", joins.collect()), ("leave", leaves.iter().collect()), ("are updated", updated.collect())];
         let told_of = parts.iter().filter(|(_, specs)| !specs.is_empty());
         let change = told_of.map(|(what, specs)| format!("{what}: {}", names(specs))).collect::<Vec<_>>().join("; ");
-        let step = (!change.is_empty()).then_some(Step::SetMembers { epoch: told.plan.epoch, members: specs, change });
+        let is_refused = observed.refused(Step::SET_MEMBERS).count() > 1;
+        let step = (!change.is_empty() && !is_refused).then_some(Step::SetMembers {
+            epoch: told.plan.epoch,
+            members: specs,
+            change,
+        });
         Stated { step, held: held.map(|held| held.wait) }
     }
 
     /// Leaves that the store would refuse, or that would fill the disks of those that stay.
     fn held(&self, observed: &Observed, told: &Told, leaves: &[MemberSpec]) -> Option<Held> {
+        if let Some(refused) = observed.refused(Step::SET_MEMBERS).next() {
+            return held_by_refusal(observed, told, leaves, refused);
+        }
         // Who has begun anew takes its own place.
         let leaves: Vec<&MemberSpec> =
             leaves.iter().filter(|leaves| !self.specs.iter().any(|spec| spec.name == leaves.name)).collect();
@@ -196,6 +207,21 @@ impl Membership {
     }
 }
 
+/// The store has refused the list. Those of its leaves that it may be about wait, and what else is in the list is tried without
+/// them: those that hold partitions without a quorum, or all.
+fn held_by_refusal(observed: &Observed, told: &Told, leaves: &[MemberSpec], refused: &Refused) -> Option<Held> {
+    let of_lost = holders_of_lost(observed, told);
+    let all: BTreeSet<MemberId> = leaves.iter().filter_map(|spec| spec.id.parse().ok()).collect();
+    let mut ids: BTreeSet<MemberId> = all.intersection(&of_lost).copied().collect();
+    if ids.is_empty() || observed.refused(Step::SET_MEMBERS).count() > 1 {
+        ids = all;
+    }
+    let names = leaves.iter().filter(|spec| spec.id.parse().is_ok_and(|id| ids.contains(&id)));
+    let names: Vec<&str> = names.map(|spec| spec.name.as_str()).collect();
+    let wait = Wait::refused(refused, &names, "is to leave");
+    Some(Held { ids, wait })
+}
+
 /// What the store is to be told.
 #[derive(Debug)]
 pub(super) struct Stated {
@@ -210,7 +236,7 @@ fn is_there(observed: &Observed, member: &PlannedMember) -> bool {
     is_heard(member) && observed.members.get(&member.name).is_some_and(|there| there.has_volume() && there.has_pod())
 }
 
-/// Who leaves when there are too many: who was named, then who was drained, then who is not there, then who leaves the zones most even and moves least,
+/// Who leaves when there are too many: who was named, then who is drained or is to be, then who is not there, then who leaves the zones most even and moves least,
 /// then the youngest.
 fn victims<'a>(observed: &Observed, parts: &Parts<'a>, standing: &[&'a str], count: usize) -> BTreeSet<&'a str> {
     let mut victims = BTreeSet::new();
@@ -225,7 +251,7 @@ fn victims<'a>(observed: &Observed, parts: &Parts<'a>, standing: &[&'a str], cou
             let named = observed.cluster.remove.iter().position(|it| it == *name).unwrap_or(usize::MAX);
             let ordinal = observed.members.get(*name).map_or(u64::MAX, |member| member.ordinal);
             let in_zone = zones[member.zone.as_str()];
-            let holds = member.state != MemberState::Draining;
+            let holds = member.state != MemberState::Draining && !observed.cluster.drain.contains(*name);
             (named, holds, is_heard(member), usize::MAX - in_zone, member.replicas, u64::MAX - ordinal)
         };
         victims.extend(left.iter().copied().min_by_key(rank));

@@ -30,7 +30,7 @@ use std::collections::BTreeSet;
 use annulus_client::MemberId;
 use annulus_client::node::MemberSpec;
 
-use crate::model::{Member, Observed, Pod, TroubleKind, Volume};
+use crate::model::{Member, Observed, Pod, Refused, TroubleKind, Volume};
 use crate::resources::{MemberName, last_of_names, new_members};
 
 pub use gate::{Gate, Passes};
@@ -197,13 +197,17 @@ pub struct Stop {
 }
 
 impl Step {
+    pub(crate) const SET_MEMBERS: &str = "SetMembers";
+    pub(crate) const DRAIN: &str = "DrainMember";
+    pub(crate) const UNDRAIN: &str = "UndrainMember";
+
     /// A stable name, as the status has it.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Bootstrap { .. } => "Bootstrap",
-            Self::SetMembers { .. } => "SetMembers",
-            Self::Drain { .. } => "DrainMember",
-            Self::Undrain { .. } => "UndrainMember",
+            Self::SetMembers { .. } => Self::SET_MEMBERS,
+            Self::Drain { .. } => Self::DRAIN,
+            Self::Undrain { .. } => Self::UNDRAIN,
             Self::Roll { .. } => "RollMember",
             Self::DiscardPod { .. } | Self::DiscardVolume { .. } => "DiscardMember",
             Self::StopPods { .. } => "StopMembers",
@@ -238,6 +242,13 @@ pub struct Wait {
 impl Wait {
     fn new(gate: Gate, member: Option<&str>, message: impl Into<String>) -> Self {
         Self { gate, member: member.map(str::to_owned), message: message.into() }
+    }
+
+    /// What the store has refused: `what` was to happen to these members.
+    fn refused(refused: &Refused, members: &[&str], what: &str) -> Self {
+        let gate = if refused.reason == "quorum-at-risk" { Gate::QuorumAtRisk } else { Gate::StoreRefuses };
+        let message = format!("{} {what}, and the store refuses it: {}", members.join(", "), refused.message);
+        Self::new(gate, members.first().copied(), message)
     }
 }
 
@@ -275,6 +286,19 @@ pub fn plan(observed: &Observed) -> Plan {
         plan.wait = Some(protected());
     }
     plan
+}
+
+/// What is left to do after the store has refused the step of a plan: other steps do not wait for what can't be. `None`: it was not
+/// a step that there is anything besides.
+pub fn without(observed: &mut Observed, refused: &Step, reason: &str, message: &str) -> Option<Plan> {
+    // The list of members is tried twice, with and without those that leave.
+    const MOST: usize = 4;
+    let step = refused.name();
+    if ![Step::SET_MEMBERS, Step::DRAIN, Step::UNDRAIN].contains(&step) || observed.refused.len() >= MOST {
+        return None;
+    }
+    observed.refused.push(Refused { step, reason: reason.to_owned(), message: message.to_owned() });
+    Some(plan(observed))
 }
 
 /// A protected cluster that was deleted all the same runs on. Its objects are made again as ever: the garbage collector lets

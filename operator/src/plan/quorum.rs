@@ -29,21 +29,21 @@ pub(super) fn lost_without(told: &Told, victim: MemberId, is_there: impl Fn(&Pla
     lost.map(|partition| u32::try_from(partition).unwrap_or(u32::MAX))
 }
 
-/// How many partitions have no quorum, and how many could lose no further replica. A voter that is heard votes, ready or not; but
-/// only one that is in the ring and caught up, and stays, is there to be counted on when another one goes. While a pod is rolled
-/// there is therefore none to spare of three.
+/// Members that vote now, and whether they can be counted on when another one goes: only one that is in the ring and caught up, and
+/// stays. A voter that is heard votes, ready or not.
 ///
 /// A leader of the map that is new has not heard of everybody yet: until then whoever answers counts.
-pub fn at_risk(observed: &Observed, told: &Told) -> (usize, usize) {
+fn voting(observed: &Observed, told: &Told) -> BTreeMap<MemberId, bool> {
     let answers = |member: &PlannedMember| observed.members.get(&member.name).is_some_and(Member::is_in_a_store);
     let votes = |member: &&PlannedMember| is_heard(member) || (member.heard_ms.is_none() && answers(member));
-    let voting: BTreeMap<MemberId, bool> = told
-        .plan
-        .members
-        .iter()
-        .filter(votes)
-        .map(|member| (member.id, observed.members.get(&member.name).is_some_and(lasts)))
-        .collect();
+    let lasts = |member: &PlannedMember| observed.members.get(&member.name).is_some_and(lasts);
+    told.plan.members.iter().filter(votes).map(|member| (member.id, lasts(member))).collect()
+}
+
+/// How many partitions have no quorum, and how many could lose no further replica. While a pod is rolled there is therefore none
+/// to spare of three.
+pub fn at_risk(observed: &Observed, told: &Told) -> (usize, usize) {
+    let voting = voting(observed, told);
     let (mut lost, mut last) = (0, 0);
     for assignment in told.ring.assignments() {
         let voters = assignment.replicas.len();
@@ -58,6 +58,15 @@ pub fn at_risk(observed: &Observed, told: &Told) -> (usize, usize) {
         last += usize::from(left >= needed && lasting <= needed && lasting < voters && voters > 1);
     }
     (lost, last)
+}
+
+/// Everybody who holds a partition that has no quorum now.
+pub(super) fn holders_of_lost(observed: &Observed, told: &Told) -> BTreeSet<MemberId> {
+    let voting = voting(observed, told);
+    let has_quorum =
+        |replicas: &[MemberId]| replicas.iter().filter(|id| voting.contains_key(id)).count() * 2 > replicas.len();
+    let lost = told.ring.assignments().iter().filter(|assignment| !has_quorum(&assignment.replicas));
+    lost.flat_map(|assignment| assignment.replicas.iter().copied()).collect()
 }
 
 /// Whether a member that is heard is caught up, and stays. Of a pod whose node Kubernetes can't reach it does not know that.

@@ -6,7 +6,8 @@ use annulus_client::MemberState;
 use annulus_client::admin::PlannedMember;
 
 use super::membership::staying;
-use super::{Gate, Wait, is_heard};
+use super::quorum::holders_of_lost;
+use super::{Gate, Step, Wait, is_heard};
 use crate::model::{Observed, Told};
 
 /// Who is gone.
@@ -44,7 +45,8 @@ pub(super) fn gone(observed: &Observed, told: &Told) -> Gone {
             wait: Some(Wait::new(Gate::MassFailure, Some(&first.name), message)),
         };
     }
-    let leaving = told.plan.members.iter().filter(|member| member.state == MemberState::Leaving && !is_heard(member));
+    let is_replaced = |member: &PlannedMember| !is_heard(member) || has_lost_volume(observed, member);
+    let leaving = told.plan.members.iter().filter(|member| member.state == MemberState::Leaving && is_replaced(member));
     let allowed = usize::try_from(replacement.max_concurrent).unwrap_or_default();
     let allowed = allowed.saturating_sub(leaving.count());
     let (joining, mut settled): (Vec<&PlannedMember>, Vec<&PlannedMember>) =
@@ -53,7 +55,10 @@ pub(super) fn gone(observed: &Observed, told: &Told) -> Gone {
     let serves = |member: &&PlannedMember| {
         is_heard(member) && observed.members.get(&member.name).is_some_and(|there| there.has_pod())
     };
-    settled.sort_by_key(serves);
+    // So does whoever the store does not let go: nobody is to wait for a place that does not become free.
+    let is_refused = observed.refused(Step::SET_MEMBERS).next().is_some();
+    let stuck = if is_refused { holders_of_lost(observed, told) } else { BTreeSet::new() };
+    settled.sort_by_key(|member| (stuck.contains(&member.id), serves(member)));
     let replaced = joining.iter().chain(settled.iter().take(allowed)).map(|member| member.name.clone()).collect();
     let wait = settled.get(allowed).map(|member| {
         let message = format!(

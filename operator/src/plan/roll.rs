@@ -14,10 +14,15 @@ pub(super) fn next<'a>(observed: &'a Observed, told: &'a Told) -> Option<(&'a Pl
     outdated.min_by_key(|(member, there)| (there.is_ready() && is_heard(member), member.leads > 0, there.ordinal))
 }
 
-/// Rolls the next one, or says what it waits for.
-pub(super) fn step(observed: &Observed, told: &Told) -> Result<Option<Step>, Wait> {
+/// Rolls the next one, or says what it waits for. While somebody is being replaced nobody who may vote is taken away: it may be
+/// what the new one is to be filled from.
+pub(super) fn step(observed: &Observed, told: &Told, is_replacing: bool) -> Result<Option<Step>, Wait> {
     let Some((victim, there)) = next(observed, told) else { return Ok(None) };
     let Some(pod) = &there.pod else { return Ok(None) };
+    let may_vote = there.is_ready() || is_heard(victim);
+    if is_replacing && may_vote {
+        return Ok(None);
+    }
     let is_there =
         |member: &PlannedMember| is_heard(member) && observed.members.get(&member.name).is_some_and(Member::is_ready);
     // One that does not serve is not waited for, or a pod that can never start would block the change that mends it. It may vote
@@ -37,7 +42,6 @@ pub(super) fn step(observed: &Observed, told: &Told) -> Result<Option<Step>, Wai
         let message = format!("nobody has told yet who holds what in the map of epoch {}", told.plan.epoch);
         return Err(Wait::new(Gate::MovesUnderWay, Some(&victim.name), message));
     }
-    let may_vote = there.is_ready() || is_heard(victim);
     if let Some(partition) = lost_without(told, victim.id, is_there).filter(|_| may_vote) {
         let message = format!(
             "partition {partition} would have no quorum without {}; the other members that hold it have to be ready first",

@@ -34,9 +34,8 @@ pub(super) fn plan(observed: &Observed, told: &Told) -> Plan {
     plan.leave_held = waits.first().cloned();
     plan.step = plan.step.or_else(|| drains.unwrap_or_default());
     plan.step = plan.step.or_else(|| clear_away(observed, &membership, &mut plan.actions));
-    // While somebody is being replaced nobody else is taken away: what is rolled may be what the new one is to be filled from.
-    if plan.step.is_none() && gone.replaced.is_empty() {
-        match roll::step(observed, told) {
+    if plan.step.is_none() {
+        match roll::step(observed, told, !gone.replaced.is_empty()) {
             Ok(step) => plan.step = step,
             Err(wait) => waits.push(wait),
         }
@@ -77,8 +76,9 @@ fn mend(observed: &Observed, membership: &Membership, actions: &mut Vec<Action>)
 
 /// Somebody who was drained, and is not to be any more.
 fn undrain(observed: &Observed, told: &Told) -> Option<Step> {
+    let is_refused = observed.refused(Step::UNDRAIN).next().is_some();
     let ends = |member: &&PlannedMember| {
-        member.state == MemberState::Draining && !observed.cluster.drain.contains(&member.name)
+        member.state == MemberState::Draining && !observed.cluster.drain.contains(&member.name) && !is_refused
     };
     told.plan.members.iter().find(ends).map(|member| Step::Undrain { member: member.name.clone() })
 }
@@ -98,6 +98,9 @@ fn drain(observed: &Observed, told: &Told) -> Result<Option<Step>, Wait> {
             annotations::DRAIN
         );
         return Err(Wait::new(Gate::DrainRefused, Some(&member.name), message));
+    }
+    if let Some(refused) = observed.refused(Step::DRAIN).next() {
+        return Err(Wait::refused(refused, &[&member.name], "is to be drained"));
     }
     Ok(Some(Step::Drain { member: member.name.clone() }))
 }

@@ -31,7 +31,7 @@ use annulus_crds::{StorageCluster, StorageClusterSpec, annotations, labels};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, OwnerReference};
 use kube::Resource;
 
-pub use name::{last_of_names, member_name, new_members};
+pub use name::{last_of_names, member_name, new_members, was_made};
 
 /// The port that clients reach a member at.
 pub const CLIENT_PORT: i32 = 7070;

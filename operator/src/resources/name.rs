@@ -53,6 +53,13 @@ pub fn last_of_names(cluster: &str, uid: &str, last: u64, names: &BTreeSet<&str>
     tried.rev().find(|ordinal| names.contains(member_name(cluster, uid, *ordinal).as_str())).unwrap_or(last)
 }
 
+/// Whether a member was ever made under a name, if `last` is the number of the newest one. Of a cluster that has had more members
+/// than are tried, any name might be of one of the first.
+pub fn was_made(cluster: &str, uid: &str, last: u64, name: &str) -> bool {
+    let first = last.saturating_sub(TRIED);
+    first > 0 || (1..=last).any(|ordinal| member_name(cluster, uid, ordinal) == name)
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -91,6 +98,7 @@ mod tests {
         let names: Vec<String> = [3, 9, 4].iter().map(|ordinal| member_name("demo", UID, *ordinal)).collect();
         let names = names.iter().map(String::as_str).chain(["demo-other"]).collect();
         assert_eq!(last_of_names("demo", UID, 2, &names), 9);
+        assert!(was_made("demo", UID, 9, &member_name("demo", UID, 9)) && !was_made("demo", UID, 9, "demo-other"));
         assert_eq!(last_of_names("demo", UID, 20, &names), 20);
         assert_eq!(last_of_names("demo", UID, 2, &BTreeSet::new()), 2);
     }

@@ -453,3 +453,42 @@ async fn a_claim_that_is_refused_takes_no_number_and_one_that_is_made_keeps_it()
     assert_eq!((scene.claims().len(), scene.status().last_ordinal), (4, 4));
     scene.settle(100).await;
 }
+
+#[tokio::test]
+async fn what_the_store_refuses_holds_up_nothing_else() {
+    let mut scene = settled(json!({"replicas": 5, "replacement": {"afterSeconds": 10}})).await;
+    let node = |pod: &Pod| pod.spec.as_ref().unwrap().node_name.clone().unwrap();
+    for pod in &scene.pods()[..2] {
+        scene.cluster.kill_node(&node(pod));
+    }
+    rounds(&mut scene, 40).await;
+    let (gate, message) = told(&scene);
+    assert!(gate == "QuorumAtRisk" && message.contains("have no quorum now"), "{gate}: {message}");
+    assert_eq!(scene.status().phase, "Replacing");
+    let other = scene.pods()[3].name_any();
+    let drain = json!({"metadata": {"annotations": {annotations::DRAIN: other}}});
+    scene.cluster.patch::<StorageCluster>(NAMESPACE, NAME, &drain).unwrap();
+    rounds(&mut scene, 5).await;
+    let member = scene.status().members.into_iter().find(|member| member.name == other).unwrap();
+    assert!(member.state.starts_with("Drain"), "{member:?}");
+}
+
+#[tokio::test]
+async fn a_name_in_an_annotation_that_no_member_ever_had_is_told() {
+    let mut scene = settled(json!({"replicas": 4})).await;
+    let drain = |scene: &Scene, name: &str| {
+        let drain = json!({"metadata": {"annotations": {annotations::DRAIN: name}}});
+        scene.cluster.patch::<StorageCluster>(NAMESPACE, NAME, &drain).unwrap();
+    };
+    drain(&scene, "demo-nobody");
+    rounds(&mut scene, 3).await;
+    let status = scene.status();
+    let said = status.conditions.iter().find(|condition| condition.type_ == "Progressing").unwrap();
+    assert!(said.reason == "InvalidSpec" && said.message.contains("no member \"demo-nobody\""), "{}", said.message);
+    // One that has left on the way may still be named.
+    let leaves = scene.pods()[0].name_any();
+    drain(&scene, &leaves);
+    scene.change(json!({"replicas": 3}));
+    scene.settle(200).await;
+    assert!(scene.pods().iter().all(|pod| pod.name_any() != leaves));
+}

@@ -361,6 +361,41 @@ fn who_joins_does_not_wait_for_somebody_who_can_not_leave() {
 }
 
 #[test]
+fn a_lost_partition_holds_up_nobody_who_has_nothing_of_it() {
+    let mut world = made(json!({"partitions": 8, "replicas": 7, "replacement": {"afterSeconds": 20}}));
+    let ring = world.observe().told().unwrap().ring.clone();
+    let held = &ring.assignments()[0].replicas;
+    let name_of = |id| ring.member(id).unwrap().name.clone();
+    let (first, second) = (name_of(held[0]), name_of(held[1]));
+    world.set_down(&first, true);
+    world.set_down(&second, true);
+    world.rounds(10);
+    world.lose_volume(&second);
+    let planned = world.rounds(60);
+    let wait = planned.wait.unwrap();
+    assert_eq!(wait.gate, Gate::QuorumAtRisk, "{}", wait.message);
+    assert!(wait.message.contains("have no quorum now"), "{}", wait.message);
+    assert_eq!(world.condition("ScaleDownBlocked").1, "QuorumAtRisk");
+    assert_eq!(world.condition("Available").1, "QuorumLost");
+    let ids = world.observe().told().unwrap().plan.members.iter().map(|it| it.id).collect::<BTreeSet<_>>();
+    assert!(ids.contains(&held[0]) && ids.contains(&held[1]), "what they held is not given up");
+
+    // Whatever has nothing to do with it goes on.
+    let holds_of_it = |name: &String| held.iter().any(|id| name_of(*id) == *name);
+    let other = world.members().into_iter().find(|name| !holds_of_it(name) && world.has_volume(name)).unwrap();
+    let of_other = |world: &World| {
+        let observed = world.observe();
+        observed.told().unwrap().plan.members.iter().find(|member| member.name == other).unwrap().clone()
+    };
+    let before = of_other(&world);
+    world.drain.insert(other.clone());
+    world.rounds(60);
+    let drained = of_other(&world);
+    assert!(drained.state == MemberState::Draining && drained.replicas < before.replicas, "{before:?} {drained:?}");
+    assert_eq!(world.condition("Available").1, "QuorumLost");
+}
+
+#[test]
 fn a_cluster_that_can_not_become_smaller_for_want_of_members_says_so() {
     let mut world = made(json!({"partitions": 8, "replicas": 4}));
     let names = world.members();

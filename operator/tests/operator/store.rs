@@ -63,8 +63,13 @@ impl Store {
     fn ask(&mut self, fence: u64, epoch: Option<u64>, command: Command) -> Result<(), Error> {
         let intent = Intent { fence, epoch, command };
         let (next, reason) = command::next(&self.map, &intent, &self.reports, self.now).map_err(|refusal| {
-            let is_stale = matches!(refusal, command::Refusal::StaleFence { .. });
-            refused(if is_stale { "stale-fence" } else { "refused" }, &refusal.to_string())
+            let reason = match refusal {
+                command::Refusal::StaleFence { .. } => "stale-fence",
+                command::Refusal::MapChanged { .. } => "map-changed",
+                command::Refusal::QuorumAtRisk { .. } => "quorum-at-risk",
+                _ => "refused",
+            };
+            refused(reason, &refusal.to_string())
         })?;
         self.change(&next, reason);
         Ok(())

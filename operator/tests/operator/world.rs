@@ -9,8 +9,9 @@ use annulus_core::id::GroupId;
 use annulus_crds::storage_cluster::WhenScaled;
 use annulus_crds::{StorageClusterSpec, StorageClusterStatus};
 use annulus_operator::model::{self, Cluster, Observed};
-use annulus_operator::plan::{Action, Plan, Step, Stop, plan};
+use annulus_operator::plan::{Action, Plan, Step, Stop, plan, without};
 use annulus_operator::status::status;
+use annulus_operator::stores::Error;
 use annulus_operator::validate;
 use serde_json::json;
 
@@ -170,6 +171,7 @@ impl World {
             members,
             taken: BTreeSet::new(),
             store,
+            refused: Vec::new(),
             now_s: self.now_s,
         };
         observed.cluster.remember(&self.status);
@@ -260,14 +262,17 @@ impl World {
 
     /// One round of the operator. Returns what it planned.
     pub fn operate(&mut self) -> Plan {
-        let observed = self.observe();
-        let planned = plan(&observed);
+        let mut observed = self.observe();
+        let mut planned = plan(&observed);
         for action in &planned.actions {
             self.act(action);
         }
-        if let Some(step) = &planned.step {
+        while let Some(step) = planned.step.clone() {
             self.log.push(format!("{} {step:?}", self.now_s));
-            self.step(step);
+            let Err(Error::Refused { reason, message }) = self.step(&step) else { break };
+            self.log.push(format!("{} refused: {message}", self.now_s));
+            let Some(rest) = without(&mut observed, &step, &reason, &message) else { break };
+            planned = rest;
         }
         self.status = status(&observed, &planned, &[], None, &self.status);
         planned
@@ -340,7 +345,7 @@ impl World {
         }
     }
 
-    fn step(&mut self, step: &Step) {
+    fn step(&mut self, step: &Step) -> Result<(), Error> {
         match step {
             Step::Bootstrap { members } => {
                 assert!(self.store.is_none(), "a store is made once");
@@ -354,17 +359,11 @@ impl World {
             }
             Step::SetMembers { epoch, members, .. } => {
                 let asked = Members { epoch: Some(*epoch), members: members.clone() };
-                let answer = self.store.as_mut().expect("there is a store").set_members(self.fence, &asked);
-                if let Err(error) = answer {
-                    self.log.push(format!("{} refused: {error}", self.now_s));
-                }
+                self.store.as_mut().expect("there is a store").set_members(self.fence, &asked)?;
             }
             Step::Drain { member } | Step::Undrain { member } => {
                 let drains = matches!(step, Step::Drain { .. });
-                let answer = self.store.as_mut().expect("there is a store").drain(self.fence, member, drains);
-                if let Err(error) = answer {
-                    self.log.push(format!("{} refused: {error}", self.now_s));
-                }
+                self.store.as_mut().expect("there is a store").drain(self.fence, member, drains)?;
             }
             Step::Roll { member, uid } => self.roll(member, uid),
             Step::DiscardPod { member, uid, at_once } => {
@@ -397,6 +396,7 @@ impl World {
                 self.is_gone = true;
             }
         }
+        Ok(())
     }
 
     /// Members that run, and are not about to stop.
