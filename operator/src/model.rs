@@ -9,6 +9,8 @@ use annulus_client::{ClusterId, MemberId, Ring};
 use annulus_crds::{StorageClusterSpec, StorageClusterStatus};
 use k8s_openapi::jiff::Timestamp;
 
+use crate::inject::sidecars::ByVersion;
+
 /// A cluster with all that belongs to it.
 #[derive(Debug, Clone)]
 pub struct Observed {
@@ -20,6 +22,8 @@ pub struct Observed {
     pub taken: BTreeSet<String>,
     /// What the store says of itself.
     pub store: Store,
+    /// Its sidecars, by their version.
+    pub sidecars: ByVersion,
     /// Seconds since 1970.
     pub now_s: i64,
 }

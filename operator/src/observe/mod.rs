@@ -22,6 +22,7 @@ use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
 use crate::caches::Caches;
+use crate::inject::sidecars;
 use crate::model::{Cluster, Member, Observed, Store};
 use crate::resources::{self, ADMIN_PORT, CLIENT_PORT, Facts};
 use crate::stores::{NodeAddress, Stores};
@@ -81,7 +82,8 @@ pub async fn observe(
     };
     let problems = validate::settle(&mut cluster.spec, &members, &store);
     cluster.template = resources::template::digest(&facts(&cluster, resource));
-    let observed = Observed { cluster, members, taken, store, now_s: defaults.now_s() };
+    let sidecars = sidecars::of(&caches.sidecars, &cluster.namespace, &cluster.name);
+    let observed = Observed { cluster, members, taken, store, sidecars, now_s: defaults.now_s() };
     Ok((observed, problems))
 }
 

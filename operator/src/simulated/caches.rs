@@ -1,6 +1,8 @@
 //! What the operator's watches would have seen, without watches: for tests that play the watches themselves.
 
-use annulus_crds::labels;
+use annulus_crds::{inject, labels};
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::PartialObjectMeta;
 use kube::runtime::{reflector, watcher};
 use kube::{Resource, ResourceExt};
 use serde::Serialize;
@@ -8,6 +10,7 @@ use serde::de::DeserializeOwned;
 
 use super::Cluster;
 use crate::caches::{Cache, Caches};
+use crate::inject::sidecars;
 
 impl Cluster {
     /// What the operator's watches of a namespace would have seen by now.
@@ -20,9 +23,22 @@ impl Cluster {
             services: self.cached(namespace, is_managed),
             budgets: self.cached(namespace, is_managed),
             policies: self.cached(namespace, is_managed),
+            sidecars: self.sidecars(namespace),
             nodes: self.cached(None, |_| true),
             classes: self.cached(None, |_| true),
         }
+    }
+
+    fn sidecars(&self, namespace: Option<&str>) -> Cache<PartialObjectMeta<Pod>> {
+        let (reader, mut writer) = reflector::store();
+        writer.apply_watcher_event(&watcher::Event::Init);
+        for pod in self.list::<Pod>(namespace).into_iter().filter(|pod| pod.labels().contains_key(inject::SIDECAR)) {
+            let mut pod = PartialObjectMeta { metadata: pod.metadata, ..PartialObjectMeta::default() };
+            sidecars::shorten(&mut pod);
+            writer.apply_watcher_event(&watcher::Event::InitApply(pod));
+        }
+        writer.apply_watcher_event(&watcher::Event::InitDone);
+        Cache::new(vec![reader])
     }
 
     fn cached<K>(&self, namespace: Option<&str>, wanted: impl Fn(&K) -> bool) -> Cache<K>
