@@ -121,10 +121,13 @@ async fn ask(server: &Server, rows: &mut [Row]) {
     let mut answers = stream::iter(asked)
         .map(async |row| {
             let answer = timeout(ANSWER_LIMIT, proxy::get_at(server, &row.pod, row.port, "sidecar/locks")).await;
-            take(row, match answer {
-                Ok(answer) => answer.map_err(|error| error.to_string()),
-                Err(_) => Err(too_long()),
-            });
+            take(
+                row,
+                match answer {
+                    Ok(answer) => answer.map_err(|error| error.to_string()),
+                    Err(_) => Err(too_long()),
+                },
+            );
         })
         .buffer_unordered(AT_ONCE);
     // Those that have not been asked by then do not tell.
