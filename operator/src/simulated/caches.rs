@@ -16,43 +16,45 @@ impl Cluster {
     /// What the operator's watches of a namespace would have seen by now.
     pub fn caches(&self, namespace: &str) -> Caches {
         let namespace = Some(namespace);
+        let pods = self.list::<Pod>(namespace);
+        let marked = pods.iter().filter(|pod| pod.labels().contains_key(inject::SIDECAR));
+        let marks = marked.map(|pod| {
+            let mut pod = PartialObjectMeta { metadata: pod.metadata.clone(), ..PartialObjectMeta::default() };
+            sidecars::shorten(&mut pod);
+            pod
+        });
         Caches {
             clusters: self.cached(namespace, |_| true),
-            pods: self.cached(namespace, is_managed),
+            sidecars: cache(marks),
+            pods: cache(pods.iter().filter(|pod| is_managed(*pod)).cloned()),
             volumes: self.cached(namespace, is_managed),
             services: self.cached(namespace, is_managed),
             budgets: self.cached(namespace, is_managed),
             policies: self.cached(namespace, is_managed),
-            sidecars: self.sidecars(namespace),
             nodes: self.cached(None, |_| true),
             classes: self.cached(None, |_| true),
         }
-    }
-
-    fn sidecars(&self, namespace: Option<&str>) -> Cache<PartialObjectMeta<Pod>> {
-        let (reader, mut writer) = reflector::store();
-        writer.apply_watcher_event(&watcher::Event::Init);
-        for pod in self.list::<Pod>(namespace).into_iter().filter(|pod| pod.labels().contains_key(inject::SIDECAR)) {
-            let mut pod = PartialObjectMeta { metadata: pod.metadata, ..PartialObjectMeta::default() };
-            sidecars::shorten(&mut pod);
-            writer.apply_watcher_event(&watcher::Event::InitApply(pod));
-        }
-        writer.apply_watcher_event(&watcher::Event::InitDone);
-        Cache::new(vec![reader])
     }
 
     fn cached<K>(&self, namespace: Option<&str>, wanted: impl Fn(&K) -> bool) -> Cache<K>
     where
         K: Resource<DynamicType = ()> + Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
     {
-        let (reader, mut writer) = reflector::store();
-        writer.apply_watcher_event(&watcher::Event::Init);
-        for object in self.list::<K>(namespace).into_iter().filter(wanted) {
-            writer.apply_watcher_event(&watcher::Event::InitApply(object));
-        }
-        writer.apply_watcher_event(&watcher::Event::InitDone);
-        Cache::new(vec![reader])
+        cache(self.list::<K>(namespace).into_iter().filter(wanted))
     }
+}
+
+fn cache<K>(objects: impl Iterator<Item = K>) -> Cache<K>
+where
+    K: Resource<DynamicType = ()> + Clone + Send + Sync + 'static,
+{
+    let (reader, mut writer) = reflector::store();
+    writer.apply_watcher_event(&watcher::Event::Init);
+    for object in objects {
+        writer.apply_watcher_event(&watcher::Event::InitApply(object));
+    }
+    writer.apply_watcher_event(&watcher::Event::InitDone);
+    Cache::new(vec![reader])
 }
 
 fn is_managed<K: Resource>(object: &K) -> bool {
