@@ -5,6 +5,7 @@
 //! them (`cargo run -p annulus-crds`), and a test holds the two together. Rules that span fields are CEL in the schema, so that
 //! the API server refuses what could never work; the operator asks them once more, because a schema can be old.
 
+pub mod inject;
 pub mod quantity;
 mod schema;
 pub mod storage_cluster;

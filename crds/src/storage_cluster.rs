@@ -368,6 +368,9 @@ pub struct StorageClusterStatus {
     /// What is about to be done, and why it waits.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub plan: Option<PlanStatus>,
+    /// The sidecars of applications that serve this store; absent: there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sidecars: Option<SidecarsStatus>,
     /// Available: every partition has a quorum, and some member is ready. Progressing: something is being done. Degraded: some member
     /// is not ready. RingBalanced: every replica is where it should be. QuorumAtRisk: some partition has no quorum (QuorumLost), or
     /// can lose no further replica (NoneToSpare), as while a member of three is rolled; with one replica of everything that is
@@ -375,6 +378,16 @@ pub struct StorageClusterStatus {
     /// want of disk space (DiskSpace) or of members (ReplicationFactor, DrainRefused),
     /// or since the store refuses it (QuorumAtRisk, StoreRefuses).
     pub conditions: Vec<Condition>,
+}
+
+/// The sidecars that operators put into pods.
+#[derive(JsonSchema, Deserialize, Serialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct SidecarsStatus {
+    /// How many pods have one, those that have ended aside.
+    pub total: i32,
+    /// How many of them are two minor versions or more behind the operator. A pod that is made anew gets the operator's own version.
+    pub outdated: i32,
 }
 
 /// A member, as the operator sees it.

@@ -3,7 +3,9 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
-use k8s_openapi::api::admissionregistration::v1::{ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding};
+use k8s_openapi::api::admissionregistration::v1::{
+    MutatingWebhookConfiguration, ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding,
+};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
@@ -30,13 +32,20 @@ const EVERYTHING: &[&str] = &[
     "podLabels.team=storage",
     "podAnnotations.note=text",
     "networkPolicy.enabled=true",
+    "injection.failurePolicy=Fail",
+    "injection.missingCluster=allow",
+    "injection.allowImage=true",
+    "injection.image.repository=registry.example/annulus/node",
+    "injection.image.tag=dev",
+    "injection.certificates.by=cert-manager",
     "metrics.serviceMonitor.enabled=true",
     "metrics.serviceMonitor.labels.release=prometheus",
     "metrics.alerts.enabled=true",
 ];
 
 /// Values that leave out what can be left out.
-const LITTLE: &[&str] = &["deletionProtection.enabled=false", "aggregateRoles.enabled=false"];
+const LITTLE: &[&str] =
+    &["deletionProtection.enabled=false", "aggregateRoles.enabled=false", "injection.enabled=false"];
 
 fn helm(values: &[&str]) -> Output {
     let mut command = Command::new("helm");
@@ -82,6 +91,7 @@ fn every_object_is_what_kubernetes_knows() {
                 "ClusterRole" => nothing_is_misspelt::<ClusterRole>(&document),
                 "ClusterRoleBinding" => nothing_is_misspelt::<ClusterRoleBinding>(&document),
                 "Deployment" => nothing_is_misspelt::<Deployment>(&document),
+                "MutatingWebhookConfiguration" => nothing_is_misspelt::<MutatingWebhookConfiguration>(&document),
                 "NetworkPolicy" => nothing_is_misspelt::<NetworkPolicy>(&document),
                 "Role" => nothing_is_misspelt::<Role>(&document),
                 "RoleBinding" => nothing_is_misspelt::<RoleBinding>(&document),
@@ -92,6 +102,7 @@ fn every_object_is_what_kubernetes_knows() {
                     nothing_is_misspelt::<ValidatingAdmissionPolicyBinding>(&document);
                 }
                 "PrometheusRule" | "ServiceMonitor" => assert_eq!(document["apiVersion"], "monitoring.coreos.com/v1"),
+                "Certificate" | "Issuer" => assert_eq!(document["apiVersion"], "cert-manager.io/v1"),
                 kind => panic!("a {kind} was not expected"),
             }
         }
@@ -111,12 +122,19 @@ fn rules(documents: &[Value], kind: &str) -> Vec<(String, Value)> {
 }
 
 #[test]
-fn no_role_has_a_wildcard_or_reads_secrets() {
-    for values in [&[], EVERYTHING] {
+fn no_role_has_a_wildcard_or_reads_secrets_but_the_webhooks_own() {
+    for values in [&[], EVERYTHING, LITTLE] {
         let documents = rendered(values);
         for role in of_kind(&documents, "ClusterRole").chain(of_kind(&documents, "Role")) {
+            for rule in role["rules"].as_array().unwrap() {
+                let is_of_secrets = rule["resources"].to_string().contains("secrets");
+                let is_named = rule["resourceNames"] == json!(["annulus-operator-webhook"]);
+                let only_makes = rule["verbs"] == json!(["create"]);
+                let is_own = role["kind"] == "Role" && role["metadata"]["namespace"] == "annulus-system";
+                assert!(!is_of_secrets || (is_own && (is_named || only_makes)), "{role:#}");
+            }
             let text = role["rules"].to_string();
-            for word in ["*", "secrets", "pods/exec", "roles", "clusterroles", "bind", "escalate", "impersonate"] {
+            for word in ["*", "pods/exec", "roles", "clusterroles", "bind", "escalate", "impersonate"] {
                 assert!(!text.contains(&format!("\"{word}\"")), "{word}: {role:#}");
             }
         }
@@ -133,6 +151,11 @@ fn with_a_list_of_namespaces_nothing_in_others_may_be_read_or_changed() {
         [
             json!({"apiGroups": [""], "resources": ["nodes"], "verbs": look}),
             json!({"apiGroups": ["storage.k8s.io"], "resources": ["storageclasses"], "verbs": look}),
+            json!({"apiGroups": [""], "resources": ["namespaces"], "verbs": ["get"], "resourceNames": ["team-a", "team-b"]}),
+            json!({
+                "apiGroups": ["admissionregistration.k8s.io"], "resources": ["mutatingwebhookconfigurations"],
+                "verbs": ["get", "list", "watch", "patch"], "resourceNames": ["annulus-operator.annulus-system"],
+            }),
         ]
     );
     let of = |namespace: &str| -> Vec<Value> {
@@ -203,11 +226,79 @@ fn deletion_protection_ends_at_the_operators_namespaces() {
     assert!(of_kind(&rendered(LITTLE), "ValidatingAdmissionPolicy").next().is_none());
 }
 
+/// The namespaces that a webhook is asked about, as (operator, values) of `kubernetes.io/metadata.name`.
+fn namespaces(webhook: &Value) -> Vec<(&str, &Value)> {
+    let expressions = webhook["namespaceSelector"]["matchExpressions"].as_array().unwrap().iter();
+    let by_name = expressions.filter(|expression| expression["key"] == "kubernetes.io/metadata.name");
+    by_name.map(|expression| (expression["operator"].as_str().unwrap(), &expression["values"])).collect()
+}
+
+#[test]
+fn the_webhook_is_asked_about_new_pods_that_ask_and_never_about_the_clusters_own() {
+    let never = json!(["kube-system", "kube-node-lease", "kube-public", "annulus-system"]);
+    for (values, policy) in [(&[] as &[&str], "Ignore"), (EVERYTHING, "Fail")] {
+        let documents = rendered(values);
+        let webhooks = only(&documents, "MutatingWebhookConfiguration")["webhooks"].as_array().unwrap();
+        let asks = |webhook: &Value| webhook["namespaceSelector"]["matchExpressions"][0].clone();
+        assert_eq!(asks(&webhooks[0]), json!({"key": "annulus.dev/inject", "operator": "Exists"}));
+        assert_eq!(asks(&webhooks[1]), json!({"key": "annulus.dev/inject", "operator": "DoesNotExist"}));
+        assert!(webhooks[0]["matchConditions"].is_null() && webhooks[1]["matchConditions"].is_array());
+        for webhook in webhooks {
+            let names = namespaces(webhook);
+            assert_eq!(names[0], ("NotIn", &never));
+            assert_eq!(names.get(1).is_some(), !values.is_empty());
+            assert_eq!((&webhook["failurePolicy"], &webhook["sideEffects"]), (&json!(policy), &json!("None")));
+            assert_eq!(webhook["rules"][0]["operations"], json!(["CREATE"]));
+            let members = &webhook["objectSelector"]["matchExpressions"][0];
+            assert_eq!(members["key"], annulus_crds::labels::MANAGED_BY);
+            assert_eq!(members["values"], json!([annulus_crds::labels::MANAGER]));
+            // An upgrade that said what is trusted would take it away.
+            assert!(webhook["clientConfig"]["caBundle"].is_null());
+        }
+    }
+    let namespaces_of = rendered(&["namespaces={team-a}"]);
+    let webhooks = &only(&namespaces_of, "MutatingWebhookConfiguration")["webhooks"];
+    assert_eq!(namespaces(&webhooks[0])[1], ("In", &json!(["team-a"])));
+    assert!(of_kind(&rendered(LITTLE), "MutatingWebhookConfiguration").next().is_none());
+}
+
+#[test]
+fn the_operator_is_told_of_the_webhook_that_the_chart_makes() {
+    for values in [&[], EVERYTHING] {
+        let documents = rendered(values);
+        let container = &only(&documents, "Deployment")["spec"]["template"]["spec"]["containers"][0];
+        let variable = |name: &str| {
+            let found = container["env"].as_array().unwrap().iter().find(|variable| variable["name"] == name);
+            found.unwrap_or_else(|| panic!("{name} is not set"))["value"].clone()
+        };
+        let configuration = only(&documents, "MutatingWebhookConfiguration");
+        assert_eq!(variable("ANNULUS_WEBHOOK_CONFIGURATION"), configuration["metadata"]["name"]);
+        let service = &configuration["webhooks"][0]["clientConfig"]["service"];
+        assert_eq!(variable("ANNULUS_WEBHOOK_SERVICE"), service["name"]);
+        let services: Vec<&Value> = of_kind(&documents, "Service").collect();
+        let found = services.iter().find(|found| found["metadata"]["name"] == service["name"]).unwrap();
+        assert_eq!((&found["spec"]["ports"][0]["port"], &service["path"]), (&service["port"], &json!("/inject")));
+        let target = &found["spec"]["ports"][0]["targetPort"];
+        let ports = container["ports"].as_array().unwrap();
+        assert!(ports.iter().any(|port| port["name"] == *target && port["containerPort"] == 9443));
+        if let Some(certificate) = of_kind(&documents, "Certificate").next() {
+            assert_eq!(variable("ANNULUS_WEBHOOK_SECRET"), certificate["spec"]["secretName"]);
+            assert_eq!(variable("ANNULUS_WEBHOOK_CERTIFICATES"), "cert-manager");
+        }
+    }
+}
+
 #[test]
 fn values_that_mean_nothing_are_refused() {
-    for value in
-        ["image.tga=dev", "replica=2", "replicas=many", "logFormat=xml", "namespaces={Team_A}", "resources.cpu=1"]
-    {
+    for value in [
+        "image.tga=dev",
+        "replica=2",
+        "replicas=many",
+        "logFormat=xml",
+        "namespaces={Team_A}",
+        "resources.cpu=1",
+        "injection.failurePolicy=Maybe",
+    ] {
         let output = helm(&[value]);
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(!output.status.success() && said.contains("values don't meet the specifications"), "{value}: {said}");

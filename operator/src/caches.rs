@@ -8,6 +8,7 @@ use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::storage::v1::StorageClass;
 use kube::Resource;
+use kube::api::PartialObjectMeta;
 use kube::runtime::reflector::{ObjectRef, Store};
 
 /// What the watches have seen last.
@@ -25,6 +26,8 @@ pub struct Caches {
     pub budgets: Cache<PodDisruptionBudget>,
     /// Network policies that are clusters'.
     pub policies: Cache<NetworkPolicy>,
+    /// Pods that have a sidecar: their marks.
+    pub sidecars: Cache<PartialObjectMeta<Pod>>,
     /// All nodes; empty when the operator may not see them.
     pub nodes: Cache<Node>,
     /// All storage classes; empty when the operator may not see them.

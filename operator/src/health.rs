@@ -60,7 +60,7 @@ pub async fn serve(address: SocketAddr, health: Health) -> std::io::Result<()> {
 }
 
 /// `[::]` stands for both kinds of addresses; where the machine has only the older kind, for that one.
-async fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
+pub(crate) async fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
     let is_any = address.ip() == IpAddr::from(Ipv6Addr::UNSPECIFIED);
     match TcpListener::bind(address).await {
         Err(error) if is_any && error.kind() != std::io::ErrorKind::AddrInUse => {

@@ -14,6 +14,7 @@ pub mod addresses;
 pub mod apply;
 pub mod caches;
 pub mod health;
+pub mod inject;
 pub mod lease;
 pub mod metrics;
 pub mod model;

@@ -13,6 +13,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
+use crate::inject::sidecars::{self, ByVersion};
 use crate::process::Process;
 use crate::queue::Key;
 use crate::requests::Requests;
@@ -37,6 +38,18 @@ struct Waits {
     gate: String,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Sidecars {
+    namespace: String,
+    cluster: String,
+    version: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Injection {
+    outcome: &'static str,
+}
+
 /// What the operator counts.
 pub struct Metrics {
     registry: Mutex<Registry>,
@@ -53,6 +66,11 @@ pub struct Metrics {
     /// What is told in `waits`.
     gates: Mutex<BTreeMap<Key, String>>,
     rolled: Family<Cluster, Counter>,
+    sidecars: Family<Sidecars, Gauge>,
+    outdated: Family<Cluster, Gauge>,
+    /// What is told in `sidecars`.
+    versions: Mutex<BTreeMap<Key, ByVersion>>,
+    injections: Family<Injection, Counter>,
 }
 
 /// The conditions that every cluster has.
@@ -78,6 +96,10 @@ impl Default for Metrics {
             waits: Family::default(),
             gates: Mutex::default(),
             rolled: Family::default(),
+            sidecars: Family::default(),
+            outdated: Family::default(),
+            versions: Mutex::default(),
+            injections: Family::default(),
         };
         let mut whole = metrics.registry.lock().unwrap_or_else(PoisonError::into_inner);
         whole.register_collector(Box::new(Process));
@@ -93,6 +115,10 @@ impl Default for Metrics {
         registry.register("cluster_moves_left", "Replicas that are still to be moved", metrics.moves.clone());
         registry.register("cluster_waits", "What the next step of a cluster waits for: 1", metrics.waits.clone());
         registry.register("cluster_rolled", "Members that were rolled", metrics.rolled.clone());
+        registry.register("sidecars", "Pods with a sidecar, by its version", metrics.sidecars.clone());
+        let outdated = "Those whose sidecar is two minor versions or more behind the operator";
+        registry.register("sidecars_outdated", outdated, metrics.outdated.clone());
+        registry.register("injections", "Pods that the webhook was asked about", metrics.injections.clone());
         drop(whole);
         metrics
     }
@@ -142,6 +168,36 @@ impl Metrics {
         self.moves.get_or_create(&labels).set(status.plan.as_ref().map_or(0, |plan| plan.moves_left));
     }
 
+    /// The sidecars of a cluster, and how many of them are too old.
+    pub fn tell_sidecars(&self, key: &Key, counts: &ByVersion) {
+        let mut known = self.versions.lock().unwrap_or_else(PoisonError::into_inner);
+        let (namespace, cluster) = key;
+        let labels = |version: &String| {
+            let (namespace, cluster) = key.clone();
+            Sidecars { namespace, cluster, version: version.clone() }
+        };
+        let before = known.remove(key).unwrap_or_default();
+        for gone in before.keys().filter(|version| !counts.contains_key(*version)) {
+            self.sidecars.remove(&labels(gone));
+        }
+        for (version, count) in counts {
+            self.sidecars.get_or_create(&labels(version)).set(i64::from(*count));
+        }
+        let of_cluster = Cluster { namespace: namespace.clone(), cluster: cluster.clone() };
+        match sidecars::status(counts, sidecars::VERSION) {
+            None => drop(self.outdated.remove(&of_cluster)),
+            Some(status) => {
+                self.outdated.get_or_create(&of_cluster).set(i64::from(status.outdated));
+                known.insert(key.clone(), counts.clone());
+            }
+        }
+    }
+
+    /// What became of a pod: `patched`, `untouched`, `refused`, or `failed` and `malformed`, where nothing could be said.
+    pub fn injected(&self, outcome: &'static str) {
+        self.injections.get_or_create(&Injection { outcome }).inc();
+    }
+
     /// At most one gate of a cluster is told at a time.
     fn set_gate(&self, key: &Key, gate: &str) {
         let mut known = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
@@ -161,6 +217,7 @@ impl Metrics {
     /// A cluster is gone.
     pub fn forget(&self, key: &Key) {
         self.set_gate(key, "");
+        self.tell_sidecars(key, &ByVersion::new());
         let (namespace, cluster) = key.clone();
         for condition in CONDITIONS {
             let condition = condition.to_owned();

@@ -9,6 +9,8 @@ use annulus_client::{ClusterId, MemberId, Ring};
 use annulus_crds::{StorageClusterSpec, StorageClusterStatus};
 use k8s_openapi::jiff::Timestamp;
 
+use crate::inject::sidecars::ByVersion;
+
 /// A cluster with all that belongs to it.
 #[derive(Debug, Clone)]
 pub struct Observed {
@@ -22,6 +24,8 @@ pub struct Observed {
     pub store: Store,
     /// What the store has refused in this round: the rest is planned without it.
     pub refused: Vec<Refused>,
+    /// Its sidecars, by their version.
+    pub sidecars: ByVersion,
     /// Seconds since 1970.
     pub now_s: i64,
 }

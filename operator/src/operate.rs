@@ -16,6 +16,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, timeout};
 
 use crate::health::{self, Health};
+use crate::inject::{self, Injection};
 use crate::lease::{self, Leases};
 use crate::metrics::Metrics;
 use crate::observe::Defaults;
@@ -45,6 +46,8 @@ pub struct Settings {
     pub lease_name: String,
     /// Its own name.
     pub identity: String,
+    /// How it puts sidecars into pods; `None`: it does not.
+    pub injection: Option<Injection>,
 }
 
 /// Why an operator ends by itself.
@@ -93,11 +96,14 @@ async fn serve(
     let health = Health { metrics: Arc::new(metrics), troubles: Troubles::default() };
     let address = settings.listen;
     let served = health::serve(address, health.clone());
-    let operated = operate(client, stores, settings, health, stop);
-    match future::select(Box::pin(served), Box::pin(operated)).await {
-        Either::Left((Err(source), _)) => Err(Error::Listen { address, source }),
-        Either::Left((Ok(()), _)) => Ok(()),
-        Either::Right((ended, _)) => ended,
+    let (injection, wake) = (settings.injection.clone(), Notify::new());
+    let webhook = injection.as_ref().map_or(address, |injection| injection.listen);
+    let injected = inject::serve(&client, injection.as_ref(), &health, &wake);
+    let operated = operate(client.clone(), stores, settings, health.clone(), &wake, stop);
+    tokio::select! {
+        served = served => served.map_err(|source| Error::Listen { address, source }),
+        injected = injected => injected.map_err(|source| Error::Listen { address: webhook, source }),
+        ended = operated => ended,
     }
 }
 
@@ -106,6 +112,7 @@ async fn operate(
     stores: Arc<dyn Stores>,
     settings: Settings,
     health: Health,
+    wake: &Notify,
     stop: impl Future<Output = ()>,
 ) -> Result<(), Error> {
     let mut stop = Box::pin(stop);
@@ -123,6 +130,7 @@ async fn operate(
     let (changed, changes) = mpsc::channel(CHANGES);
     let caches = watches::start(&client, &settings.namespaces, &changed, &health.troubles);
     let reporter = Reporter { controller: "annulus-operator".to_owned(), instance: Some(settings.identity.clone()) };
+    let keeper = client.clone();
     let context = Context {
         recorder: Recorder::new(client.clone(), reporter),
         client,
@@ -134,6 +142,7 @@ async fn operate(
     };
     let fenced = Notify::new();
     let working = queue::run(changes, |key| round(&context, &fenced, key));
+    let keeping = inject::keep(&keeper, settings.injection.as_ref(), &health, wake);
     let ended = tokio::select! {
         () = &mut stop => None,
         lost = leases.keep(&mut held) => Some(lost),
@@ -141,6 +150,7 @@ async fn operate(
             Some(lease::outspoken(&settings.lease_namespace, &settings.lease_name, fence))
         }
         () = working => None,
+        () = keeping => None,
     };
     health.metrics.set_leads(false);
     match ended {

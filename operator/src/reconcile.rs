@@ -191,7 +191,9 @@ async fn tell(
     let before = resource.status.clone().unwrap_or_default();
     let now = status(observed, planned, problems, failure, &before);
     // Also where the status can't be written: whoever is woken by a metric is not to wait for that.
-    context.metrics.tell(&(observed.cluster.namespace.clone(), observed.cluster.name.clone()), &now);
+    let key = (observed.cluster.namespace.clone(), observed.cluster.name.clone());
+    context.metrics.tell(&key, &now);
+    context.metrics.tell_sidecars(&key, &observed.sidecars);
     if now != before {
         // Of what is to go nobody needs to hear that it is not there any more.
         if !observed.is_ending() {

@@ -11,6 +11,7 @@ use annulus_crds::storage_cluster::{MemberStatus, PlanStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 
+use crate::inject::sidecars;
 use crate::model::{Member, Observed, Told, TroubleKind};
 use crate::plan::{Action, Passes, Plan, Step, at_risk, is_heard, last_ordinal};
 use crate::validate::Problem;
@@ -46,6 +47,7 @@ pub fn status(
         last_ordinal: i64::try_from(numbered(plan, failure).max(last_ordinal(observed))).unwrap_or(i64::MAX),
         members,
         plan: plan_status(plan, told, failure),
+        sidecars: sidecars::status(&observed.sidecars, sidecars::VERSION),
         conditions: Vec::new(),
     };
     status.conditions = conditions(observed, plan, problems, failure, &status, before);

@@ -5,11 +5,11 @@ use std::fmt::Debug;
 use std::hash::Hash;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use annulus_crds::{StorageCluster, labels};
+use annulus_crds::{StorageCluster, inject, labels};
 use futures_util::stream::{BoxStream, StreamExt};
 use k8s_openapi::NamespaceResourceScope;
-use k8s_openapi::api::core::v1::Node;
-use kube::api::Api;
+use k8s_openapi::api::core::v1::{Node, Pod};
+use kube::api::{Api, PartialObjectMeta};
 use kube::core::DeserializeGuard;
 use kube::runtime::reflector::{self, Store};
 use kube::runtime::{WatchStreamExt, watcher};
@@ -18,6 +18,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 
 use crate::caches::{Cache, Caches};
+use crate::inject::sidecars;
 use crate::queue::Key;
 
 /// What hinders a watch, by the kind that it is of; empty: nothing.
@@ -30,7 +31,8 @@ impl Troubles {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
-    fn set(&self, kind: &'static str, trouble: Option<String>) {
+    /// Sets what hinders this; `None`: nothing does.
+    pub fn set(&self, kind: &'static str, trouble: Option<String>) {
         let mut troubles = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match trouble {
             None => drop(troubles.remove(kind)),
@@ -60,6 +62,7 @@ pub fn start(
         services: watch.owned("services"),
         budgets: watch.owned("poddisruptionbudgets"),
         policies: watch.owned("networkpolicies"),
+        sidecars: watch.sidecars(),
         nodes: watch.of_all("nodes", without_images),
         classes: watch.of_all("storageclasses", |_| {}),
     }
@@ -115,6 +118,17 @@ impl Watch<'_> {
             self.keep(kind, events, |object: &K| {
                 Some((object.namespace()?, object.labels().get(labels::INSTANCE)?.clone()))
             })
+        });
+        Cache::new(stores.collect())
+    }
+
+    /// Pods that have a sidecar and have not ended: their marks alone. How many there are is told with the next round.
+    fn sidecars(&self) -> Cache<PartialObjectMeta<Pod>> {
+        let config = watcher::Config::default().labels(inject::SIDECAR).fields(sidecars::RUNNING);
+        let stores = self.apis::<PartialObjectMeta<Pod>>().into_iter().map(|api| {
+            let events = watcher(api, config.clone()).default_backoff();
+            let events = events.map(|event| event.map(|event| event.modify(sidecars::shorten))).boxed();
+            self.keep("pods with sidecars", events, |_| None)
         });
         Cache::new(stores.collect())
     }
@@ -208,7 +222,7 @@ fn readable(event: watcher::Event<DeserializeGuard<StorageCluster>>) -> Option<w
 }
 
 /// Why a watch does not work, and what to do.
-fn explained(kind: &str, error: &watcher::Error) -> String {
+pub(crate) fn explained(kind: &str, error: &watcher::Error) -> String {
     let api = match error {
         watcher::Error::InitialListFailed(kube::Error::Api(status))
         | watcher::Error::WatchStartFailed(kube::Error::Api(status)) => Some(status),

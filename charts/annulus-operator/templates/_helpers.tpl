@@ -12,6 +12,11 @@
 {{- printf "%s.%s" (include "annulus-operator.name" .) .Release.Namespace -}}
 {{- end -}}
 
+{{/* The name of the webhook's Service, and of the Secret with its certificate. */}}
+{{- define "annulus-operator.webhook" -}}
+{{- printf "%s-webhook" (include "annulus-operator.name" .) -}}
+{{- end -}}
+
 {{/* By these labels pods are found. They never change: a Deployment's selector can't. */}}
 {{- define "annulus-operator.selector" -}}
 app.kubernetes.io/name: annulus-operator

@@ -269,3 +269,37 @@ async fn a_report_holds_what_could_be_read_and_names_what_could_not() {
     let (code, _, stderr) = fake.run(&["report", "--to", "r.tar"]).await;
     assert!(code == 2 && stderr.contains("is there already"), "{code} {stderr}");
 }
+
+#[tokio::test]
+async fn sidecars_are_listed_with_the_locks_that_each_of_them_tells() {
+    let fake = Fake::start(|_, path, _| {
+        let pod = |name: &str, port: &str| {
+            json!({"metadata": {"name": name, "labels": {"annulus.dev/sidecar": "demo"},
+                                "annotations": {"annulus.dev/sidecar-version": "0.4.0",
+                                                "annulus.dev/sidecar-status-port": port}},
+                   "spec": {"nodeName": "worker-a", "containers": []}, "status": {"phase": "Running"}})
+        };
+        let pods = "/api/v1/namespaces/shop/pods";
+        match path.strip_prefix(pods) {
+            Some(rest) if !rest.starts_with('/') && rest.contains("annulus.dev%2Fsidecar") => {
+                list(&[pod("web-1", "7071"), pod("web-2", "8071")])
+            }
+            Some("/web-2:8071/proxy/sidecar/locks") => {
+                (200, json!({"version": "0.5.0", "locks": [{"name": "leader"}]}))
+            }
+            _ => refusal(503, "no endpoint", None),
+        }
+    })
+    .await;
+    let (code, shown, stderr) = fake.run(&["sidecars"]).await;
+    assert_eq!((code, stderr.as_str()), (0, ""), "{shown}");
+    let lines: Vec<String> = shown.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+    assert_eq!(
+        lines[..3],
+        ["pod node version cluster ready locks", "web-1 worker-a 0.4.0 demo NO -", "web-2 worker-a 0.5.0 demo NO 1"]
+    );
+    assert!(lines[4].contains("web-1 does not tell its locks"), "{shown}");
+    let (_, json, _) = fake.run(&["sidecars", "-o", "json"]).await;
+    let json: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!((&json["sidecars"][1]["locks"], &json["sidecars"][0]["locks"]), (&json!(1), &Value::Null));
+}

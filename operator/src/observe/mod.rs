@@ -22,6 +22,7 @@ use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
 use crate::caches::Caches;
+use crate::inject::sidecars;
 use crate::model::{Cluster, Member, Observed, Store};
 use crate::resources::{self, ADMIN_PORT, CLIENT_PORT, Facts};
 use crate::stores::{NodeAddress, Stores};
@@ -81,7 +82,9 @@ pub async fn observe(
     };
     let mut problems = validate::settle(&mut cluster.spec, &members, &store);
     cluster.template = resources::template::digest(&facts(&cluster, resource));
-    let observed = Observed { cluster, members, taken, store, refused: Vec::new(), now_s: defaults.now_s() };
+    let sidecars = sidecars::of(&caches.sidecars, &cluster.namespace, &cluster.name);
+    let (refused, now_s) = (Vec::new(), defaults.now_s());
+    let observed = Observed { cluster, members, taken, store, sidecars, refused, now_s };
     problems.extend(validate::names(&observed));
     Ok((observed, problems))
 }

@@ -41,6 +41,8 @@ pub(super) struct Selection {
     pub(super) namespace: Option<String>,
     name: Option<String>,
     labels: Vec<Requirement>,
+    /// Phases of pods that are not meant.
+    without_phases: Vec<String>,
 }
 
 #[derive(Clone, Debug)]
@@ -113,6 +115,10 @@ impl Selection {
     pub(super) fn parse(namespace: Option<String>, fields: &str, labels: &str) -> Result<Self, Error> {
         let mut selection = Self { namespace, ..Self::default() };
         for field in split_requirements(fields) {
+            if let Some(phase) = field.trim().strip_prefix("status.phase!=") {
+                selection.without_phases.push(phase.to_owned());
+                continue;
+            }
             let (name, value) = field.split_once('=').ok_or_else(|| unreadable(field))?;
             let value = value.trim_start_matches('=').to_owned();
             match name.trim() {
@@ -129,6 +135,7 @@ impl Selection {
         self.namespace.as_ref().is_none_or(|namespace| *namespace == key.namespace)
             && self.name.as_ref().is_none_or(|name| *name == key.name)
             && self.labels.iter().all(|requirement| requirement.holds(object))
+            && self.without_phases.iter().all(|phase| object["status"]["phase"] != **phase)
     }
 }
 

@@ -47,7 +47,7 @@ const fn custom(resource: Resource) -> Resource {
     resource
 }
 
-static RESOURCES: [Resource; 15] = [
+static RESOURCES: [Resource; 16] = [
     with_status(plain("", "v1", "nodes", "Node", false)),
     with_status(plain("", "v1", "namespaces", "Namespace", false)),
     with_status(plain("", "v1", "pods", "Pod", true)),
@@ -62,6 +62,13 @@ static RESOURCES: [Resource; 15] = [
     with_generation(plain("networking.k8s.io", "v1", "networkpolicies", "NetworkPolicy", true)),
     with_generation(with_status(plain("policy", "v1", "poddisruptionbudgets", "PodDisruptionBudget", true))),
     plain("storage.k8s.io", "v1", "storageclasses", "StorageClass", false),
+    with_generation(plain(
+        "admissionregistration.k8s.io",
+        "v1",
+        "mutatingwebhookconfigurations",
+        "MutatingWebhookConfiguration",
+        false,
+    )),
     custom(plain("annulus.dev", "v1alpha1", "storageclusters", "StorageCluster", true)),
 ];
 

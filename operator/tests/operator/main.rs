@@ -5,10 +5,12 @@
 //!  reconciler ─▶ scene ──▶ nodes ─▶ store   whole rounds against a simulated API server, with a crash after every write
 //!  objects ────▶ scene                  the same, while somebody changes or takes the cluster's own objects
 //!  watching ───▶ nodes                  the whole process, while its watches break
+//!  injecting ──▶ nodes                  the same with its webhook: its certificates
 //! ```
 //!
 //! `cargo test -p annulus-operator --test operator planner` runs one of them.
 
+mod injecting;
 mod nodes;
 mod objects;
 mod planner;

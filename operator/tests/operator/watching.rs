@@ -76,6 +76,7 @@ impl Scene {
             lease_namespace: "annulus-system".to_owned(),
             lease_name: "annulus-operator".to_owned(),
             identity: "operator-1".to_owned(),
+            injection: None,
         };
         let stores = Arc::clone(&self.nodes) as Arc<dyn Stores>;
         let operated = operate::run_with(self.cluster.client(), stores, settings, future::pending());

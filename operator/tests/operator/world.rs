@@ -152,6 +152,7 @@ impl World {
         let mut spec = self.spec.clone();
         validate::settle(&mut spec, &members, &store);
         let mut observed = Observed {
+            sidecars: BTreeMap::new(),
             cluster: Cluster {
                 namespace: "default".to_owned(),
                 name: "demo".to_owned(),

@@ -58,6 +58,8 @@ pub(crate) enum Verb {
     Pause(Which),
     /// Let a paused operator go on
     Resume(Which),
+    /// Show the pods that have a store on their localhost, and how many locks each holds
+    Sidecars(Sidecars),
     /// Write all that helps to find out what is wrong into a file
     Report(Report),
 }
@@ -90,6 +92,19 @@ pub(crate) struct Status {
 pub(crate) struct Plan {
     #[command(flatten)]
     pub(crate) which: Which,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Locks are asked of each sidecar through the API server: it takes the permission to get pods/proxy. `-` is one that \
+                        does not tell."
+)]
+pub(crate) struct Sidecars {
+    /// The StorageCluster [default: all of the namespace]
+    pub(crate) cluster: Option<String>,
+    /// How to write the result
+    #[arg(long, short, value_enum, default_value_t, value_name = "FORMAT")]
+    pub(crate) output: Format,
 }
 
 #[derive(Debug, Args)]
@@ -153,9 +168,17 @@ mod tests {
         let Verb::Drain(named) = parse("drain demo-a demo-b --wait --timeout 30s").unwrap().verb else { panic!() };
         assert_eq!((named.members.len(), named.cluster, named.wait), (2, None, true));
         assert_eq!(named.timeout, Duration::from_secs(30));
-        for right in
-            ["status", "status -w -o json", "plan", "undrain demo-a", "pause", "resume demo", "report --to f.tar"]
-        {
+        for right in [
+            "status",
+            "status -w -o json",
+            "plan",
+            "undrain demo-a",
+            "pause",
+            "resume demo",
+            "report --to f.tar",
+            "sidecars",
+            "sidecars demo -o json",
+        ] {
             assert!(parse(right).is_ok(), "{right}");
         }
         for wrong in ["drain", "undrain", "", "pause a b", "statsu", "drain a --timeout 30"] {

@@ -4,6 +4,7 @@
 //!  status, plan   ◀── the StorageCluster's status, which the operator keeps current
 //!  drain, undrain ──▶ an annotation of it ─┐
 //!  pause, resume  ──▶ a field of its spec ─┴─▶ the operator acts
+//!  sidecars       ◀── pods that have one, and what each of them answers
 //!  report         ◀── everything that helps, in one file
 //! ```
 //!
@@ -18,6 +19,7 @@ mod plan;
 mod proxy;
 mod redact;
 mod report;
+mod sidecars;
 mod sources;
 mod status;
 
@@ -47,6 +49,7 @@ pub(crate) async fn run(kube: Kube) -> Result<(), Failure> {
         Verb::Undrain(named) => drain::run(&server, &named, drain::What::Undrain).await,
         Verb::Pause(which) => pause::run(&server, &which, true).await,
         Verb::Resume(which) => pause::run(&server, &which, false).await,
+        Verb::Sidecars(which) => sidecars::run(&server, &which).await,
         Verb::Report(report) => report::run(&server, &report).await,
     }
 }

@@ -1,4 +1,4 @@
-//! A member's own answers, by way of the API server: it reaches pods that this machine does not.
+//! What members and sidecars answer themselves, by way of the API server: it reaches pods that this machine does not.
 
 use annulus_client::admin::Plan;
 use annulus_crds::storage_cluster::MemberStatus;
@@ -13,8 +13,13 @@ const TRIED: usize = 3;
 
 /// What a member answers at this path of its port for the operator.
 pub(super) async fn get(server: &Server, pod: &str, path: &str) -> Result<String, Asked> {
+    get_at(server, pod, ADMIN_PORT, path).await
+}
+
+/// What a pod answers at this path of one of its ports.
+pub(super) async fn get_at(server: &Server, pod: &str, port: u16, path: &str) -> Result<String, Asked> {
     let namespace = &server.namespace;
-    let path = format!("/api/v1/namespaces/{namespace}/pods/{pod}:{ADMIN_PORT}/proxy/{path}");
+    let path = format!("/api/v1/namespaces/{namespace}/pods/{pod}:{port}/proxy/{path}");
     let request = http::Request::get(path).body(Vec::new()).map_err(|error| Asked::Refused(Error::HttpError(error)))?;
     within(server.client.request_text(request)).await
 }
