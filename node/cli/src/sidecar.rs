@@ -80,7 +80,9 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
     let listened = |kind| signal(kind).map_err(|error| Failure::system("signals can't be listened for", &error));
     let (mut terminate, mut interrupt) = (listened(SignalKind::terminate())?, listened(SignalKind::interrupt())?);
     let listen = arguments.listen;
-    if arguments.endpoint.iter().any(|endpoint| endpoint.trim().parse() == Ok(listen)) {
+    let is_own =
+        |endpoint: &String| endpoint.trim().trim_start_matches("http://").trim_end_matches('/').parse() == Ok(listen);
+    if arguments.endpoint.iter().any(is_own) {
         return Err(Failure::Usage(format!("--endpoint {listen} is this sidecar itself; name nodes of the store")));
     }
     let client = Client::builder(arguments.endpoint.iter().map(|endpoint| endpoint.trim())).build()?;

@@ -347,5 +347,4 @@ fn renew_at(now: Instant, ttl: Duration, ends: Instant) -> Instant {
 }
 
 #[cfg(test)]
-#[path = "keeper/tests.rs"]
 mod tests;
