@@ -17,6 +17,7 @@ use crate::kube::args::{Kube, Plugin};
 #[cfg(feature = "kube")]
 use crate::kube::is_plugin;
 use crate::output::Format;
+use crate::sidecar;
 
 const EXIT_CODES: &str = "Exit codes: 0 done, 1 refused (not found, conflict, condition failed), 2 usage error (nothing \
                           was sent), 3 outcome unknown (the write may have happened), 4 not available.";
@@ -71,6 +72,8 @@ pub(crate) enum Command {
     Dev(Dev),
     /// Run one node
     Node(Node),
+    /// Run beside an application: the store on its localhost, and its locks kept
+    Sidecar(Box<sidecar::Arguments>),
     /// Put a value under a key
     Put(Put),
     /// Write the value under a key to stdout, as it is

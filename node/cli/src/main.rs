@@ -1,4 +1,4 @@
-//! `annulus`, the one binary: it starts stores (`dev`, `node`), talks to them (`put`, `get`, `delete`, `scan`, `txn`,
+//! `annulus`, the one binary: it starts stores (`dev`, `node`), brings one to an application's localhost (`sidecar`), talks to them (`put`, `get`, `delete`, `scan`, `txn`,
 //! `txns`, `ring`, `status`, `bench`), runs commands under their locks (`lock`, `elect`, `locks`), and changes who their members are
 //! (`members`, `plan`, `history`). Installed as `kubectl-annulus` it is a plugin of kubectl, with the verbs that are at `kube`
 //! otherwise.
@@ -22,6 +22,7 @@ mod output;
 mod plan;
 mod progress;
 mod ring;
+mod sidecar;
 mod status;
 mod txn;
 
@@ -49,6 +50,7 @@ fn run(command: Command) -> Result<(), Failure> {
     match command {
         Command::Dev(dev) => block_on(dev::run(dev)),
         Command::Node(node) => node::run(node),
+        Command::Sidecar(sidecar) => block_on(sidecar::run(*sidecar)),
         Command::Put(put) => block_on(data::put(put)),
         Command::Get(get) => block_on(data::get(get)),
         Command::Delete(delete) => block_on(data::delete(delete)),

@@ -52,6 +52,16 @@ struct Course {
     doubt: Option<String>,
     last: String,
     trouble: Trouble,
+    /// What the last attempt was answered with, if that was that it can't be done now.
+    refusal: Option<Answer>,
+}
+
+/// How a call ends without an answer that says what happened.
+#[derive(Debug)]
+struct GaveUp {
+    error: Error,
+    /// The refusal that the error tells of, word for word, if a node gave one.
+    refusal: Option<Answer>,
 }
 
 /// What to do between two attempts.
@@ -63,6 +73,19 @@ enum Next {
 impl Call<'_> {
     /// Makes the call. An answer that comes back is one that says what happened.
     pub(crate) async fn run(&self, transport: &Transport, directory: &Directory) -> Result<Answer, Error> {
+        self.ended(transport, directory).await.map_err(|gave_up| gave_up.error)
+    }
+
+    /// Makes the call for somebody who reads answers himself: what comes back may also be the last refusal of a node that
+    /// could not do it, or of one that others were in the way of.
+    pub(crate) async fn relay(&self, transport: &Transport, directory: &Directory) -> Result<Answer, Error> {
+        self.ended(transport, directory).await.or_else(|gave_up| {
+            let GaveUp { error, refusal } = *gave_up;
+            refusal.ok_or(error)
+        })
+    }
+
+    async fn ended(&self, transport: &Transport, directory: &Directory) -> Result<Answer, Box<GaveUp>> {
         let mut course = Course::new(Instant::now() + self.time);
         loop {
             let table = directory.table(course.deadline).await.map_err(|error| course.end(error))?;
@@ -71,6 +94,9 @@ impl Call<'_> {
                 continue;
             };
             course.attempts += 1;
+            if course.attempts > 1 {
+                directory.count_retry();
+            }
             course.leader = self.leader(&table);
             let sent = self.attempt(transport, &address, course.deadline).await;
             let next = match judge(self.safety, sent) {
@@ -99,9 +125,10 @@ impl Call<'_> {
                     }
                     next
                 }
-                Verdict::Later { reason, after, trouble } => {
+                Verdict::Later { reason, after, trouble, answer } => {
                     directory.mark_up(&address);
                     course.note(&address, &reason, trouble);
+                    course.refusal = Some(answer);
                     course.asked.push(address);
                     match trouble {
                         Trouble::Away => self.after_refusal(directory, &table, &mut course, after).await?,
@@ -137,7 +164,7 @@ impl Call<'_> {
         table: &Table,
         course: &mut Course,
         lost: Authority,
-    ) -> Result<Next, Error> {
+    ) -> Result<Next, Box<GaveUp>> {
         course.asked.push(lost);
         directory.refresh(table, course.deadline).await.map_err(|error| course.end(error))?;
         Ok(Next::Ask)
@@ -151,7 +178,7 @@ impl Call<'_> {
         table: &Table,
         course: &mut Course,
         after: Option<Duration>,
-    ) -> Result<Next, Error> {
+    ) -> Result<Next, Box<GaveUp>> {
         let new = self.new_leader(directory, table, course).await?;
         let unasked = new.is_some_and(|leader| !course.asked.contains(&leader));
         Ok(if unasked { Next::Ask } else { Next::Wait(after) })
@@ -169,7 +196,7 @@ impl Call<'_> {
         directory: &Directory,
         table: &Table,
         course: &mut Course,
-    ) -> Result<Option<Authority>, Error> {
+    ) -> Result<Option<Authority>, Box<GaveUp>> {
         let refreshed = directory.refresh(table, course.deadline).await.map_err(|error| course.end(error))?;
         let leader = refreshed.and_then(|refreshed| self.leader(&refreshed));
         Ok(leader.filter(|leader| Some(leader) != course.leader.as_ref()))
@@ -183,7 +210,7 @@ impl Call<'_> {
         table: &Table,
         course: &mut Course,
         after: Option<Duration>,
-    ) -> Result<(), Error> {
+    ) -> Result<(), Box<GaveUp>> {
         let until = course.next_round(after)?;
         while until - Instant::now() > LOOK_INTERVAL {
             sleep(LOOK_INTERVAL).await;
@@ -213,16 +240,18 @@ impl Course {
             doubt: None,
             last: "no time was left to ask".to_owned(),
             trouble: Trouble::Away,
+            refusal: None,
         }
     }
 
     fn note(&mut self, address: &Authority, reason: &str, trouble: Trouble) {
         self.last = format!("{address}: {reason}");
         self.trouble = trouble;
+        self.refusal = None;
     }
 
     /// When the next round of attempts begins; gives up at once when that is past the deadline.
-    fn next_round(&mut self, after: Option<Duration>) -> Result<Instant, Error> {
+    fn next_round(&mut self, after: Option<Duration>) -> Result<Instant, Box<GaveUp>> {
         let longest = (FIRST_WAIT * 2_u32.pow(self.waits.min(10))).min(LONGEST_WAIT);
         let jittered = longest.mul_f64(rand::rng().random_range(0.5..1.0));
         let after = after.unwrap_or_default();
@@ -238,25 +267,28 @@ impl Course {
     }
 
     /// The answer, if it says what became of the call as a whole.
-    fn settle(mut self, safety: Safety, answer: Answer) -> Result<Answer, Error> {
+    fn settle(mut self, safety: Safety, answer: Answer) -> Result<Answer, Box<GaveUp>> {
         let doubted = self.doubt.is_some();
         if !doubted || settles(safety, answer.status) { Ok(Answer { doubted, ..answer }) } else { Err(self.give_up()) }
     }
 
     /// The error that ends the call, unless an earlier attempt may have happened: then that is what there is to say.
-    fn end(&mut self, error: Error) -> Error {
-        match self.doubt.take() {
-            Some(reason) => Error::OutcomeUnknown { reason },
-            None => error,
-        }
+    fn end(&mut self, error: Error) -> Box<GaveUp> {
+        Box::new(match self.doubt.take() {
+            Some(reason) => GaveUp { error: Error::OutcomeUnknown { reason }, refusal: None },
+            None => GaveUp { error, refusal: None },
+        })
     }
 
-    fn give_up(&mut self) -> Error {
+    fn give_up(&mut self) -> Box<GaveUp> {
         let reason = std::mem::take(&mut self.last);
         let attempts = self.attempts;
-        self.end(match self.trouble {
+        let refusal = self.refusal.take().filter(|_| self.doubt.is_none());
+        let mut gave_up = self.end(match self.trouble {
             Trouble::Conflict => Error::TxnConflict { reason, attempts },
             trouble => Error::Unavailable { reason, overloaded: trouble == Trouble::Overloaded, attempts },
-        })
+        });
+        gave_up.refusal = refusal;
+        gave_up
     }
 }

@@ -329,6 +329,16 @@ impl Client {
     pub(crate) async fn make(&self, call: Call<'_>) -> Result<Answer> {
         call.run(&self.shared.transport, &self.shared.directory).await
     }
+
+    /// As [`Client::make`], for somebody who reads answers himself (see [`Call::relay`]).
+    pub(crate) async fn relay(&self, call: Call<'_>) -> Result<Answer> {
+        call.relay(&self.shared.transport, &self.shared.directory).await
+    }
+
+    /// What is known of the ring and of who answers.
+    pub(crate) fn directory(&self) -> &Directory {
+        &self.shared.directory
+    }
 }
 
 /// How safe it is to repeat a write (see [`PutOptions`]).

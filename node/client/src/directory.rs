@@ -65,6 +65,8 @@ pub(crate) struct Directory {
     teller: Mutex<Option<Authority>>,
     down: Mutex<HashMap<Authority, Down>>,
     turn: AtomicUsize,
+    /// Requests that were sent because an earlier one of the same call did not bring an answer.
+    retries: AtomicU64,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -95,6 +97,7 @@ impl Directory {
             teller: Mutex::new(None),
             down: Mutex::new(HashMap::new()),
             turn: AtomicUsize::new(0),
+            retries: AtomicU64::new(0),
         }
     }
 
@@ -240,7 +243,18 @@ impl Directory {
         }
     }
 
-    fn current(&self) -> Option<Arc<Table>> {
+    /// Counts one request that is not the first of its call.
+    pub(crate) fn count_retry(&self) {
+        self.retries.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many requests were not the first of their calls.
+    pub(crate) fn retries(&self) -> u64 {
+        self.retries.load(Ordering::Relaxed)
+    }
+
+    /// The ring at hand, if there is one.
+    pub(crate) fn current(&self) -> Option<Arc<Table>> {
         self.table.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 

@@ -19,6 +19,8 @@
 //!
 //! Several keys are read and changed at one moment by a transaction ([`txn`]).
 //!
+//! A [`Sidecar`](sidecar::Sidecar) is all of that for an application that has no client, on its localhost.
+//!
 //! What it never does: repeat a write that may have happened already, unless the repetition cannot write twice (see
 //! [`PutOptions`]); report a write of unknown fate as failed; talk to two clusters at once; wait past a deadline.
 //!
@@ -43,6 +45,7 @@ pub mod node;
 mod options;
 mod ring;
 mod scan;
+pub mod sidecar;
 mod text;
 mod transport;
 pub mod txn;

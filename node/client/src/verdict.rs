@@ -65,6 +65,8 @@ pub(crate) enum Verdict {
         after: Option<Duration>,
         /// Why it does not do it now.
         trouble: Trouble,
+        /// What it answered, word for word.
+        answer: Answer,
     },
     /// It may have happened.
     Unknown(String),
@@ -78,11 +80,14 @@ pub(crate) fn judge(safety: Safety, ended: Result<Answer, Failure>) -> Verdict {
         Err(failure @ Failure::Broken(_)) => return doubtful(failure.to_string()),
         Ok(answer) => answer,
     };
-    let later = |trouble| Verdict::Later { reason: answer.problem().to_string(), after: answer.retry_after(), trouble };
+    let later = |trouble, answer: Answer| {
+        let (reason, after) = (answer.problem().to_string(), answer.retry_after());
+        Verdict::Later { reason, after, trouble, answer }
+    };
     match answer.status {
-        StatusCode::TOO_MANY_REQUESTS => later(Trouble::Overloaded),
-        StatusCode::SERVICE_UNAVAILABLE => later(Trouble::Away),
-        StatusCode::CONFLICT if answer.problem().kind() == "txn-conflict" => later(Trouble::Conflict),
+        StatusCode::TOO_MANY_REQUESTS => later(Trouble::Overloaded, answer),
+        StatusCode::SERVICE_UNAVAILABLE => later(Trouble::Away, answer),
+        StatusCode::CONFLICT if answer.problem().kind() == "txn-conflict" => later(Trouble::Conflict, answer),
         StatusCode::INSUFFICIENT_STORAGE => Verdict::Answered(answer),
         status if status.is_server_error() => doubtful(answer.problem().to_string()),
         _ => Verdict::Answered(answer),

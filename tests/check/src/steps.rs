@@ -66,7 +66,7 @@ pub(crate) const STEPS: &[Step] = &[
     Step { name: "build", command: "cargo build --release -p annulus", ..PLAIN },
     Step {
         name: "e2e",
-        command: "cargo test --release -p annulus-tests --test dev --test ring --test together",
+        command: "cargo test --release -p annulus-tests --test dev --test ring --test together --test sidecar",
         tests: true,
         ..PLAIN
     },

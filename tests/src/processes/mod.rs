@@ -7,6 +7,7 @@
 //!  Load ─ puts and gets, all the time ────────────────────┘ │
 //!   └─▶ History ◀── what was asked, when, and what came back ┘
 //!          └─▶ check: can one register per key explain it?
+//!  Sidecar ─ a store on localhost, killed and ended by itself ─▶ members
 //!  served ─ a load and a filling that are asked over HTTP: they run in a cluster, their judge does not
 //!  Bank, Contest ─ transactions and locks, each its own judge ─▶ members
 //! ```
@@ -23,6 +24,7 @@ mod load;
 mod locks;
 mod reaped;
 mod served;
+mod sidecar;
 mod store;
 
 use std::fmt::Display;
@@ -40,6 +42,7 @@ pub use load::{Calls, Load, Shape};
 pub use locks::Contest;
 pub use reaped::{annulus, free_ports};
 pub use served::{Phase, Progress, Verdict, Wish, serve};
+pub use sidecar::Sidecar;
 pub use store::{Store, problem};
 
 /// How often something is looked at that is waited for.

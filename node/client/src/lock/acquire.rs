@@ -62,6 +62,7 @@ pub struct Request {
     ttl: Duration,
     wait: Wait,
     idempotency_key: Option<String>,
+    deadline: Option<Duration>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,7 +76,7 @@ impl Request {
         let owner = format!("process-{}", std::process::id());
         let (name, description, mode) = (name.to_vec(), String::new(), Mode::Exclusive);
         let (ttl, wait) = (Duration::from_secs(10), Wait::For(Duration::ZERO));
-        Self { client, name, owner, description, mode, ttl, wait, idempotency_key: None }
+        Self { client, name, owner, description, mode, ttl, wait, idempotency_key: None, deadline: None }
     }
 
     /// By which name it is held, for people: 1 to 255 bytes (`process-` and this process's number).
@@ -122,6 +123,19 @@ impl Request {
         self
     }
 
+    /// How long the store may take beside the wait (as long as the client lets every call).
+    pub(crate) fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = Some(deadline);
+        self
+    }
+
+    /// Asks as [`Request::acquire`] does, for somebody who keeps the lock himself.
+    pub(crate) async fn granted(self) -> std::result::Result<Granted, Refused> {
+        let wish = Wish::new(self)?;
+        wish.client.ring().await?;
+        wish.granted().await
+    }
+
     /// Asks for the lock until it is held or its wait is over, through lost members and connections. Dropped before
     /// that, it gives up its place.
     ///
@@ -134,7 +148,7 @@ impl Request {
         let wish = Wish::new(self)?;
         // A store that was never there is not worth a wait.
         wish.client.ring().await?;
-        let granted = wish.granted().await?;
+        let granted = wish.granted().await.map_err(|refused| refused.error)?;
         let Wish { client, name, owner, mode, ttl, .. } = wish;
         let lease = Lease::new(granted.ends);
         Ok(Lock::new(Holding { client, name, token: granted.token, owner, mode, ttl, lease }))
@@ -151,14 +165,31 @@ struct Wish {
     ttl: Duration,
     /// When the wait is over; `None`: never.
     until: Option<Instant>,
+    deadline: Duration,
     message: Message,
 }
 
 /// A lock as it was granted.
-#[derive(Debug, Clone, Copy)]
-struct Granted {
-    token: u64,
-    ends: Instant,
+#[derive(Debug)]
+pub(crate) struct Granted {
+    pub(crate) token: u64,
+    pub(crate) ends: Instant,
+    /// How the store said so.
+    pub(crate) answer: Answer,
+}
+
+/// A lock is not to be had.
+#[derive(Debug)]
+pub(crate) struct Refused {
+    pub(crate) error: Error,
+    /// How the store said so, if it did.
+    pub(crate) answer: Option<Box<Answer>>,
+}
+
+impl From<Error> for Refused {
+    fn from(error: Error) -> Self {
+        Self { error, answer: None }
+    }
 }
 
 #[derive(Deserialize)]
@@ -171,14 +202,14 @@ struct WireGranted {
 enum Asking {
     Granted(Granted),
     /// No better answer will come.
-    Over(Error),
+    Over(Refused),
     /// It may be asked again.
     Again(Error),
 }
 
 impl Wish {
     fn new(request: Request) -> Result<Self> {
-        let Request { client, name, owner, description, mode, ttl, wait, idempotency_key } = request;
+        let Request { client, name, owner, description, mode, ttl, wait, idempotency_key, deadline } = request;
         let name = name_of(&name)?;
         if !(MIN_TTL_MS..=MAX_TTL_MS).contains(&millis(ttl)) {
             return Err(invalid("lease", &format!("{ttl:?}"), "it must be 500ms to 24h"));
@@ -197,16 +228,17 @@ impl Wish {
             Wait::For(wait) => Instant::now().checked_add(wait),
             Wait::Forever => None,
         };
-        Ok(Self { client, name, owner, description, mode, ttl, until, message })
+        let deadline = deadline.unwrap_or(client.deadline());
+        Ok(Self { client, name, owner, description, mode, ttl, until, deadline, message })
     }
 
     /// Asks until there is an answer or no time is left.
-    async fn granted(&self) -> Result<Granted> {
+    async fn granted(&self) -> std::result::Result<Granted, Refused> {
         let mut doubt = None;
         let mut older: Option<Pin<Box<_>>> = None;
         let mut older_until = Instant::now();
         loop {
-            let again_at = Instant::now() + self.client.deadline() * AGAIN_AFTER;
+            let again_at = Instant::now() + self.deadline * AGAIN_AFTER;
             let mut newest = Box::pin(self.ask(older.is_some()));
             let ended = loop {
                 tokio::select! {
@@ -224,30 +256,30 @@ impl Wish {
             };
             match ended {
                 Some(Asking::Granted(granted)) => return Ok(granted),
-                Some(Asking::Over(error)) => return Err(error),
+                Some(Asking::Over(refused)) => return Err(refused),
                 Some(Asking::Again(error)) => {
                     if let Error::OutcomeUnknown { .. } = error {
                         doubt.get_or_insert_with(|| error.clone());
                     }
                     if self.no_time_left() || self.client.max_attempts() == 1 {
-                        return Err(doubt.unwrap_or(error));
+                        return Err(doubt.unwrap_or(error).into());
                     }
                     sleep(PAUSE).await;
                 }
                 None => {
-                    (older, older_until) = (Some(newest), Instant::now() + self.client.deadline() / OLDER_SHARE);
+                    (older, older_until) = (Some(newest), Instant::now() + self.deadline / OLDER_SHARE);
                 }
             }
         }
     }
 
     fn no_time_left(&self) -> bool {
-        self.until.is_some_and(|until| Instant::now() >= until + self.client.deadline())
+        self.until.is_some_and(|until| Instant::now() >= until + self.deadline)
     }
 
     /// The longest wait that one request asks for.
     fn longest_wait(&self) -> Duration {
-        (self.client.deadline() * LONGEST_WAIT).min(Duration::from_millis(MAX_WAIT_MS))
+        (self.deadline * LONGEST_WAIT).min(Duration::from_millis(MAX_WAIT_MS))
     }
 
     /// How long a request that is sent now has to wait.
@@ -269,7 +301,7 @@ impl Wish {
             });
             message.body = Bytes::from(wish.to_string());
         };
-        let (now, deadline) = (Instant::now(), self.client.deadline());
+        let (now, deadline) = (Instant::now(), self.deadline);
         let wait = self.wait(now);
         let end = self.until.map_or(now + wait, |until| until.max(now)) + deadline;
         let call = Call {
@@ -282,16 +314,16 @@ impl Wish {
             max_attempts: self.client.max_attempts(),
         };
         match self.client.make(call).await {
-            Ok(answer) => self.judge(&answer),
+            Ok(answer) => self.judge(answer),
             Err(error @ (Error::Unavailable { .. } | Error::OutcomeUnknown { .. })) => Asking::Again(error),
-            Err(error) => Asking::Over(error),
+            Err(error) => Asking::Over(error.into()),
         }
     }
 
-    fn judge(&self, answer: &Answer) -> Asking {
+    fn judge(&self, answer: Answer) -> Asking {
         if answer.status == StatusCode::OK {
             let Ok(granted) = serde_json::from_slice::<WireGranted>(&answer.body) else {
-                return Asking::Again(strange_write(answer));
+                return Asking::Again(strange_write(&answer));
             };
             let ends = lease::ends(answer.sent, Duration::from_millis(granted.valid_ms));
             if ends <= Instant::now() {
@@ -299,13 +331,14 @@ impl Wish {
                     reason: "the answer came when its lease was over".into(),
                 });
             }
-            return Asking::Granted(Granted { token: granted.token, ends });
+            return Asking::Granted(Granted { token: granted.token, ends, answer });
         }
         let is_last =
             self.until.is_some_and(|until| until.saturating_duration_since(answer.sent) <= self.longest_wait());
-        match refusal(answer) {
-            error @ (Error::Conflict(_) | Error::Refused(_)) => Asking::Over(error),
-            error @ Error::LockHeld(_) if is_last => Asking::Over(error),
+        let over = |error| Asking::Over(Refused { error, answer: Some(Box::new(answer.clone())) });
+        match refusal(&answer) {
+            error @ (Error::Conflict(_) | Error::Refused(_)) => over(error),
+            error @ Error::LockHeld(_) if is_last => over(error),
             error => Asking::Again(error),
         }
     }

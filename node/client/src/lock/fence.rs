@@ -29,7 +29,7 @@ pub struct Fence {
 pub struct ParseFenceError(String);
 
 impl Fence {
-    pub(super) fn new(name: Name, token: u64) -> Self {
+    pub(crate) fn new(name: Name, token: u64) -> Self {
         Self { name, token }
     }
 

@@ -35,7 +35,7 @@ fn because(trouble: Option<&str>) -> String {
 /// When a lease ends that a store granted for so long in answer to a request that was sent then.
 ///
 /// The store's lease begins when it takes the request, which is later than when that was sent.
-pub(super) fn ends(sent: Instant, valid: Duration) -> Instant {
+pub(crate) fn ends(sent: Instant, valid: Duration) -> Instant {
     sent + (valid - valid / MARGIN)
 }
 

@@ -274,7 +274,8 @@ pub fn mode_text(mode: Mode) -> &'static str {
     }
 }
 
-fn mode_of(text: &str) -> Option<Mode> {
+/// The mode that has this name.
+pub(crate) fn mode_of(text: &str) -> Option<Mode> {
     [Mode::Exclusive, Mode::Shared].into_iter().find(|mode| mode_text(*mode) == text)
 }
 

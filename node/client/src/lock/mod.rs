@@ -55,11 +55,13 @@ use crate::transport::{Answer, Message};
 use crate::verdict::Safety;
 use crate::{Client, Error, Result};
 pub use acquire::Request;
+pub(crate) use acquire::{Granted, Refused};
 pub use fence::{Fence, ParseFenceError};
 use lease::Lease;
 pub use lease::Loss;
+pub(crate) use lease::ends;
 pub use list::{Held, Holder, Page, Pages, Place, Scan, View, mode_text};
-pub(crate) use list::{page, view};
+pub(crate) use list::{mode_of, page, view};
 
 /// The longest pause after a renewal that failed; a short lease has shorter ones.
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
@@ -211,7 +213,7 @@ impl Holding {
             return Err(refusal(&answer));
         }
         let renewed: Renewed = serde_json::from_slice(&answer.body).map_err(|_| strange_write(&answer))?;
-        Ok(lease::ends(answer.sent, Duration::from_millis(renewed.valid_ms)))
+        Ok(ends(answer.sent, Duration::from_millis(renewed.valid_ms)))
     }
 
     async fn release(&self) -> Result<()> {
@@ -245,11 +247,11 @@ fn name_of(name: &[u8]) -> Result<Name> {
     Name::new(Bytes::copy_from_slice(name)).map_err(|error| invalid("lock", &lossy(), &error.to_string()))
 }
 
-fn path(name: &Name, rest: &str) -> Result<PathAndQuery> {
+pub(crate) fn path(name: &Name, rest: &str) -> Result<PathAndQuery> {
     path_of(format!("/v1/locks/{}{rest}", percent_encode(name.bytes(), SEGMENT)))
 }
 
-fn post(path: PathAndQuery, body: Bytes) -> Message {
+pub(crate) fn post(path: PathAndQuery, body: Bytes) -> Message {
     let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))]);
     Message { method: Method::POST, path, headers, body }
 }

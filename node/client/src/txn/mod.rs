@@ -45,6 +45,7 @@ pub use done::{Done, Outcome};
 pub use list::{Fate, Open, Opens};
 pub(crate) use list::{fate, open};
 use sending::Sending;
+pub(crate) use sending::timeout as store_timeout;
 use wire::{Body, Named, Put, Step, Wanted};
 pub use wire::{Operation, Verb};
 

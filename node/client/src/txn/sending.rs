@@ -128,7 +128,7 @@ pub(super) fn timed(path: &str, left: Duration) -> PathAndQuery {
 }
 
 /// How long the store is to try, of the time that an attempt has: so that its last words still come in time.
-fn timeout(left: Duration) -> Duration {
+pub(crate) fn timeout(left: Duration) -> Duration {
     let for_last_words = LAST_WORDS.min(left / 2);
     (left - for_last_words).clamp(Duration::from_millis(1), LONGEST_TIMEOUT)
 }

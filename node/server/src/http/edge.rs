@@ -25,7 +25,7 @@ use super::problem::{Kind, Problem};
 use super::route::{Port, Route};
 use super::{
     EPOCH_HEADER, LEADER_HEADER, Response, admin, evict, history, kv, lock, lock_view, members, openapi, plan, probes,
-    query, ring, scan, txn, txn_view,
+    query, renewals, ring, scan, txn, txn_view,
 };
 use crate::router::Router;
 use crate::transactions::Transactions;
@@ -155,6 +155,7 @@ impl<R: Router + 'static> Edge<R> {
             Route::List => scan::answer(self, parts.uri.query()).await,
             Route::Lock | Route::LockRenew => lock::answer(self, route, parts, headers, body).await,
             Route::Locks => lock_view::list(self, parts.uri.query()).await,
+            Route::Renewals => renewals::post(self, parts, headers, body).await,
             Route::NewTxn => txn::post(self, parts, headers, body).await,
             Route::Txn => txn_view::get(self, parts).await,
             Route::Txns => txn_view::list(self, parts.uri.query()).await,
@@ -185,7 +186,7 @@ impl<R: Router + 'static> Edge<R> {
         let there_is = match self.port {
             Port::Client => {
                 "/v1/kv/{key}, /v1/kv?prefix=, /v1/locks/{name}, /v1/locks/{name}/renew, /v1/locks?prefix= (a `/` in the \
-                 name of a lock is written %2F), /v1/txn, /v1/txn/{id}, /v1/txns, /v1/ring, /healthz, /readyz, /metrics"
+                 name of a lock is written %2F), /v1/renewals, /v1/txn, /v1/txn/{id}, /v1/txns, /v1/ring, /healthz, /readyz, /metrics"
             }
             Port::Admin => {
                 "/admin/v1/status, /admin/v1/bootstrap, /admin/v1/members, /admin/v1/members/{id}, \

@@ -176,12 +176,23 @@ async fn renew<R: Router>(
     let timeout = timeout(edge, parts)?;
     let Renewal { token, ttl_ms: asked } = read(edge, parts, body).await?;
     let ttl_ms = ttl_ms(&asked)?;
+    let valid = renewed(edge, group, name, token, ttl_ms, timeout).await?;
+    let renewed = Renewed { token, ttl_ms, valid_ms: u64::try_from(valid.as_millis()).unwrap_or(u64::MAX) };
+    Ok(json(serde_json::to_vec(&renewed).expect("numbers always serialise")))
+}
+
+/// Has a lease begin anew; for how long it is valid then.
+pub(super) async fn renewed<R: Router>(
+    edge: &Edge<R>,
+    group: GroupId,
+    name: Name,
+    token: u64,
+    ttl_ms: u64,
+    timeout: Duration,
+) -> Result<Duration, Problem> {
     let command = Operation::Lock(Command::Renew { name, token, ttl_ms });
     match edge.router.submit(group, command, timeout).await {
-        Reply::Lock(Outcome::Renewed { valid_ms }) => {
-            let renewed = Renewed { token, ttl_ms, valid_ms };
-            Ok(json(serde_json::to_vec(&renewed).expect("numbers always serialise")))
-        }
+        Reply::Lock(Outcome::Renewed { valid_ms }) => Ok(Duration::from_millis(valid_ms)),
         reply => Err(refused(&reply).with("token", token)),
     }
 }
@@ -200,7 +211,8 @@ async fn release<R: Router>(edge: &Edge<R>, group: GroupId, name: Name, parts: &
     }
 }
 
-fn timeout<R: Router>(edge: &Edge<R>, parts: &Parts) -> Result<Duration, Problem> {
+/// How long a request for locks waits for its answer.
+pub(super) fn timeout<R: Router>(edge: &Edge<R>, parts: &Parts) -> Result<Duration, Problem> {
     let [timeout] = query::parameters(parts.uri.query(), ["timeout"])?;
     edge.timeout(timeout)
 }
@@ -215,7 +227,8 @@ async fn read<R: Router, T: for<'a> Deserialize<'a>>(
     from_json(&body)
 }
 
-fn ttl_ms(asked: &Number) -> Result<u64, Problem> {
+/// A lease's length in its bounds.
+pub(super) fn ttl_ms(asked: &Number) -> Result<u64, Problem> {
     milliseconds(asked, "ttl_ms", Kind::InvalidTtl, MIN_TTL_MS, MAX_TTL_MS)
 }
 

@@ -244,6 +244,11 @@ impl Problem {
 
     /// The JSON that the client gets.
     pub fn to_json(&self) -> Bytes {
+        Bytes::from(self.to_value().to_string())
+    }
+
+    /// The same as a part of other JSON.
+    pub fn to_value(&self) -> Value {
         let mut json = Map::new();
         let inner = &self.0;
         json.insert("type".to_owned(), format!("{TYPE_PREFIX}{}", inner.kind.slug()).into());
@@ -251,7 +256,7 @@ impl Problem {
         json.insert("status".to_owned(), inner.kind.status().as_u16().into());
         json.insert("detail".to_owned(), inner.detail.as_ref().into());
         json.extend(inner.fields.iter().map(|(name, value)| (name.clone(), value.clone())));
-        Bytes::from(Value::Object(json).to_string())
+        Value::Object(json)
     }
 
     /// The answer that the client gets.

@@ -24,6 +24,8 @@ pub(super) enum Route {
     LockRenew,
     /// The locks under a prefix.
     Locks,
+    /// The leases of many locks.
+    Renewals,
     /// A transaction that is to happen.
     NewTxn,
     /// What became of one transaction.
@@ -75,12 +77,13 @@ const BOTH: &[Port] = &[Port::Client, Port::Admin];
 
 /// All routes, in the order of [`Route`].
 #[rustfmt::skip]
-pub(super) const ROUTES: [Entry; 22] = [
+pub(super) const ROUTES: [Entry; 23] = [
     Entry { route: Route::Key, name: "key", path: "/v1/kv/{key}", methods: "GET, HEAD, PUT, DELETE", ports: CLIENT },
     Entry { route: Route::List, name: "list", path: "/v1/kv", methods: "GET, HEAD", ports: CLIENT },
     Entry { route: Route::Lock, name: "lock", path: "/v1/locks/{name}", methods: "GET, HEAD, POST, DELETE", ports: CLIENT },
     Entry { route: Route::LockRenew, name: "lock_renew", path: "/v1/locks/{name}/renew", methods: "POST", ports: CLIENT },
     Entry { route: Route::Locks, name: "locks", path: "/v1/locks", methods: "GET, HEAD", ports: CLIENT },
+    Entry { route: Route::Renewals, name: "renewals", path: "/v1/renewals", methods: "POST", ports: CLIENT },
     Entry { route: Route::NewTxn, name: "new_txn", path: "/v1/txn", methods: "POST", ports: CLIENT },
     Entry { route: Route::Txn, name: "txn", path: "/v1/txn/{id}", methods: "GET, HEAD", ports: CLIENT },
     Entry { route: Route::Txns, name: "txns", path: "/v1/txns", methods: "GET, HEAD", ports: CLIENT },
@@ -135,7 +138,7 @@ impl Route {
 
     /// Whether its answers carry the epoch of the map.
     pub(super) fn is_v1(self) -> bool {
-        let is_of_locks = matches!(self, Self::Lock | Self::LockRenew | Self::Locks);
+        let is_of_locks = matches!(self, Self::Lock | Self::LockRenew | Self::Locks | Self::Renewals);
         let is_of_txns = matches!(self, Self::NewTxn | Self::Txn | Self::Txns);
         is_of_locks || is_of_txns || matches!(self, Self::Key | Self::List | Self::Ring)
     }
@@ -206,6 +209,8 @@ mod tests {
             ("/v1/locks/renew/renew", Route::LockRenew, "renew"),
             ("/v1/locks//renew", Route::Unknown, ""),
             ("/v1/locks/a/b", Route::Unknown, ""),
+            ("/v1/renewals", Route::Renewals, ""),
+            ("/v1/renewals/", Route::Unknown, ""),
         ] {
             let found = Route::of(Port::Client, path);
             assert_eq!((found, found.parameter(path)), (route, parameter), "{path}");

@@ -1,7 +1,6 @@
 //! The body of `POST /v1/txn`, read into a transaction that can't be wrong.
 //!
-//! What is refused is named with its place, such as `then[2]` or `if[0].key`. A list is counted to its end and kept only as
-//! far as it may go, so that a body of many small things takes no more memory than one that is allowed.
+//! What is refused is named with its place, such as `then[2]` or `if[0].key`.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,11 +14,11 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use rand::RngExt;
-use serde::de::{SeqAccess, Visitor};
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 use serde_json::Number;
 
 use super::admin::from_json;
+use super::few::Few;
 use super::lock::invalid_name;
 use super::problem::{Kind, Problem};
 
@@ -31,11 +30,11 @@ pub(super) const MAX_BODY_BYTES: usize = 2 * MAX_BYTES;
 struct Body {
     id: Option<String>,
     #[serde(default, rename = "if")]
-    conditions: Few<Wanted>,
+    conditions: Few<Wanted, MAX_OPERATIONS>,
     #[serde(default)]
-    then: Few<Step>,
+    then: Few<Step, MAX_OPERATIONS>,
     #[serde(default, rename = "else")]
-    otherwise: Few<Step>,
+    otherwise: Few<Step, MAX_OPERATIONS>,
 }
 
 #[derive(Deserialize)]
@@ -75,45 +74,6 @@ struct Put {
 struct Named {
     key: Option<String>,
     key_base64: Option<String>,
-}
-
-/// A list of which no more is kept than a transaction may have.
-struct Few<T> {
-    items: Vec<T>,
-    count: usize,
-}
-
-impl<T> Default for Few<T> {
-    fn default() -> Self {
-        Self { items: Vec::new(), count: 0 }
-    }
-}
-
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for Few<T> {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        from.deserialize_seq(FewVisitor(Self::default()))
-    }
-}
-
-struct FewVisitor<T>(Few<T>);
-
-impl<'de, T: Deserialize<'de>> Visitor<'de> for FewVisitor<T> {
-    type Value = Few<T>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a list")
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
-        let Self(mut few) = self;
-        while let Some(item) = seq.next_element()? {
-            few.count += 1;
-            if few.items.len() < MAX_OPERATIONS {
-                few.items.push(item);
-            }
-        }
-        Ok(few)
-    }
 }
 
 /// Where something stands in the body.

@@ -13,6 +13,7 @@ mod malformed;
 mod members;
 mod plan;
 mod probes;
+mod renewals;
 mod txn_machine;
 mod txns;
 mod txns_malformed;
