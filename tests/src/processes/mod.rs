@@ -8,6 +8,7 @@
 //!   └─▶ History ◀── what was asked, when, and what came back ┘
 //!          └─▶ check: can one register per key explain it?
 //!  served ─ a load and a filling that are asked over HTTP: they run in a cluster, their judge does not
+//!  Counter ─ what an application would be, that counts under a lock ─▶ its sidecar
 //!  Bank, Contest ─ transactions and locks, each its own judge ─▶ members
 //! ```
 //!
@@ -15,6 +16,7 @@
 //! process behind, however a test ends.
 
 mod bank;
+mod counter;
 mod dev;
 mod filling;
 mod history;
@@ -33,6 +35,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 pub use self::http::{Answer, Failure, Http};
 pub use bank::Bank;
+pub use counter::{Count, Counter};
 pub use dev::{Dev, Member};
 pub use filling::Filling;
 pub use history::{Fate, History, Seen, Violation};
