@@ -87,6 +87,9 @@ impl Counter {
         let path = format!("/v1/locks/{}", self.name);
         let answer = self.ask(http, Method::POST, &path, &[], &wish).await?;
         if answer.status != 200 {
+            if answer.status != 423 {
+                println!("{}", json!({"status": answer.status, "says": answer.text()}));
+            }
             return None;
         }
         serde_json::from_slice::<serde_json::Value>(&answer.body).ok()?["token"].as_u64()
@@ -132,7 +135,8 @@ impl Counter {
         match answer.status {
             200 => serde_json::from_slice(&answer.body).ok(),
             404 => Some(Count::default()),
-            _ => {
+            status => {
+                println!("{}", json!({"status": status, "says": answer.text()}));
                 sleep(PAUSE).await;
                 None
             }
