@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use annulus_tests::processes::{Filling, Shape, Wish, serve};
+use annulus_tests::processes::{Counter, Filling, Shape, Wish, serve};
 use clap::Parser;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -14,7 +14,7 @@ use tokio::signal::unix::{SignalKind, signal};
 #[derive(Parser)]
 struct Arguments {
     /// Client addresses of the store, separated by commas
-    #[arg(long, value_delimiter = ',', required = true)]
+    #[arg(long, value_delimiter = ',', required_unless_present = "count")]
     endpoints: Vec<String>,
     /// Asks only through our own client, which learns of members that come and go
     #[arg(long)]
@@ -28,6 +28,15 @@ struct Arguments {
     /// How many bytes each of their values has
     #[arg(long, default_value_t = 1024)]
     value: usize,
+    /// Counts at this key instead, under the lock of the same name, through the store on this localhost (ANNULUS_ENDPOINT)
+    #[arg(long, value_name = "KEY", conflicts_with = "endpoints")]
+    count: Option<String>,
+    /// The lease of that lock, in milliseconds
+    #[arg(long, default_value_t = 5000)]
+    ttl_ms: u64,
+    /// How often it counts before it ends with success; 0: without end
+    #[arg(long, default_value_t = 0)]
+    times: u64,
     /// Where to answer /progress, /reset and /stop
     #[arg(long, default_value = "0.0.0.0:7080")]
     listen: SocketAddr,
@@ -36,27 +45,17 @@ struct Arguments {
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let wish = Wish {
-        shape: Shape {
-            addresses: arguments.endpoints,
-            each_member: !arguments.client_only,
-            watches: true,
-            pause: Duration::from_millis(arguments.pause_ms),
-        },
-        filling: Filling { keys: arguments.fill, value_bytes: arguments.value },
-    };
-    let listener = match TcpListener::bind(arguments.listen).await {
-        Ok(listener) => listener,
-        Err(error) => {
-            eprintln!("{} can't be listened at: {error}", arguments.listen);
-            return ExitCode::FAILURE;
-        }
-    };
     // As the first process of its container it is sent a SIGTERM that nobody else minds.
     let Ok(mut terminate) = signal(SignalKind::terminate()) else { return ExitCode::FAILURE };
+    let work = async {
+        match &arguments.count {
+            Some(name) => count(name, &arguments).await,
+            None => load(&arguments).await,
+        }
+    };
     tokio::select! {
         _ = terminate.recv() => ExitCode::SUCCESS,
-        served = serve(listener, wish) => match served {
+        ended = work => match ended {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
                 eprintln!("{error}");
@@ -64,4 +63,32 @@ async fn main() -> ExitCode {
             }
         },
     }
+}
+
+async fn load(arguments: &Arguments) -> Result<(), String> {
+    let wish = Wish {
+        shape: Shape {
+            addresses: arguments.endpoints.clone(),
+            each_member: !arguments.client_only,
+            watches: true,
+            pause: Duration::from_millis(arguments.pause_ms),
+        },
+        filling: Filling { keys: arguments.fill, value_bytes: arguments.value },
+    };
+    let listen = arguments.listen;
+    let listener =
+        TcpListener::bind(listen).await.map_err(|error| format!("{listen} can't be listened at: {error}"))?;
+    serve(listener, wish).await.map_err(|error| error.to_string())
+}
+
+async fn count(name: &str, arguments: &Arguments) -> Result<(), String> {
+    let endpoint = std::env::var("ANNULUS_ENDPOINT").map_err(|_| "ANNULUS_ENDPOINT names no store".to_owned())?;
+    let counter = Counter {
+        endpoint: endpoint.trim_start_matches("http://").trim_end_matches('/').to_owned(),
+        name: name.to_owned(),
+        ttl: Duration::from_millis(arguments.ttl_ms),
+        pause: Duration::from_millis(arguments.pause_ms),
+        times: arguments.times,
+    };
+    counter.run().await
 }

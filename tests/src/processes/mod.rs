@@ -9,6 +9,7 @@
 //!          └─▶ check: can one register per key explain it?
 //!  Sidecar ─ a store on localhost, killed and ended by itself ─▶ members
 //!  served ─ a load and a filling that are asked over HTTP: they run in a cluster, their judge does not
+//!  Counter ─ what an application would be, that counts under a lock ─▶ its sidecar
 //!  Bank, Contest ─ transactions and locks, each its own judge ─▶ members
 //! ```
 //!
@@ -16,6 +17,7 @@
 //! process behind, however a test ends.
 
 mod bank;
+mod counter;
 mod dev;
 mod filling;
 mod history;
@@ -35,6 +37,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 pub use self::http::{Answer, Failure, Http};
 pub use bank::Bank;
+pub use counter::{Count, Counter};
 pub use dev::{Dev, Member};
 pub use filling::Filling;
 pub use history::{Fate, History, Seen, Violation};

@@ -13,6 +13,8 @@
 //! - [`refusals`]: what the API server refuses, and what it says.
 //! - [`broken`]: images, nodes and storage classes that are not there; neighbours, and what only looks like ours.
 //! - [`deletion`]: what stays and what goes.
+//! - [`sidecars`]: applications with the store on their localhost, whose locks end with their pods; [`injection`]: what becomes of pods
+//!   that ask for a sidecar.
 //! - [`crowd`]: many clusters, and what one operator takes for them.
 //! - [`operators`]: the operator is upgraded, killed, doubled and uninstalled, and no member minds.
 //!
@@ -24,16 +26,18 @@
 //! `CI=true` that is a failure. A cluster that is not on this machine is only used when `ANNULUS_E2E_SERVER` has its URL. Its nodes
 //! need the images `annulus/node:dev`, `annulus/node:dev2` (the same under another tag), `annulus/operator:dev` and
 //! `annulus/load:dev`. Where the nodes are not kind's, `ANNULUS_E2E_NODES` names a program that is called with `kill`, `start`,
-//! `freeze`, `thaw`, `cut` or `heal` and the name of a node, and with `empty`, a node and a folder; without it [`faults`] is skipped.
+//! `freeze`, `thaw`, `cut` or `heal` and the name of a node, with `empty`, a node and a folder, and with `crash`, a node, a pod's UID and words of a command line; without it [`faults`] is skipped.
 //!
 //! The tests run one at a time, each in a namespace of its own, which is deleted at its end.
 
+mod application;
 mod broken;
 mod cluster;
 mod command;
 mod crowd;
 mod deletion;
 mod faults;
+mod injection;
 mod kubernetes;
 mod life;
 mod load;
@@ -41,4 +45,5 @@ mod nodes;
 mod operators;
 mod refusals;
 mod scenario;
+mod sidecars;
 mod wait;

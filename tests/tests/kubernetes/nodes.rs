@@ -98,6 +98,22 @@ impl Nodes {
         self.run(&words).await.unwrap_or_else(|failed| panic!("{failed}"));
     }
 
+    /// Kills a process of a pod, as it would crash: the one whose command line has these words in it.
+    pub(crate) async fn crash(&self, node: &str, pod_uid: &str, command: &str) {
+        let words = match &self.way {
+            Way::Kind => {
+                // The runtime writes a pod's UID with underscores in the names of its control groups.
+                let uid = pod_uid.replace('-', "[-_]");
+                let kill = format!(
+                    "for it in $(pgrep -f '{command}'); do grep -q 'pod{uid}' /proc/$it/cgroup && kill -9 $it && echo $it; done | grep ."
+                );
+                words(&["docker", "exec", node, "sh", "-c", &kill])
+            }
+            Way::Program(program) => words(&[program, "crash", node, pod_uid, command]),
+        };
+        self.run(&words).await.unwrap_or_else(|failed| panic!("{failed}"));
+    }
+
     async fn run(&self, words: &[String]) -> Result<String, Failed> {
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         command::run(words[0], &words[1..], "", PATIENCE).await
