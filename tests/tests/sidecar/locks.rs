@@ -225,3 +225,26 @@ async fn an_application_that_goes_away_while_it_waits_leaves_the_queue() {
     waiting.abort();
     count(0).await;
 }
+
+#[tokio::test]
+async fn an_application_that_is_started_again_has_what_its_pod_holds_and_another_owner_waits() {
+    let dev = Dev::ready().await;
+    let sidecar = Sidecar::of(dev.addresses(), "pod-1").await;
+    let application = of(&sidecar);
+    let token = application.lock("a", 60_000).await;
+    assert_eq!(application.lock("a", 30_000).await, token, "whoever asks for the pod has it");
+    let (owner, ttl_ms) = {
+        let held = holder(&dev, "a").await.expect("it is held");
+        (held["owner"].clone(), held["ttl_ms"].clone())
+    };
+    assert_eq!((owner, ttl_ms), (json!("pod-1"), json!(30_000)), "with the lease that was asked for last");
+    for wish in [json!({"ttl_ms": 1000, "owner": "pod-1/worker"}), json!({"ttl_ms": 1000, "mode": "shared"})] {
+        let asked = application.ask(Method::POST, "/v1/locks/a", &[], wish.to_string()).await;
+        assert_eq!((asked.status, problem(&asked).as_str()), (423, "lock-held"), "{wish}");
+    }
+    // Lost behind its back: the next request takes the lock anew, and is no echo of what was.
+    let path = format!("/v1/locks/a?token={token}");
+    let released = Http::default().send(Method::DELETE, &dev.address(1), &path, &[], "").await.expect("an answer");
+    assert_eq!(released.status, 204);
+    assert!(application.lock("a", 30_000).await > token);
+}

@@ -12,8 +12,9 @@
 //! is.
 //!
 //! A lock that is taken through it is kept until the application gives it up or the sidecar ends: renewed in the background,
-//! also while the application that asked for it is restarted. It asks for the lock under an `Idempotency-Key` of its own if it
-//! wants to find it again then.
+//! also while the application that asked for it is restarted. A request that names no `owner` is made in the name of the sidecar, and
+//! so of its pod: what the pod holds already is answered with the same token, so that an application that was started again goes on
+//! where it was. Processes of one pod that are to exclude each other name owners.
 //!
 //! What it never does: repeat a write that could then happen twice; say of a lock that it is held when it is not; listen for
 //! the application on anything but loopback.

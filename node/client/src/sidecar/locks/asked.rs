@@ -10,12 +10,14 @@ use http::request::Parts;
 use http::{HeaderName, Response, StatusCode};
 use hyper::body::Incoming;
 use serde::Deserialize;
+use serde_json::json;
 use tokio::time::Instant;
 
 use super::keeper::Grant;
 use super::{Locks, renewing};
 use crate::directory::Place;
-use crate::lock::{Granted, Refused, Request, ends, mode_of};
+use crate::lock::{Granted, Refused, Request, ends, mode_of, mode_text, path, post};
+use crate::options::millis;
 use crate::sidecar::edge::Edge;
 use crate::sidecar::limits::{MAX_LOCK_BODY_BYTES, MAX_RENEWALS_BODY_BYTES};
 use crate::sidecar::problem::{Kind, Problem};
@@ -42,6 +44,8 @@ struct Wire {
 /// A wish that the store takes, as far as can be told here.
 struct Wish {
     owner: String,
+    /// Whether it is asked in the name of all that the sidecar is there for: by no owner of its own, and under no name.
+    is_the_sidecars: bool,
     ttl: Duration,
     wait: Duration,
     mode: Mode,
@@ -54,6 +58,13 @@ struct WireGranted {
     token: u64,
     owner: String,
     mode: String,
+    ttl_ms: u64,
+    valid_ms: u64,
+}
+
+#[derive(Deserialize)]
+struct Renewed {
+    token: u64,
     ttl_ms: u64,
     valid_ms: u64,
 }
@@ -82,6 +93,7 @@ impl Wish {
     /// `None`: the store will refuse it, and say why.
     fn read(parts: &Parts, body: &[u8], owner: &str) -> Option<Self> {
         let Wire { owner: asked, ttl_ms, wait_ms, mode, description } = serde_json::from_slice(body).ok()?;
+        let names_no_owner = asked.is_none();
         let owner = asked.unwrap_or_else(|| owner.to_owned());
         let (wait_ms, description) = (wait_ms.unwrap_or(0), description.unwrap_or_default());
         let mode = mode.as_deref().map_or(Some(Mode::Exclusive), mode_of)?;
@@ -91,6 +103,7 @@ impl Wish {
             (Some(key), None) => Some(key.to_str().ok().filter(|key| is_name(key))?.to_owned()),
             (Some(_), Some(_)) => return None,
         };
+        let is_the_sidecars = names_no_owner && idempotency_key.is_none();
         let has_condition = parts.headers.keys().any(|name| name.as_str().starts_with("if-"));
         let is_plain = route::without(parts.uri.query(), "timeout").is_empty()
             && (route::parameter(parts.uri.query(), "timeout").is_none()
@@ -102,7 +115,7 @@ impl Wish {
             && (1..=MAX_OWNER_BYTES).contains(&owner.len())
             && description.len() <= MAX_DESCRIPTION_BYTES;
         let (ttl, wait) = (Duration::from_millis(ttl_ms), Duration::from_millis(wait_ms));
-        (is_plain && fits).then_some(Self { owner, ttl, wait, mode, description, idempotency_key })
+        (is_plain && fits).then_some(Self { owner, is_the_sidecars, ttl, wait, mode, description, idempotency_key })
     }
 
     fn request(&self, client: &Client, name: &Name, time: Duration) -> Request {
@@ -127,6 +140,9 @@ pub(in crate::sidecar) async fn acquire(edge: &Edge, parts: Parts, body: Incomin
         return acquire_as_it_is(edge, parts, body).await;
     };
     drop((body, room));
+    if let Some(held) = held_already(edge, &name, &wish, time(edge, parts.uri.query())).await? {
+        return Ok(held);
+    }
     let _room = Asking::begin(locks)?;
     // Those who wait leave room for the others.
     let _place = if wish.wait.is_zero() { (Some(place), None) } else { (None, Some(edge.resources.admit_wait()?)) };
@@ -151,6 +167,31 @@ pub(in crate::sidecar) async fn acquire(edge: &Edge, parts: Parts, body: Incomin
         }
         Err(Refused { error, answer: None }) => Err(error.into()),
     }
+}
+
+/// Whoever asks in the sidecar's own name has what it keeps already, with the same token: one that was started again would else wait
+/// for itself. The store is asked whether that is so still.
+async fn held_already(
+    edge: &Edge,
+    name: &Name,
+    wish: &Wish,
+    time: Duration,
+) -> Result<Option<Response<Body>>, Problem> {
+    let held = |keeper: &mut super::Keeper, now| keeper.held_by(now, name, &wish.owner, wish.mode);
+    let Some(token) = edge.locks.with(held).filter(|_| wish.is_the_sidecars) else { return Ok(None) };
+    let body = json!({"token": token, "ttl_ms": millis(wish.ttl)});
+    let message = post(path(name, "/renew")?, Bytes::from(body.to_string()));
+    let (place, safety) = (Place::Leader(name.bytes()), Safety::Named);
+    let mut answer = Sending { place, message, safety, time, is_timed: false }.answer(edge).await?;
+    note(edge, &answer);
+    heed(&edge.locks, name, &answer);
+    let Ok(Renewed { token, ttl_ms, valid_ms }) = serde_json::from_slice(&answer.body) else { return Ok(None) };
+    let granted = json!({
+        "token": token, "owner": wish.owner, "mode": mode_text(wish.mode), "ttl_ms": ttl_ms, "valid_ms": valid_ms,
+    });
+    answer.body = Bytes::from(granted.to_string());
+    answer.headers.remove(http::header::CONTENT_LENGTH);
+    Ok(Some(response(answer)))
 }
 
 /// Sends a wish on that the store will refuse, as far as can be told here. If it does not, the lock is kept all the same.
@@ -194,12 +235,6 @@ pub(in crate::sidecar) async fn renew_one(
 
 /// Has the keeper hear what came of a renewal of one lock.
 fn heed(locks: &Locks, name: &Name, answer: &Answer) {
-    #[derive(Deserialize)]
-    struct Renewed {
-        token: u64,
-        ttl_ms: u64,
-        valid_ms: u64,
-    }
     if answer.status == StatusCode::OK {
         let Ok(Renewed { token, ttl_ms, valid_ms }) = serde_json::from_slice(&answer.body) else { return };
         let ends = ends(answer.sent, Duration::from_millis(valid_ms));
@@ -324,6 +359,8 @@ mod tests {
     fn a_wish_without_an_owner_is_the_sidecars() {
         let wish = read(request("?timeout=2s", None), r#"{"ttl_ms":1000}"#).unwrap();
         assert_eq!((wish.owner.as_str(), wish.ttl, wish.wait), ("pod-1", Duration::from_secs(1), Duration::ZERO));
+        assert!(wish.is_the_sidecars);
+        assert!(!read(request("", Some(("idempotency-key", "k"))), r#"{"ttl_ms":1000}"#).unwrap().is_the_sidecars);
         let body = r#"{"owner":"me","ttl_ms":1000,"wait_ms":5,"mode":"shared","description":"d"}"#;
         let wish = read(request("", Some(("idempotency-key", "k"))), body).unwrap();
         assert_eq!((wish.owner.as_str(), wish.mode, wish.idempotency_key.as_deref()), ("me", Mode::Shared, Some("k")));

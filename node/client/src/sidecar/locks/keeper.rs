@@ -163,6 +163,14 @@ impl Keeper {
         }
     }
 
+    /// The newest token by which this owner holds a lock, or may hold it.
+    pub(crate) fn held_by(&mut self, now: Instant, name: &Name, owner: &str, mode: Mode) -> Option<u64> {
+        self.look(now);
+        let mut newest_first = self.kept.get(name)?.iter().rev();
+        let held = newest_first.find(|(_, kept)| kept.owner == owner && kept.mode == mode && !kept.is_leaving);
+        held.map(|(token, _)| *token)
+    }
+
     /// The locks to renew now, each of which is on its way then, until [`Keeper::renewed`], [`Keeper::refused`] or
     /// [`Keeper::failed`] is told.
     pub(crate) fn due(&mut self, now: Instant) -> Vec<Due> {
