@@ -18,8 +18,9 @@ use tokio::time::sleep;
 
 use super::{Answer, Http};
 
-/// How long one request for the lock waits: less than [`Http`] does for an answer.
-const WAIT_MS: u64 = 10_000;
+/// How long one request for the lock waits. With the 10 s that a sidecar looks for the store beyond that, it is less than [`Http`]
+/// waits for an answer.
+const WAIT_MS: u64 = 4_000;
 /// The pause after something that failed.
 const PAUSE: Duration = Duration::from_millis(50);
 
