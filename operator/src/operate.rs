@@ -130,7 +130,7 @@ async fn operate(
     let (changed, changes) = mpsc::channel(CHANGES);
     let caches = watches::start(&client, &settings.namespaces, &changed, &health.troubles);
     let reporter = Reporter { controller: "annulus-operator".to_owned(), instance: Some(settings.identity.clone()) };
-    let keeper = client.clone();
+    let certificates_client = client.clone();
     let context = Context {
         recorder: Recorder::new(client.clone(), reporter),
         client,
@@ -142,7 +142,7 @@ async fn operate(
     };
     let fenced = Notify::new();
     let working = queue::run(changes, |key| round(&context, &fenced, key));
-    let keeping = inject::keep(&keeper, settings.injection.as_ref(), &health, wake);
+    let keeping = inject::keep(&certificates_client, settings.injection.as_ref(), &health, wake);
     let ended = tokio::select! {
         () = &mut stop => None,
         lost = leases.keep(&mut held) => Some(lost),

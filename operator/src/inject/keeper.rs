@@ -78,7 +78,7 @@ pub enum Error {
     )]
     NoConfiguration(String),
     /// The API server did not do it.
-    #[error("the API server does not let the operator {what}")]
+    #[error("the operator could not {what}")]
     Api {
         /// What was to be done.
         what: String,

@@ -19,8 +19,9 @@ use crate::resources::{CLIENT_PORT, pod::USER};
 
 /// Where the sidecar keeps its locks, on a volume of its own in memory.
 const STATE: &str = "/run/annulus";
-/// What it keeps there is a few hundred bytes for each lock.
-const STATE_SIZE: &str = "4Mi";
+/// Room for twice the longest file that it keeps there, as one is written beside the other. It takes what it has, which is a few hundred
+/// bytes for each lock.
+const STATE_SIZE: &str = "16Mi";
 /// What a sidecar runs.
 const COMMAND: [&str; 2] = ["/annulus", "sidecar"];
 
@@ -255,7 +256,7 @@ fn sidecar(rules: &Rules, namespace: &str, cluster: &str, options: &Options) -> 
         "args": [
             "--listen", listen,
             "--endpoint", format!("{cluster}.{namespace}.svc:{CLIENT_PORT}"),
-            "--status-listen", format!("0.0.0.0:{}", options.status_port),
+            "--status-listen", format!("[::]:{}", options.status_port),
             "--state", format!("{STATE}/locks"),
             "--owner", "$(POD_NAME)",
         ],

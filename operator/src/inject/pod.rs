@@ -22,20 +22,8 @@ pub const MIRROR: &str = "kubernetes.io/config.mirror";
 /// The label of nodes, and so in node selectors, that tells their system.
 const SYSTEM: &str = "kubernetes.io/os";
 
-/// Labels and annotations that matter here; all others are passed over.
-const KNOWN: [&str; 11] = [
-    inject::INJECT,
-    inject::SIDECAR,
-    inject::VERSION,
-    inject::PORT,
-    inject::STATUS_PORT,
-    inject::CPU,
-    inject::MEMORY,
-    inject::IMAGE,
-    MIRROR,
-    SYSTEM,
-    labels::MANAGED_BY,
-];
+/// Labels and annotations that matter here, with [`inject::OPTIONS`]; all others are passed over.
+const KNOWN: [&str; 6] = [inject::INJECT, inject::SIDECAR, inject::VERSION, MIRROR, SYSTEM, labels::MANAGED_BY];
 
 /// A struct that is read from a JSON object and from nothing else. What is absent or `null` is the default.
 macro_rules! read_object {
@@ -190,12 +178,16 @@ impl<'de> Deserialize<'de> for IgnoredObject {
 
 /// Labels or annotations, of which only those are kept that matter here.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Words(BTreeMap<&'static str, String>);
+pub struct Words {
+    known: BTreeMap<&'static str, String>,
+    /// The first that looks like one of [`inject::OPTIONS`] and is none.
+    pub misspelt: Option<String>,
+}
 
 impl Words {
     /// The value of one.
     pub fn get(&self, key: &str) -> Option<&str> {
-        self.0.get(key).map(String::as_str)
+        self.known.get(key).map(String::as_str)
     }
 }
 
@@ -210,13 +202,15 @@ impl<'de> Deserialize<'de> for Words {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Words, A::Error> {
-                let mut words = BTreeMap::new();
+                let mut words = Words::default();
                 while let Some((key, value)) = map.next_entry::<String, Option<String>>()? {
-                    if let Some(known) = KNOWN.iter().find(|known| **known == key) {
-                        words.insert(*known, value.unwrap_or_default());
+                    if let Some(known) = KNOWN.iter().chain(&inject::OPTIONS).find(|known| **known == key) {
+                        words.known.insert(known, value.unwrap_or_default());
+                    } else if key.starts_with(inject::PREFIX) {
+                        words.misspelt.get_or_insert(key);
                     }
                 }
-                Ok(Words(words))
+                Ok(words)
             }
         }
         deserializer.deserialize_map(Read)

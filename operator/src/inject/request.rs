@@ -154,13 +154,21 @@ pub struct Options {
 
 /// How a pod wants its sidecar.
 pub fn options(rules: &Rules, pod: &Pod) -> Result<Options, Refusal> {
+    let annotations = pod.metadata.as_ref().and_then(|metadata| metadata.annotations.as_ref());
+    if let Some(misspelt) = annotations.and_then(|annotations| annotations.misspelt.as_ref()) {
+        return Err(Refusal(format!(
+            "there is no annotation {}; of its sidecar a pod may say {}",
+            quoted(misspelt),
+            inject::OPTIONS.join(", ")
+        )));
+    }
     let memory = pod.annotation(inject::MEMORY).map(memory).transpose()?;
     let options = Options {
         port: own_port(pod)?,
         status_port: port(pod, inject::STATUS_PORT, inject::DEFAULT_STATUS_PORT)?,
-        cpu: pod.annotation(inject::CPU).map_or(Ok("10m".to_owned()), cpu)?,
-        memory: memory.clone().unwrap_or_else(|| "16Mi".to_owned()),
-        memory_limit: memory.unwrap_or_else(|| "64Mi".to_owned()),
+        cpu: pod.annotation(inject::CPU).map_or(Ok(inject::DEFAULT_CPU.to_owned()), cpu)?,
+        memory: memory.clone().unwrap_or_else(|| inject::DEFAULT_MEMORY.to_owned()),
+        memory_limit: memory.unwrap_or_else(|| inject::DEFAULT_MEMORY_LIMIT.to_owned()),
         image: pod.annotation(inject::IMAGE).map_or(Ok(rules.image.clone()), |text| image(rules, text))?,
     };
     if options.port == options.status_port {

@@ -161,10 +161,9 @@ async fn bounded(webhook: &Webhook, request: Request<Incoming>) -> Response<Full
         Ok(answer) => answer,
         Err(_) => {
             webhook.metrics.injected("failed");
-            text(
-                StatusCode::GATEWAY_TIMEOUT,
-                "there was no answer within 4 s: the request or the API server was too slow",
-            )
+            let limit = ANSWER_LIMIT.as_secs();
+            let why = format!("there was no answer within {limit} s: the request or the API server was too slow");
+            text(StatusCode::GATEWAY_TIMEOUT, &why)
         }
     }
 }

@@ -41,7 +41,7 @@ fn the_pod_gets_the_sidecar_first_and_every_container_the_variable_first() {
     let command: Vec<String> = [init[0].command.clone().unwrap(), init[0].args.clone().unwrap()].concat();
     assert_eq!(
         command.join(" "),
-        "/annulus sidecar --listen 127.0.0.1:7070 --endpoint demo.shop.svc:7070 --status-listen 0.0.0.0:7071 --state \
+        "/annulus sidecar --listen 127.0.0.1:7070 --endpoint demo.shop.svc:7070 --status-listen [::]:7071 --state \
          /run/annulus/locks --owner $(POD_NAME)"
     );
     let names = |container: &core::Container| -> Vec<String> {
@@ -196,6 +196,8 @@ fn overrides_are_taken_as_far_as_they_make_sense() {
             assert!(told.contains(&format!("annulus.dev/sidecar-{key}")), "{key} {value}: {told}");
         }
     }
+    let told = refusal(&judge(&with("annulus.dev/sidecar-prot", "8080")));
+    assert!(told.contains("`annulus.dev/sidecar-prot`") && told.contains("annulus.dev/sidecar-port"), "{told}");
     let same = "registry.example:5000/annulus/node:0.4.0";
     assert!(matches!(judge(&with("annulus.dev/sidecar-image", same)), Outcome::Patched(_)), "it is ours anyway");
 }

@@ -1,6 +1,6 @@
 //! Any pod, however it is bent: a refusal that says why, nothing, or additions that make of a sound pod a sound one.
 
-use annulus_crds::inject::{CONTAINER, INJECT, SIDECAR, VERSION};
+use annulus_crds::inject::{self, CONTAINER, INJECT, SIDECAR, VERSION};
 use k8s_openapi::api::core::v1 as core;
 use proptest::collection::vec;
 use proptest::option;
@@ -22,17 +22,8 @@ fn word() -> impl Strategy<Value = String> {
 }
 
 fn key() -> impl Strategy<Value = String> {
-    let known = vec![
-        INJECT,
-        SIDECAR,
-        VERSION,
-        "annulus.dev/sidecar-port",
-        "annulus.dev/sidecar-memory",
-        "annulus.dev/sidecar-image",
-        "app",
-        "~1",
-    ];
-    select(known).prop_map(str::to_owned)
+    let known = [INJECT, SIDECAR, VERSION, "app", "~1", "annulus.dev/sidecar-prot"];
+    select([&known[..], &inject::OPTIONS[..]].concat()).prop_map(str::to_owned)
 }
 
 fn words() -> impl Strategy<Value = Value> {
