@@ -23,6 +23,7 @@ mod body;
 mod edge;
 mod limits;
 mod locks;
+mod memory;
 mod metrics;
 mod probes;
 mod problem;
@@ -48,6 +49,7 @@ use crate::Client;
 use edge::Edge;
 use limits::{Limits, Resources};
 use locks::Locks;
+pub use memory::{MIN_MEMORY, default_memory};
 use metrics::Metrics;
 use route::Port;
 use server::Listener;
@@ -68,6 +70,9 @@ pub struct Config {
     pub state: Option<PathBuf>,
     /// By which name locks are held for which the application names no owner: 1 to 255 bytes.
     pub owner: String,
+    /// How many bytes the bodies of requests and answers may take at once, all together: [`MIN_MEMORY`] at least. There is
+    /// [`default_memory`].
+    pub memory: usize,
 }
 
 /// Why a sidecar can't begin.
@@ -122,7 +127,12 @@ impl Sidecar {
         }
         let metrics = Arc::new(Metrics::new());
         let locks = Locks::new(client.clone(), config.owner, config.state, Arc::clone(&metrics));
-        let edge = Edge::new(client, locks, Resources::new(Limits::default()), metrics);
+        let edge = Edge::new(
+            client,
+            locks,
+            Resources::new(Limits { bytes: config.memory.max(MIN_MEMORY), ..Limits::default() }),
+            metrics,
+        );
         Ok(Self { edge: Arc::new(edge), ports, socket: config.unix_socket, address })
     }
 

@@ -23,6 +23,7 @@ use crate::client::fence_header;
 use crate::directory::Place;
 use crate::lock::Fence;
 use crate::options::ttl_text;
+use crate::room::Lack;
 use crate::transport::{Answer, Message};
 use crate::txn::store_timeout;
 use crate::verdict::Safety;
@@ -84,15 +85,16 @@ impl Sending<'_> {
                 time,
                 patience: self.is_timed.then(|| time / TXN_ATTEMPT_SHARE),
                 max_attempts: edge.client.max_attempts(),
+                room: edge.resources.room(),
             };
             let answer = edge.client.relay(call).await?;
             // Of what is no GET the client takes a status for an answer, although its body broke off.
             if is_get || is_whole(&answer) {
                 return Ok(answer);
             }
-            if again.is_none() || Instant::now() + PAUSE >= until {
-                let reason = format!("the answer broke off after its status, {}", answer.status);
-                return Err(Error::OutcomeUnknown { reason });
+            let is_hopeless = matches!(answer.lack, Some(Lack::TooLong(_)));
+            if again.is_none() || is_hopeless || Instant::now() + PAUSE >= until {
+                return Err(unread(self.safety, &answer));
             }
             message = again;
             sleep(PAUSE).await;
@@ -100,7 +102,19 @@ impl Sending<'_> {
     }
 }
 
+/// The error that an answer without its body comes to, if it is no GET's.
+fn unread(safety: Safety, answer: &Answer) -> Error {
+    match answer.lack {
+        Some(lack) if safety == Safety::Read => lack.error(1),
+        Some(lack) => Error::OutcomeUnknown { reason: format!("the store answered {}, and {lack}", answer.status) },
+        None => Error::OutcomeUnknown { reason: format!("the answer broke off after its status, {}", answer.status) },
+    }
+}
+
 fn is_whole(answer: &Answer) -> bool {
+    if answer.lack.is_some() {
+        return false;
+    }
     let length = answer.headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
     length.is_none_or(|length: usize| length == answer.body.len())
 }

@@ -17,6 +17,8 @@ use crate::call::Call;
 use crate::directory::Place;
 use crate::lock::{ends, path, post};
 use crate::options::{millis, ttl_text};
+use crate::room::Room;
+use crate::sidecar::limits::MAX_RENEWALS_BODY_BYTES;
 use crate::text::BytesAsText;
 use crate::transport::{Answer, Message};
 use crate::verdict::Safety;
@@ -24,6 +26,8 @@ use crate::{Error, Problem};
 
 /// Most locks in one request.
 const MAX_RENEWALS: usize = 256;
+/// The longest answer that is read: as many names as were asked for, and a problem for each.
+const LONGEST_ANSWER: usize = 2 * MAX_RENEWALS_BODY_BYTES;
 /// How long nothing is looked at if nothing is due.
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 /// A renewal may take this part of its lease, and the next attempt is another one's.
@@ -180,6 +184,8 @@ impl Locks {
             time,
             patience: Some(time / 2),
             max_attempts: self.client.max_attempts(),
+            // Not counted: no lock is lost for want of memory that others take.
+            room: Room::uncounted(LONGEST_ANSWER),
         };
         self.client.make(call).await
     }
