@@ -131,7 +131,7 @@ pub(super) async fn read(edge: &Edge, route: Route, parts: Parts) -> Result<Resp
         (false, true) => Place::Holder(&named),
         (false, false) => Place::Leader(&named),
     };
-    let (time, is_timed) = (time(edge, query), route == Route::Txn);
+    let (time, is_timed) = (time(edge, query), route == Route::Txn && route::is_timed(query));
     let message = message(parts, Bytes::new())?;
     let answer = Sending { place, message, safety: Safety::Read, time, is_timed }.answer(edge).await?;
     if has_leader {
@@ -168,7 +168,7 @@ pub(super) async fn txn(edge: &Edge, parts: Parts, body: Incoming) -> Result<Res
     let query = parts.uri.query();
     let time = time(edge, query);
     // A timeout that no store takes is for the store to refuse, and so is a body that is no transaction.
-    let is_timed = route::parameter(query, "timeout").is_none() || route::timeout(query).is_some();
+    let is_timed = route::is_timed(query);
     let read = Txn::read(body.clone(), || format!("txn-{:032x}", rand::random::<u128>()));
     let (body, id, key, safety, is_timed) = match read {
         Some(Txn { body, id: Some(id), key }) => (body, Some(id), key, Safety::Transaction, is_timed),

@@ -215,6 +215,17 @@ pub(super) fn timeout(query: Option<&str>) -> Option<Duration> {
     (Duration::from_millis(1)..=Duration::from_secs(60)).contains(&timeout).then_some(timeout)
 }
 
+/// Whether an attempt may say in `timeout` how long it may take: there is none yet, or one that a node takes. Else it stays as it
+/// is, for the node to refuse.
+pub(super) fn is_timed(query: Option<&str>) -> bool {
+    let pairs = query.unwrap_or_default().split('&');
+    match pairs.filter(|pair| pair.split_once('=').map_or(*pair, |(known, _)| known) == "timeout").count() {
+        0 => true,
+        1 => timeout(query).is_some(),
+        _ => false,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -301,6 +312,24 @@ mod tests {
         assert_eq!(without(Some("a=1&timeout=5s&b"), "timeout"), "?a=1&b");
         assert_eq!(without(Some("timeout=5s"), "timeout"), "");
         assert_eq!(without(None, "timeout"), "");
+    }
+
+    #[test]
+    fn a_timeout_is_replaced_only_where_a_node_would_take_it() {
+        for (query, expected) in [
+            ("", true),
+            ("a=1", true),
+            ("timeout=5s", true),
+            ("a=1&timeout=5s", true),
+            ("timeout=61s", false),
+            ("timeout=", false),
+            ("timeout", false),
+            ("timeout=1s&timeout=2s", false),
+            ("timeout=1s&timeout", false),
+        ] {
+            assert_eq!(is_timed(Some(query)), expected, "{query}");
+        }
+        assert!(is_timed(None));
     }
 
     proptest! {

@@ -106,8 +106,7 @@ impl Wish {
         let is_the_sidecars = names_no_owner && idempotency_key.is_none();
         let has_condition = parts.headers.keys().any(|name| name.as_str().starts_with("if-"));
         let is_plain = route::without(parts.uri.query(), "timeout").is_empty()
-            && (route::parameter(parts.uri.query(), "timeout").is_none()
-                || route::timeout(parts.uri.query()).is_some())
+            && route::is_timed(parts.uri.query())
             && !parts.headers.keys().any(|name| name.as_str().starts_with("annulus-"))
             && !has_condition;
         let fits = (MIN_TTL_MS..=MAX_TTL_MS).contains(&ttl_ms)
