@@ -29,7 +29,7 @@ use crate::directory::Place;
 use crate::lock::path;
 use crate::transport::Message;
 use crate::verdict::Safety;
-use crate::{Client, Error};
+use crate::Client;
 pub(super) use asked::{acquire, release, renew_many, renew_one};
 pub(super) use keeper::Shown;
 use keeper::{Grant, Keeper, Loss, Standing};
@@ -200,9 +200,4 @@ fn lost(name: &Name, loss: &Loss) -> Problem {
         .with("token", loss.token)
         .with("lost_ms_ago", u64::try_from(ago.as_millis()).unwrap_or(u64::MAX))
         .with("why", loss.why.as_str())
-}
-
-/// What stands in an error of the store for people, without more.
-fn words(error: &Error) -> String {
-    error.to_string()
 }

@@ -12,10 +12,10 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
 use super::keeper::Due;
-use super::{Locks, words};
+use super::Locks;
 use crate::call::Call;
 use crate::directory::Place;
-use crate::lock::{ends, path, post};
+use crate::lock::{ends, post};
 use crate::options::{millis, ttl_text};
 use crate::room::Room;
 use crate::sidecar::limits::MAX_RENEWALS_BODY_BYTES;
@@ -137,35 +137,8 @@ impl Locks {
                 Some(said) => due.iter().zip(said).for_each(|(due, one)| self.said(due, one, answer.sent)),
                 None => self.all_failed(&due, "the answer is not what was asked for"),
             },
-            // A node of an older version: it renews one at a time.
-            Ok(answer) if answer.status == StatusCode::NOT_FOUND => {
-                for due in &due {
-                    self.renew_alone(due).await;
-                }
-            }
             Ok(answer) => self.all_failed(&due, &answer.problem().to_string()),
-            Err(error) => self.all_failed(&due, &words(&error)),
-        }
-    }
-
-    async fn renew_alone(&self, due: &Due) {
-        let body = Bytes::from(serde_json::json!({"token": due.token, "ttl_ms": millis(due.ttl)}).to_string());
-        let Ok(path) = path(&due.name, "/renew") else { return };
-        let time = time(std::slice::from_ref(due));
-        match self.ask(Place::Leader(due.name.bytes()), post(path, body), time).await {
-            Ok(answer) if answer.status == StatusCode::OK => match serde_json::from_slice(&answer.body) {
-                Ok(one) => self.said(due, one, answer.sent),
-                Err(_) => self.failed(due, "the answer is not what was asked for".to_owned()),
-            },
-            Ok(answer) => {
-                let problem = answer.problem();
-                if problem.kind() == "lock-not-held" {
-                    self.refused(&due.name, due.token, &problem.detail);
-                } else {
-                    self.failed(due, problem.to_string());
-                }
-            }
-            Err(error) => self.failed(due, words(&error)),
+            Err(error) => self.all_failed(&due, &error.to_string()),
         }
     }
 
