@@ -17,8 +17,6 @@ pub(super) const MAX_KEY_BODY_BYTES: usize = MAX_VALUE_BYTES;
 pub(super) const MAX_TXN_BODY_BYTES: usize = 2 * MAX_BYTES;
 /// Largest body of a request for a lock.
 pub(super) const MAX_LOCK_BODY_BYTES: usize = 16 * 1024;
-/// Largest body of a request that renews many locks.
-pub(super) const MAX_RENEWALS_BODY_BYTES: usize = 1024 * 1024;
 /// Longest request head in bytes, as a node has it.
 pub(super) const MAX_HEAD_BYTES: usize = 64 * 1024;
 

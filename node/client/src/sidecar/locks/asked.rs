@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use annulus_core::partition::lock::{
-    MAX_DESCRIPTION_BYTES, MAX_OWNER_BYTES, MAX_TTL_MS, MAX_WAIT_MS, MIN_TTL_MS, Mode, Name,
+    MAX_DESCRIPTION_BYTES, MAX_OWNER_BYTES, MAX_RENEWALS_BODY_BYTES, MAX_TTL_MS, MAX_WAIT_MS, MIN_TTL_MS, Mode, Name,
 };
 use bytes::Bytes;
 use http::request::Parts;
@@ -19,7 +19,7 @@ use crate::directory::Place;
 use crate::lock::{Granted, Refused, Request, ends, mode_of, mode_text, path, post};
 use crate::options::millis;
 use crate::sidecar::edge::Edge;
-use crate::sidecar::limits::{MAX_LOCK_BODY_BYTES, MAX_RENEWALS_BODY_BYTES};
+use crate::sidecar::limits::MAX_LOCK_BODY_BYTES;
 use crate::sidecar::problem::{Kind, Problem};
 use crate::sidecar::relay::{Sending, message, note, response, time};
 use crate::sidecar::route::{self, Route};

@@ -25,11 +25,11 @@ use tokio::time::{Instant, timeout};
 
 use super::metrics::Metrics;
 use super::problem::{Kind, Problem};
+use crate::Client;
 use crate::directory::Place;
 use crate::lock::path;
 use crate::transport::Message;
 use crate::verdict::Safety;
-use crate::Client;
 pub(super) use asked::{acquire, release, renew_many, renew_one};
 pub(super) use keeper::Shown;
 use keeper::{Grant, Keeper, Loss, Standing};

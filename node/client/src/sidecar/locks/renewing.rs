@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use annulus_core::partition::lock::{MAX_RENEWALS, MAX_RENEWALS_BODY_BYTES};
 use bytes::Bytes;
 use http::StatusCode;
 use http::uri::{Authority, PathAndQuery};
@@ -11,21 +12,18 @@ use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
-use super::keeper::Due;
 use super::Locks;
+use super::keeper::Due;
 use crate::call::Call;
 use crate::directory::Place;
 use crate::lock::{ends, post};
 use crate::options::{millis, ttl_text};
 use crate::room::Room;
-use crate::sidecar::limits::MAX_RENEWALS_BODY_BYTES;
 use crate::text::BytesAsText;
 use crate::transport::{Answer, Message};
 use crate::verdict::Safety;
 use crate::{Error, Problem};
 
-/// Most locks in one request.
-const MAX_RENEWALS: usize = 256;
 /// The longest answer that is read: as many names as were asked for, and a problem for each.
 const LONGEST_ANSWER: usize = 2 * MAX_RENEWALS_BODY_BYTES;
 /// How long nothing is looked at if nothing is due.
