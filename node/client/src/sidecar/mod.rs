@@ -34,7 +34,7 @@ mod stream;
 mod txn;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -64,7 +64,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Where it finds it besides.
     pub unix_socket: Option<PathBuf>,
-    /// Where `/healthz`, `/readyz`, `/metrics` and `/sidecar/locks` are, and nothing else.
+    /// Where `/healthz`, `/readyz`, `/metrics` and `/sidecar/locks` are, and nothing else. `[::]` is every address, of both
+    /// kinds.
     pub status_listen: Option<SocketAddr>,
     /// The file that names the locks that are kept, for the next process if this one crashes.
     pub state: Option<PathBuf>,
@@ -170,8 +171,16 @@ impl Sidecar {
     }
 }
 
+/// `[::]` stands for both kinds of addresses; where the machine has only the older kind, for that one.
 async fn listen(at: SocketAddr) -> Result<TcpListener, Error> {
-    TcpListener::bind(at).await.map_err(|error| Error::Listen { at: at.to_string(), error })
+    let is_any = at.ip() == IpAddr::from(Ipv6Addr::UNSPECIFIED);
+    let bound = match TcpListener::bind(at).await {
+        Err(error) if is_any && error.kind() != io::ErrorKind::AddrInUse => {
+            TcpListener::bind((Ipv4Addr::UNSPECIFIED, at.port())).await
+        }
+        bound => bound,
+    };
+    bound.map_err(|error| Error::Listen { at: at.to_string(), error })
 }
 
 /// Listens on a socket that whoever reaches its directory may use: the containers of a pod run as different users. One that
@@ -188,4 +197,19 @@ async fn listen_unix(path: &Path) -> Result<UnixListener, Error> {
     let listener = UnixListener::bind(path).map_err(failed)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666)).map_err(failed)?;
     Ok(listener)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpStream;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn every_address_has_those_of_the_older_kind_too() {
+        let listener = listen("[::]:0".parse().unwrap()).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.unwrap();
+        assert!(listen(SocketAddr::new(listener.local_addr().unwrap().ip(), port)).await.is_err(), "it is taken");
+    }
 }
