@@ -38,6 +38,8 @@ pub(super) use saved::save;
 
 /// How long an answer waits for the file to be written.
 const SAVE_PATIENCE: Duration = Duration::from_secs(1);
+/// How many locks are named that are lost at once.
+const MAX_LOSSES_TOLD: usize = 10;
 /// How many locks are given up at once at the end.
 const RELEASES: usize = 64;
 
@@ -86,10 +88,10 @@ impl Locks {
         let (version, losses) = (keeper.version(), keeper.losses());
         let said = ask(&mut keeper, Instant::now());
         let (is_news, lost) = (keeper.version() != version, keeper.losses() - losses);
+        let lost = usize::try_from(lost).unwrap_or(usize::MAX);
+        let told = keeper.newest_losses(lost.min(MAX_LOSSES_TOLD));
         drop(keeper);
-        if lost > 0 {
-            tracing::warn!(lost, "locks that were kept for the application are lost");
-        }
+        tell(&told, lost);
         if is_news {
             self.unsaved.notify_one();
             self.changed.send_replace(());
@@ -184,6 +186,17 @@ impl Locks {
             });
         }
         while releases.join_next().await.is_some() {}
+    }
+}
+
+/// Writes into the log which locks are lost, and why: `told` of all of them.
+fn tell(told: &[(Name, Loss)], lost: usize) {
+    for (name, Loss { token, why, .. }) in told {
+        let lock = String::from_utf8_lossy(name.bytes());
+        tracing::warn!(lock = %lock.escape_debug(), token, why, "a lock that was kept for the application is lost");
+    }
+    if lost > told.len() {
+        tracing::warn!(locks = lost - told.len(), "other locks that were kept for the application are lost, too");
     }
 }
 
