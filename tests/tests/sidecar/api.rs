@@ -124,8 +124,8 @@ fn told(answer: &Answer, prefix: &str, is_named: bool) -> Value {
         }
         Err(_) => json!(text),
     };
-    let has_length = answer.header("content-length").is_empty();
-    json!({"status": answer.status, "headers": headers, "etag": answer.header("etag").is_empty(), "length": has_length, "body": body})
+    let lacks_length = answer.header("content-length").is_empty();
+    json!({"status": answer.status, "headers": headers, "etag": answer.header("etag").is_empty(), "length": lacks_length, "body": body})
 }
 
 /// Takes out numbers that are never the same twice, and names that were drawn.

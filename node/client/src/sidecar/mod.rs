@@ -14,7 +14,8 @@
 //! A lock that is taken through it is kept until the application gives it up or the sidecar ends: renewed in the background,
 //! also while the application that asked for it is restarted. A request that names no `owner` is made in the name of the sidecar, and
 //! so of its pod: what the pod holds already is answered with the same token, so that an application that was started again goes on
-//! where it was. Processes of one pod that are to exclude each other name owners.
+//! where it was. One with an `Idempotency-Key` is a wish of its own under that name, and waits also for what the pod holds.
+//! Processes of one pod that are to exclude each other name owners.
 //!
 //! What it never does: repeat a write that could then happen twice; say of a lock that it is held when it is not; listen for
 //! the application on anything but loopback.
@@ -62,7 +63,7 @@ type Body = Full<Bytes>;
 pub struct Config {
     /// Where the application finds it: a loopback address.
     pub listen: SocketAddr,
-    /// Where it finds it besides.
+    /// A Unix socket where it finds it besides. Its mode is 0666: whoever reaches its directory may use it.
     pub unix_socket: Option<PathBuf>,
     /// Where `/healthz`, `/readyz`, `/metrics` and `/sidecar/locks` are, and nothing else. `[::]` is every address, of both
     /// kinds.
@@ -183,7 +184,7 @@ async fn listen(at: SocketAddr) -> Result<TcpListener, Error> {
     bound.map_err(|error| Error::Listen { at: at.to_string(), error })
 }
 
-/// Listens on a socket that whoever reaches its directory may use: the containers of a pod run as different users. One that
+/// Listens on a socket that whoever reaches its directory may use (mode 0666): the containers of a pod run as different users. One that
 /// was left behind by a process that is gone is replaced.
 async fn listen_unix(path: &Path) -> Result<UnixListener, Error> {
     use std::os::unix::fs::{FileTypeExt, PermissionsExt};

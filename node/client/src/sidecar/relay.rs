@@ -29,7 +29,8 @@ use crate::txn::store_timeout;
 use crate::verdict::Safety;
 
 const FENCE_HEADER: HeaderName = HeaderName::from_static("annulus-fence");
-const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+/// The name under which the store remembers a write.
+pub(super) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 /// Headers of one connection, which are not sent on. What frames a message is written anew.
@@ -284,7 +285,7 @@ fn fenced(edge: &Edge, fence: Option<(Name, u64)>, answer: Answer) -> Result<Res
     match fence {
         Some((name, token)) if answer.status == StatusCode::CONFLICT && answer.problem().kind() == "stale-token" => {
             edge.locks.refused(&name, token, &answer.problem().detail);
-            Err(edge.locks.lost(&name, token, &answer.problem().detail))
+            Err(edge.locks.lost_problem(&name, token, &answer.problem().detail))
         }
         _ => Ok(response(answer)),
     }

@@ -1,4 +1,5 @@
-//! What a request asks for, whom to ask for it, and how safe it is to ask twice. Pure.
+//! What a request asks for, read from its path and its query. Pure. Whom that is asked of, and how safe it is to ask twice, say
+//! `relay.rs` and, for locks, `locks/asked.rs`:
 //!
 //! | request | who is asked | asked twice |
 //! | --- | --- | --- |
@@ -7,6 +8,7 @@
 //! | `PUT`, `DELETE` of a key | the leader | under its `Idempotency-Key`, which is added where there is none |
 //! | `POST /v1/txn` | the leader of its first key | under its `id`, which is added where there is none |
 //! | `POST /v1/locks/{name}`, `…/renew`, `DELETE` | the leader of the lock | a wish under its name; the others do the same once more |
+//! | `POST /v1/renewals` | anybody: each lock has a leader of its own | the same once more |
 //!
 //! A path that is none of these is not sent on: the sidecar is no way to anything but the API.
 

@@ -7,7 +7,7 @@ use annulus_core::partition::lock::{
 };
 use bytes::Bytes;
 use http::request::Parts;
-use http::{HeaderName, Response, StatusCode};
+use http::{Response, StatusCode};
 use hyper::body::Incoming;
 use serde::Deserialize;
 use serde_json::json;
@@ -21,15 +21,13 @@ use crate::options::millis;
 use crate::sidecar::edge::Edge;
 use crate::sidecar::limits::MAX_LOCK_BODY_BYTES;
 use crate::sidecar::problem::{Kind, Problem};
-use crate::sidecar::relay::{Sending, message, note, response, time};
+use crate::sidecar::relay::{IDEMPOTENCY_KEY, Sending, message, note, response, time};
 use crate::sidecar::route::{self, Route};
 use crate::sidecar::{Body, body};
 use crate::text;
 use crate::transport::Answer;
 use crate::verdict::Safety;
 use crate::{Client, Error};
-
-const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]

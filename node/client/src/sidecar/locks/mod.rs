@@ -155,7 +155,7 @@ impl Locks {
     }
 
     /// The problem of a lock that was just found to be lost.
-    pub(super) fn lost(&self, name: &Name, token: u64, why: &str) -> Problem {
+    pub(super) fn lost_problem(&self, name: &Name, token: u64, why: &str) -> Problem {
         match self.with(|keeper, now| keeper.standing(now, name)) {
             Standing::Lost(loss) => lost(name, &loss),
             _ => lost(name, &Loss { token, since: Instant::now(), why: why.to_owned() }),
