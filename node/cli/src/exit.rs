@@ -96,6 +96,7 @@ impl From<Error> for Failure {
                 "{error}\n  Nothing was changed. Is the store running? `annulus dev` starts one on this machine; \
                  --endpoint or ANNULUS_ENDPOINT names another."
             )),
+            Error::AnswerTooLong { .. } => Self::Refused(error.to_string()),
             Error::UnexpectedAnswer { .. } => Self::Unavailable(format!(
                 "{error}\n  Does the endpoint belong to an Annulus node, and is it its client port (7070 by default)?"
             )),

@@ -6,13 +6,14 @@ use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use annulus_client::Client;
-use annulus_client::sidecar::{Config, Error, Sidecar};
+use annulus_client::sidecar::{Config, Error, MIN_MEMORY, Sidecar, default_memory};
 use annulus_node::config::{Level, Log, LogFormat};
 use clap::Args;
 use rustix::system::uname;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::exit::Failure;
+use crate::input;
 use crate::output::Format;
 
 /// How long `--check` waits for the sidecar.
@@ -35,12 +36,17 @@ pub(crate) struct Arguments {
     #[arg(long, short, env = "ANNULUS_ENDPOINT", value_delimiter = ',', required_unless_present = "check")]
     #[arg(value_name = "HOST:PORT,…")]
     endpoint: Vec<String>,
-    /// Where /healthz, /readyz, /metrics and /sidecar/locks are for others; it takes no requests for the store
+    /// Where /healthz, /readyz, /metrics and /sidecar/locks are for others ([::]:PORT: on every address, of both kinds); it takes no
+    /// requests for the store
     #[arg(long, env = "ANNULUS_SIDECAR_STATUS_LISTEN", value_name = "ADDRESS:PORT")]
     status_listen: Option<SocketAddr>,
     /// The file by which the locks outlive a crash of this process
     #[arg(long, env = "ANNULUS_SIDECAR_STATE", value_name = "FILE")]
     state: Option<PathBuf>,
+    /// How much memory requests and answers may take at once, such as 32MiB; whoever comes then is told to come back [default:
+    /// half of what the container may have, or 64MiB if that has no limit]
+    #[arg(long, env = "ANNULUS_SIDECAR_MEMORY", value_name = "SIZE", value_parser = memory)]
+    memory: Option<usize>,
     /// By which name locks are held for which the application names no owner [default: the name of this machine]
     #[arg(long, env = "ANNULUS_SIDECAR_OWNER", value_name = "NAME", value_parser = owner)]
     owner: Option<String>,
@@ -53,6 +59,11 @@ pub(crate) struct Arguments {
     /// Run none, but wait until the one at --listen answers, for 10 s at most
     #[arg(long)]
     check: bool,
+}
+
+fn memory(text: &str) -> Result<usize, String> {
+    let size = usize::try_from(input::size(text)?).ok();
+    size.filter(|size| *size >= MIN_MEMORY).ok_or_else(|| format!("it must be {}MiB at least", MIN_MEMORY >> 20))
 }
 
 fn owner(text: &str) -> Result<String, String> {
@@ -92,6 +103,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
         status_listen: arguments.status_listen,
         state: arguments.state,
         owner: arguments.owner.unwrap_or_else(|| uname().nodename().to_string_lossy().into_owned()),
+        memory: arguments.memory.unwrap_or_else(default_memory),
     };
     let sidecar = Sidecar::bind(client, config).await.map_err(|error| match error {
         Error::NotLoopback(_) => Failure::Usage(error.to_string()),

@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
+use http::Method;
 use http::uri::Authority;
 use rand::RngExt;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::Error;
 use crate::directory::{Directory, Place, Table};
+use crate::room::Room;
 use crate::transport::{Answer, Failure, Message, Transport};
 use crate::verdict::{Safety, Trouble, Verdict, judge, settles};
 
@@ -36,6 +38,8 @@ pub(crate) struct Call<'a> {
     pub(crate) patience: Option<Duration>,
     /// How many requests it may send.
     pub(crate) max_attempts: u32,
+    /// For its answers.
+    pub(crate) room: Room,
 }
 
 /// How far a call has come.
@@ -108,7 +112,14 @@ impl Call<'_> {
                     if let (Place::Leader(key), Some(leader)) = (self.place, answer.leader()) {
                         table.saw_leader(key, leader);
                     }
-                    return course.settle(self.safety, answer);
+                    // Of what is no GET, the status says what became of it.
+                    return match answer.lack {
+                        Some(lack) if self.message.method == Method::GET => {
+                            let error = lack.error(course.attempts);
+                            Err(course.end(error))
+                        }
+                        _ => course.settle(self.safety, answer),
+                    };
                 }
                 Verdict::Elsewhere(reason) => {
                     directory.mark_down(&address);
@@ -128,7 +139,7 @@ impl Call<'_> {
                 Verdict::Later { reason, after, trouble, answer } => {
                     directory.mark_up(&address);
                     course.note(&address, &reason, trouble);
-                    course.refusal = Some(answer);
+                    course.refusal = Some(answer).filter(|answer| answer.lack.is_none());
                     course.asked.push(address);
                     match trouble {
                         Trouble::Away => self.after_refusal(directory, &table, &mut course, after).await?,
@@ -148,11 +159,11 @@ impl Call<'_> {
     async fn attempt(&self, transport: &Transport, to: &Authority, deadline: Instant) -> Result<Answer, Failure> {
         let deadline = self.attempt_deadline(deadline);
         match self.complete {
-            None => transport.send(to, &self.message, deadline).await,
+            None => transport.send_with(to, &self.message, deadline, &self.room).await,
             Some(complete) => {
                 let mut message = self.message.clone();
                 complete(&mut message, deadline.saturating_duration_since(Instant::now()));
-                transport.send(to, &message, deadline).await
+                transport.send_with(to, &message, deadline, &self.room).await
             }
         }
     }

@@ -16,7 +16,8 @@ use crate::directory::{Directory, Place};
 use crate::lock::{self, Fence};
 use crate::node::Nodes;
 use crate::options::{consistency_text, ttl_text};
-use crate::transport::{Answer, Message, Transport};
+use crate::room::Room;
+use crate::transport::{Answer, MAX_ANSWER_BYTES, Message, Transport};
 use crate::txn;
 use crate::verdict::Safety;
 use crate::{
@@ -322,8 +323,8 @@ impl Client {
         deadline: Option<Duration>,
     ) -> Result<Answer> {
         let time = deadline.unwrap_or(self.shared.deadline);
-        let max_attempts = self.shared.max_attempts;
-        self.make(Call { place, message, complete: None, safety, time, patience: None, max_attempts }).await
+        let (max_attempts, room) = (self.shared.max_attempts, Room::uncounted(MAX_ANSWER_BYTES));
+        self.make(Call { place, message, complete: None, safety, time, patience: None, max_attempts, room }).await
     }
 
     pub(crate) async fn make(&self, call: Call<'_>) -> Result<Answer> {

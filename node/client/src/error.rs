@@ -93,6 +93,12 @@ pub enum Error {
         /// What is wrong with the answer.
         reason: String,
     },
+    /// The answer has more bytes than are read.
+    #[error("the answer has more than {limit} bytes, the most that are read here; ask for less at once")]
+    AnswerTooLong {
+        /// The most that are read.
+        limit: usize,
+    },
 }
 
 impl Error {
@@ -113,6 +119,7 @@ impl Error {
             Self::Unavailable { overloaded: false, .. } => "unavailable",
             Self::OutcomeUnknown { .. } => "outcome-unknown",
             Self::UnexpectedAnswer { .. } => "unexpected-answer",
+            Self::AnswerTooLong { .. } => "answer-too-long",
         }
     }
 }

@@ -44,6 +44,7 @@ mod names;
 pub mod node;
 mod options;
 mod ring;
+mod room;
 mod scan;
 pub mod sidecar;
 mod text;

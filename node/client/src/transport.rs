@@ -8,21 +8,23 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, Method, Request, StatusCode, Uri, header};
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::Full;
 use hyper_util::client::legacy::Client as HyperClient;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::time::{Instant, timeout_at};
 
 use crate::names::Names;
+use crate::room::{Lack, Room, Unread};
 use crate::{MemberId, Problem};
 
 /// How long a connection may take to come about, once it is known where to, and how long it may take to know that.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long an unused connection is kept.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
-/// The longest answer that is read: a page of 1000 of the largest values, and then some.
-const MAX_ANSWER_BYTES: usize = 64 * 1024 * 1024;
+/// The longest answer that is read. A node gives none that is nearly as long: a page ends after 1 MiB and the value that it is
+/// in, and what a transaction reads is bounded, too.
+pub(crate) const MAX_ANSWER_BYTES: usize = 64 * 1024 * 1024;
 
 /// Sends requests.
 #[derive(Debug, Clone)]
@@ -44,7 +46,10 @@ pub(crate) struct Message {
 pub(crate) struct Answer {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
+    /// Empty if it was not read.
     pub(crate) body: Bytes,
+    /// Why the body was not read, although it came.
+    pub(crate) lack: Option<Lack>,
     /// When the message that it answers was sent, at the earliest.
     pub(crate) sent: Instant,
     /// Whether an earlier attempt of the same call may have happened.
@@ -77,6 +82,17 @@ impl Transport {
 
     /// Sends a message and reads the whole answer, until `deadline`.
     pub(crate) async fn send(&self, to: &Authority, message: &Message, deadline: Instant) -> Result<Answer, Failure> {
+        self.send_with(to, message, deadline, &Room::uncounted(MAX_ANSWER_BYTES)).await
+    }
+
+    /// As [`Transport::send`], with so much room for the answer. One that there is no room for is an answer without a body.
+    pub(crate) async fn send_with(
+        &self,
+        to: &Authority,
+        message: &Message,
+        deadline: Instant,
+        room: &Room,
+    ) -> Result<Answer, Failure> {
         let request = request(to, message)?;
         let sent = Instant::now();
         let response = match timeout_at(deadline, self.http.request(request)).await {
@@ -86,15 +102,18 @@ impl Transport {
             Err(_) => return Err(Failure::Broken("no answer in time".to_owned())),
         };
         let (parts, body) = response.into_parts();
-        let collected = timeout_at(deadline, Limited::new(body, MAX_ANSWER_BYTES).collect()).await;
-        let body = match collected {
-            Ok(Ok(body)) => body.to_bytes(),
+        let collected = timeout_at(deadline, room.collect(body)).await;
+        let (body, lack) = match collected {
+            Ok(Ok(body)) => (body, None),
+            Ok(Err(Unread::Lack(lack))) => (Bytes::new(), Some(lack)),
             // What became of a write is told by the status alone, so that a body that broke off does not matter.
-            _ if message.method != Method::GET => Bytes::new(),
-            Ok(Err(error)) => return Err(Failure::Broken(format!("the answer broke off ({error})"))),
+            _ if message.method != Method::GET => (Bytes::new(), None),
+            Ok(Err(Unread::Broken(error))) => {
+                return Err(Failure::Broken(format!("the answer broke off ({error})")));
+            }
             Err(_) => return Err(Failure::Broken("the answer did not end in time".to_owned())),
         };
-        Ok(Answer { status: parts.status, headers: parts.headers, body, sent, doubted: false })
+        Ok(Answer { status: parts.status, headers: parts.headers, body, lack, sent, doubted: false })
     }
 }
 

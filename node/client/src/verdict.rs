@@ -123,7 +123,7 @@ mod tests {
 
     fn ended_with(safety: Safety, status: StatusCode, body: &'static str) -> &'static str {
         let (headers, body) = (HeaderMap::new(), Bytes::from_static(body.as_bytes()));
-        name(&judge(safety, Ok(Answer { status, headers, body, sent: Instant::now(), doubted: false })))
+        name(&judge(safety, Ok(Answer { status, headers, body, lack: None, sent: Instant::now(), doubted: false })))
     }
 
     fn name(verdict: &Verdict) -> &'static str {

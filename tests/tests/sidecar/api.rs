@@ -70,6 +70,10 @@ const REQUESTS: &[Request] = &[
     ("POST", "/v1/txn", &[("if-match", "*")], r#"{"then":[{"put":{"key":"@/t","value":""}}]}"#),
     ("GET", "/v1/txn/@-1", &[], ""),
     ("GET", "/v1/txn/@-none", &[], ""),
+    ("GET", "/v1/txn/@-1?timeout=61s", &[], ""),
+    ("GET", "/v1/txn/@-1?timeout=1s&timeout=2s", &[], ""),
+    ("GET", "/v1/txn/@-1?timeout=2s", &[], ""),
+    ("POST", "/v1/txn?timeout=1s&timeout=2s", &[], r#"{"then":[{"put":{"key":"@/t","value":""}}]}"#),
     ("GET", "/v1/txn/", &[], ""),
     ("GET", "/v1/txns", &[], ""),
     ("POST", "/v1/locks/@%2Fl", &[("idempotency-key", "wish")], r#"{"owner":"me","ttl_ms":60000,"description":"d"}"#),
@@ -120,8 +124,8 @@ fn told(answer: &Answer, prefix: &str, is_named: bool) -> Value {
         }
         Err(_) => json!(text),
     };
-    let has_length = answer.header("content-length").is_empty();
-    json!({"status": answer.status, "headers": headers, "etag": answer.header("etag").is_empty(), "length": has_length, "body": body})
+    let lacks_length = answer.header("content-length").is_empty();
+    json!({"status": answer.status, "headers": headers, "etag": answer.header("etag").is_empty(), "length": lacks_length, "body": body})
 }
 
 /// Takes out numbers that are never the same twice, and names that were drawn.

@@ -31,10 +31,13 @@ use crate::call::Call;
 use crate::client::{invalid, name_request, strange_write};
 use crate::directory::Place as Asked;
 use crate::options::millis;
+use crate::room::Room;
 use crate::transport::{Answer, Message};
 use crate::verdict::Safety;
 use crate::{Client, Error, Result};
 
+/// The longest answer that is read, in bytes.
+const LONGEST_ANSWER: usize = 64 * 1024;
 /// The longest wait that one request asks for, in deadlines of the client: so long is a place kept for one whose machine is
 /// gone without a word.
 const LONGEST_WAIT: u32 = 6;
@@ -312,6 +315,7 @@ impl Wish {
             time: (wait + deadline).min(end - now),
             patience: Some(wait + deadline / ATTEMPT_SHARE),
             max_attempts: self.client.max_attempts(),
+            room: Room::uncounted(LONGEST_ANSWER),
         };
         match self.client.make(call).await {
             Ok(answer) => self.judge(answer),

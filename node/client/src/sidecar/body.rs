@@ -5,8 +5,9 @@ use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 use tokio::time::timeout;
 
-use super::limits::{Reservation, Resources};
+use super::limits::Resources;
 use super::problem::{Kind, Problem};
+use crate::room::Reservation;
 
 /// The body, and the room that it takes until the request is answered.
 pub(super) async fn read(
@@ -17,6 +18,8 @@ pub(super) async fn read(
     if body.is_end_stream() {
         return Ok((Bytes::new(), None));
     }
+    // More than there ever is memory for is too large, and not for later.
+    let limit = limit.min(resources.limits.bytes);
     let declared = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
     if declared > limit {
         return Err(too_large(limit));

@@ -176,7 +176,7 @@ fn unknown_path(port: Port, path: &str) -> Problem {
         Port::Application => {
             "/v1/kv/{key}, /v1/kv?prefix=, /v1/locks/{name}, /v1/locks/{name}/renew, /v1/locks?prefix= (a `/` in the name of \
              a lock is written %2F), /v1/renewals, /v1/txn, /v1/txn/{id}, /v1/txns, /v1/ring, /healthz, /readyz, /metrics; \
-             /openapi.json describes them"
+             /openapi.json describes those of a member"
         }
         Port::Status => "/healthz, /readyz, /metrics, /sidecar/locks",
     };

@@ -1,14 +1,15 @@
 //! What a sidecar allows, and the counters that hold it to that.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use annulus_core::partition::MAX_VALUE_BYTES;
 use annulus_core::partition::txn::MAX_BYTES;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::memory::default_memory;
 use super::problem::{Kind, Problem};
 use super::route::{Port, Route};
+use crate::room::{Quota, Reservation, Room};
+use crate::transport::MAX_ANSWER_BYTES;
 
 /// Largest body of a write of a key, in bytes. The store may be configured for less, and says so then.
 pub(super) const MAX_KEY_BODY_BYTES: usize = MAX_VALUE_BYTES;
@@ -16,8 +17,6 @@ pub(super) const MAX_KEY_BODY_BYTES: usize = MAX_VALUE_BYTES;
 pub(super) const MAX_TXN_BODY_BYTES: usize = 2 * MAX_BYTES;
 /// Largest body of a request for a lock.
 pub(super) const MAX_LOCK_BODY_BYTES: usize = 16 * 1024;
-/// Largest body of a request that renews many locks.
-pub(super) const MAX_RENEWALS_BODY_BYTES: usize = 1024 * 1024;
 /// Longest request head in bytes, as a node has it.
 pub(super) const MAX_HEAD_BYTES: usize = 64 * 1024;
 
@@ -34,7 +33,7 @@ pub(super) struct Limits {
     pub(super) lists: usize,
     /// Most requests that wait for locks at once.
     pub(super) lock_waits: usize,
-    /// Most bytes of request bodies held at once.
+    /// Most bytes of bodies held at once, of requests and of answers.
     pub(super) bytes: usize,
     /// How long a request head may take to arrive.
     pub(super) header_timeout: Duration,
@@ -58,7 +57,7 @@ impl Default for Limits {
             in_flight: 512,
             lists: 16,
             lock_waits: 512,
-            bytes: 64 * 1024 * 1024,
+            bytes: default_memory(),
             header_timeout: Duration::from_secs(10),
             body_timeout: Duration::from_secs(30),
             write_timeout: Duration::from_secs(30),
@@ -66,32 +65,6 @@ impl Default for Limits {
             linger_timeout: Duration::from_secs(2),
             shutdown_timeout: Duration::from_secs(5),
         }
-    }
-}
-
-/// So many of something, and no more.
-#[derive(Debug, Clone)]
-pub(super) struct Quota {
-    limit: usize,
-    free: Arc<Semaphore>,
-}
-
-/// A part of a [`Quota`], given back when dropped.
-pub(super) type Reservation = OwnedSemaphorePermit;
-
-impl Quota {
-    fn new(limit: usize) -> Self {
-        Self { limit, free: Arc::new(Semaphore::new(limit)) }
-    }
-
-    /// Takes `amount`, unless that would be too much.
-    pub(super) fn take(&self, amount: usize) -> Option<Reservation> {
-        Arc::clone(&self.free).try_acquire_many_owned(u32::try_from(amount).ok()?).ok()
-    }
-
-    /// How many are taken.
-    pub(super) fn used(&self) -> usize {
-        self.limit - self.free.available_permits()
     }
 }
 
@@ -141,12 +114,18 @@ impl Resources {
         take(&self.lock_waits, self.limits.lock_waits, "requests wait for locks")
     }
 
+    /// Room for the answer of one request, out of what all bodies may take.
+    pub(super) fn room(&self) -> Room {
+        Room::of(&self.bytes, MAX_ANSWER_BYTES)
+    }
+
     /// Takes room for so many bytes of a body.
     pub(super) fn admit_bytes(&self, bytes: usize) -> Result<Reservation, Problem> {
         self.bytes.take(bytes).ok_or_else(|| {
             let limit = self.limits.bytes;
-            let detail =
-                format!("the sidecar holds up to {limit} bytes of requests, and takes no more; nothing was changed");
+            let detail = format!(
+                "requests and answers may take {limit} bytes of the sidecar's memory, and do; nothing was changed"
+            );
             Problem::temporary(Kind::Overloaded, detail).with("limit", limit)
         })
     }
@@ -161,18 +140,11 @@ fn take(quota: &Quota, limit: usize, what: &str) -> Result<Reservation, Problem>
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use bytes::Bytes;
+    use http::header::RETRY_AFTER;
+    use http_body_util::Full;
 
-    #[test]
-    fn a_quota_is_never_overdrawn_and_gets_everything_back() {
-        let quota = Quota::new(10);
-        let first = quota.take(6).unwrap();
-        assert!(quota.take(5).is_none() && quota.take(usize::MAX).is_none());
-        let second = quota.take(4).unwrap();
-        assert_eq!(quota.used(), 10);
-        drop((first, second));
-        assert_eq!(quota.used(), 0);
-    }
+    use super::*;
 
     #[test]
     fn more_requests_than_there_is_room_for_are_told_to_come_back() {
@@ -183,5 +155,20 @@ mod tests {
         assert_eq!(resources.admit(Route::Key).unwrap_err().kind(), Kind::Overloaded);
         drop(list);
         assert!(resources.admit(Route::List).is_ok());
+    }
+
+    #[tokio::test]
+    async fn requests_and_answers_share_one_memory() {
+        let resources = Resources::new(Limits { bytes: 100, ..Limits::default() });
+        let room = resources.room();
+        let answer = |bytes| room.collect(Full::new(Bytes::from(vec![0; bytes])));
+        let request = resources.admit_bytes(60).unwrap();
+        assert!(answer(41).await.is_err(), "the request takes it");
+        let answered = answer(40).await.unwrap_or_default();
+        let refused = resources.admit_bytes(1).unwrap_err();
+        assert_eq!(refused.kind(), Kind::Overloaded);
+        assert!(refused.into_response().headers().contains_key(RETRY_AFTER));
+        drop((request, answered));
+        assert!(answer(100).await.is_ok() && answer(101).await.is_err());
     }
 }

@@ -14,7 +14,8 @@
 //! A lock that is taken through it is kept until the application gives it up or the sidecar ends: renewed in the background,
 //! also while the application that asked for it is restarted. A request that names no `owner` is made in the name of the sidecar, and
 //! so of its pod: what the pod holds already is answered with the same token, so that an application that was started again goes on
-//! where it was. Processes of one pod that are to exclude each other name owners.
+//! where it was. One with an `Idempotency-Key` is a wish of its own under that name, and waits also for what the pod holds.
+//! Processes of one pod that are to exclude each other name owners.
 //!
 //! What it never does: repeat a write that could then happen twice; say of a lock that it is held when it is not; listen for
 //! the application on anything but loopback.
@@ -23,6 +24,7 @@ mod body;
 mod edge;
 mod limits;
 mod locks;
+mod memory;
 mod metrics;
 mod probes;
 mod problem;
@@ -33,7 +35,7 @@ mod stream;
 mod txn;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -48,6 +50,7 @@ use crate::Client;
 use edge::Edge;
 use limits::{Limits, Resources};
 use locks::Locks;
+pub use memory::{MIN_MEMORY, default_memory};
 use metrics::Metrics;
 use route::Port;
 use server::Listener;
@@ -60,14 +63,18 @@ type Body = Full<Bytes>;
 pub struct Config {
     /// Where the application finds it: a loopback address.
     pub listen: SocketAddr,
-    /// Where it finds it besides.
+    /// A Unix socket where it finds it besides. Its mode is 0666: whoever reaches its directory may use it.
     pub unix_socket: Option<PathBuf>,
-    /// Where `/healthz`, `/readyz`, `/metrics` and `/sidecar/locks` are, and nothing else.
+    /// Where `/healthz`, `/readyz`, `/metrics` and `/sidecar/locks` are, and nothing else. `[::]` is every address, of both
+    /// kinds.
     pub status_listen: Option<SocketAddr>,
     /// The file that names the locks that are kept, for the next process if this one crashes.
     pub state: Option<PathBuf>,
     /// By which name locks are held for which the application names no owner: 1 to 255 bytes.
     pub owner: String,
+    /// How many bytes the bodies of requests and answers may take at once, all together: [`MIN_MEMORY`] at least. There is
+    /// [`default_memory`].
+    pub memory: usize,
 }
 
 /// Why a sidecar can't begin.
@@ -122,7 +129,12 @@ impl Sidecar {
         }
         let metrics = Arc::new(Metrics::new());
         let locks = Locks::new(client.clone(), config.owner, config.state, Arc::clone(&metrics));
-        let edge = Edge::new(client, locks, Resources::new(Limits::default()), metrics);
+        let edge = Edge::new(
+            client,
+            locks,
+            Resources::new(Limits { bytes: config.memory.max(MIN_MEMORY), ..Limits::default() }),
+            metrics,
+        );
         Ok(Self { edge: Arc::new(edge), ports, socket: config.unix_socket, address })
     }
 
@@ -160,11 +172,19 @@ impl Sidecar {
     }
 }
 
+/// `[::]` stands for both kinds of addresses; where the machine has only the older kind, for that one.
 async fn listen(at: SocketAddr) -> Result<TcpListener, Error> {
-    TcpListener::bind(at).await.map_err(|error| Error::Listen { at: at.to_string(), error })
+    let is_any = at.ip() == IpAddr::from(Ipv6Addr::UNSPECIFIED);
+    let bound = match TcpListener::bind(at).await {
+        Err(error) if is_any && error.kind() != io::ErrorKind::AddrInUse => {
+            TcpListener::bind((Ipv4Addr::UNSPECIFIED, at.port())).await
+        }
+        bound => bound,
+    };
+    bound.map_err(|error| Error::Listen { at: at.to_string(), error })
 }
 
-/// Listens on a socket that whoever reaches its directory may use: the containers of a pod run as different users. One that
+/// Listens on a socket that whoever reaches its directory may use (mode 0666): the containers of a pod run as different users. One that
 /// was left behind by a process that is gone is replaced.
 async fn listen_unix(path: &Path) -> Result<UnixListener, Error> {
     use std::os::unix::fs::{FileTypeExt, PermissionsExt};
@@ -178,4 +198,19 @@ async fn listen_unix(path: &Path) -> Result<UnixListener, Error> {
     let listener = UnixListener::bind(path).map_err(failed)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666)).map_err(failed)?;
     Ok(listener)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpStream;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn every_address_has_those_of_the_older_kind_too() {
+        let listener = listen("[::]:0".parse().unwrap()).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.unwrap();
+        assert!(listen(SocketAddr::new(listener.local_addr().unwrap().ip(), port)).await.is_err(), "it is taken");
+    }
 }

@@ -10,12 +10,14 @@ use tokio::time::timeout;
 
 use super::Body;
 use super::edge::{Edge, content};
+use super::limits::MAX_KEY_BODY_BYTES;
 use super::metrics::CONTENT_TYPE;
 use super::problem::{Kind, Problem};
 use crate::call::Call;
 use crate::directory::Place;
 use crate::lock::mode_text;
 use crate::options::millis;
+use crate::room::Room;
 use crate::text::BytesAsText;
 use crate::transport::Message;
 use crate::verdict::Safety;
@@ -60,6 +62,7 @@ async fn probe(edge: &Edge) -> Result<(), String> {
         time: PROBE_TIMEOUT,
         patience: None,
         max_attempts: edge.client.max_attempts(),
+        room: Room::uncounted(MAX_KEY_BODY_BYTES),
     };
     let answer = edge.client.make(call).await.map_err(|error| error.to_string())?;
     if ![StatusCode::OK, StatusCode::NOT_FOUND].contains(&answer.status) {

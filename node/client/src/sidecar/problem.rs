@@ -36,6 +36,8 @@ pub(super) enum Kind {
     Internal,
     /// What the store answered is not an answer of a store.
     UnexpectedAnswer,
+    /// The store answered with more than there is memory for.
+    AnswerTooLong,
     NoLeader,
     NotReady,
     TooManyConnections,
@@ -59,6 +61,7 @@ impl Kind {
             Self::Overloaded => ("overloaded", 429, "Too much is waiting already"),
             Self::Internal => ("internal", 500, "The sidecar met an error of its own"),
             Self::UnexpectedAnswer => ("unexpected-answer", 502, "The store gave an answer that none gives"),
+            Self::AnswerTooLong => ("answer-too-long", 502, "The answer is too long for the sidecar"),
             Self::NoLeader => ("no-leader", 503, "The store has no leader that can be reached"),
             Self::NotReady => ("not-ready", 503, "The sidecar is not ready"),
             Self::TooManyConnections => ("too-many-connections", 503, "Too many connections are open"),
@@ -169,6 +172,10 @@ impl From<Error> for Problem {
             Error::Unavailable { .. } => Self::temporary(Kind::NoLeader, format!("{detail}; nothing was changed")),
             Error::TxnConflict { .. } => Self::temporary(Kind::TxnConflict, format!("{detail}; nothing was changed")),
             Error::UnexpectedAnswer { .. } => Self::new(Kind::UnexpectedAnswer, detail),
+            Error::AnswerTooLong { limit } => {
+                let detail = format!("{detail}, or give the sidecar more --memory; nothing was changed");
+                Self::new(Kind::AnswerTooLong, detail).with("limit", limit)
+            }
             Error::TwoClusters { .. } => {
                 Self::temporary(Kind::NoLeader, format!("{detail}; the sidecar's --endpoint is wrong"))
             }
@@ -200,5 +207,8 @@ mod tests {
             assert_eq!((&json["type"], &json["status"]), (&format!("{TYPE_PREFIX}{slug}").into(), &status.into()));
             assert!(json["detail"].as_str().unwrap().contains("node-1: gone"), "{json}");
         }
+        let too_long = Problem::from(Error::AnswerTooLong { limit: 7 });
+        let json: Value = serde_json::from_slice(&too_long.to_json()).unwrap();
+        assert_eq!((&json["limit"], too_long.kind().status().as_u16()), (&7.into(), 502));
     }
 }

@@ -23,12 +23,14 @@ use crate::client::fence_header;
 use crate::directory::Place;
 use crate::lock::Fence;
 use crate::options::ttl_text;
+use crate::room::Lack;
 use crate::transport::{Answer, Message};
 use crate::txn::store_timeout;
 use crate::verdict::Safety;
 
 const FENCE_HEADER: HeaderName = HeaderName::from_static("annulus-fence");
-const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+/// The name under which the store remembers a write.
+pub(super) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 /// Headers of one connection, which are not sent on. What frames a message is written anew.
@@ -84,15 +86,16 @@ impl Sending<'_> {
                 time,
                 patience: self.is_timed.then(|| time / TXN_ATTEMPT_SHARE),
                 max_attempts: edge.client.max_attempts(),
+                room: edge.resources.room(),
             };
             let answer = edge.client.relay(call).await?;
             // Of what is no GET the client takes a status for an answer, although its body broke off.
             if is_get || is_whole(&answer) {
                 return Ok(answer);
             }
-            if again.is_none() || Instant::now() + PAUSE >= until {
-                let reason = format!("the answer broke off after its status, {}", answer.status);
-                return Err(Error::OutcomeUnknown { reason });
+            let is_hopeless = matches!(answer.lack, Some(Lack::TooLong(_)));
+            if again.is_none() || is_hopeless || Instant::now() + PAUSE >= until {
+                return Err(unread(self.safety, &answer));
             }
             message = again;
             sleep(PAUSE).await;
@@ -100,7 +103,19 @@ impl Sending<'_> {
     }
 }
 
+/// The error that an answer without its body comes to, if it is no GET's.
+fn unread(safety: Safety, answer: &Answer) -> Error {
+    match answer.lack {
+        Some(lack) if safety == Safety::Read => lack.error(1),
+        Some(lack) => Error::OutcomeUnknown { reason: format!("the store answered {}, and {lack}", answer.status) },
+        None => Error::OutcomeUnknown { reason: format!("the answer broke off after its status, {}", answer.status) },
+    }
+}
+
 fn is_whole(answer: &Answer) -> bool {
+    if answer.lack.is_some() {
+        return false;
+    }
     let length = answer.headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
     length.is_none_or(|length: usize| length == answer.body.len())
 }
@@ -117,7 +132,7 @@ pub(super) async fn read(edge: &Edge, route: Route, parts: Parts) -> Result<Resp
         (false, true) => Place::Holder(&named),
         (false, false) => Place::Leader(&named),
     };
-    let (time, is_timed) = (time(edge, query), route == Route::Txn);
+    let (time, is_timed) = (time(edge, query), route == Route::Txn && route::is_timed(query));
     let message = message(parts, Bytes::new())?;
     let answer = Sending { place, message, safety: Safety::Read, time, is_timed }.answer(edge).await?;
     if has_leader {
@@ -154,7 +169,7 @@ pub(super) async fn txn(edge: &Edge, parts: Parts, body: Incoming) -> Result<Res
     let query = parts.uri.query();
     let time = time(edge, query);
     // A timeout that no store takes is for the store to refuse, and so is a body that is no transaction.
-    let is_timed = route::parameter(query, "timeout").is_none() || route::timeout(query).is_some();
+    let is_timed = route::is_timed(query);
     let read = Txn::read(body.clone(), || format!("txn-{:032x}", rand::random::<u128>()));
     let (body, id, key, safety, is_timed) = match read {
         Some(Txn { body, id: Some(id), key }) => (body, Some(id), key, Safety::Transaction, is_timed),
@@ -270,7 +285,7 @@ fn fenced(edge: &Edge, fence: Option<(Name, u64)>, answer: Answer) -> Result<Res
     match fence {
         Some((name, token)) if answer.status == StatusCode::CONFLICT && answer.problem().kind() == "stale-token" => {
             edge.locks.refused(&name, token, &answer.problem().detail);
-            Err(edge.locks.lost(&name, token, &answer.problem().detail))
+            Err(edge.locks.lost_problem(&name, token, &answer.problem().detail))
         }
         _ => Ok(response(answer)),
     }

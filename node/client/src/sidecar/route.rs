@@ -1,4 +1,5 @@
-//! What a request asks for, whom to ask for it, and how safe it is to ask twice. Pure.
+//! What a request asks for, read from its path and its query. Pure. Whom that is asked of, and how safe it is to ask twice, say
+//! `relay.rs` and, for locks, `locks/asked.rs`:
 //!
 //! | request | who is asked | asked twice |
 //! | --- | --- | --- |
@@ -7,6 +8,7 @@
 //! | `PUT`, `DELETE` of a key | the leader | under its `Idempotency-Key`, which is added where there is none |
 //! | `POST /v1/txn` | the leader of its first key | under its `id`, which is added where there is none |
 //! | `POST /v1/locks/{name}`, `…/renew`, `DELETE` | the leader of the lock | a wish under its name; the others do the same once more |
+//! | `POST /v1/renewals` | anybody: each lock has a leader of its own | the same once more |
 //!
 //! A path that is none of these is not sent on: the sidecar is no way to anything but the API.
 
@@ -215,6 +217,17 @@ pub(super) fn timeout(query: Option<&str>) -> Option<Duration> {
     (Duration::from_millis(1)..=Duration::from_secs(60)).contains(&timeout).then_some(timeout)
 }
 
+/// Whether an attempt may say in `timeout` how long it may take: there is none yet, or one that a node takes. Else it stays as it
+/// is, for the node to refuse.
+pub(super) fn is_timed(query: Option<&str>) -> bool {
+    let pairs = query.unwrap_or_default().split('&');
+    match pairs.filter(|pair| pair.split_once('=').map_or(*pair, |(known, _)| known) == "timeout").count() {
+        0 => true,
+        1 => timeout(query).is_some(),
+        _ => false,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -301,6 +314,24 @@ mod tests {
         assert_eq!(without(Some("a=1&timeout=5s&b"), "timeout"), "?a=1&b");
         assert_eq!(without(Some("timeout=5s"), "timeout"), "");
         assert_eq!(without(None, "timeout"), "");
+    }
+
+    #[test]
+    fn a_timeout_is_replaced_only_where_a_node_would_take_it() {
+        for (query, expected) in [
+            ("", true),
+            ("a=1", true),
+            ("timeout=5s", true),
+            ("a=1&timeout=5s", true),
+            ("timeout=61s", false),
+            ("timeout=", false),
+            ("timeout", false),
+            ("timeout=1s&timeout=2s", false),
+            ("timeout=1s&timeout", false),
+        ] {
+            assert_eq!(is_timed(Some(query)), expected, "{query}");
+        }
+        assert!(is_timed(None));
     }
 
     proptest! {

@@ -16,10 +16,11 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::edge::Edge;
-use super::limits::{MAX_HEAD_BYTES, Reservation};
+use super::limits::MAX_HEAD_BYTES;
 use super::problem::{Kind, Problem};
 use super::route::Port;
 use super::stream::{Connection, Guard, Stream};
+use crate::room::Reservation;
 
 /// Most requests that one HTTP/2 connection has open.
 const MAX_STREAMS: u32 = 256;

@@ -11,7 +11,8 @@ use super::sending::{ATTEMPT_SHARE, timed};
 use crate::call::Call;
 use crate::client::{invalid, path_of, read_refusal, strange_read};
 use crate::directory::Place as Asked;
-use crate::transport::Message;
+use crate::room::Room;
+use crate::transport::{MAX_ANSWER_BYTES, Message};
 use crate::verdict::Safety;
 use crate::{Client, Result};
 
@@ -96,6 +97,7 @@ pub(crate) async fn fate(client: &Client, id: &str) -> Result<Option<Fate>> {
         time,
         patience: Some(time / ATTEMPT_SHARE),
         max_attempts: client.max_attempts(),
+        room: Room::uncounted(MAX_ANSWER_BYTES),
     };
     let answer = client.make(call).await?;
     match answer.status {

@@ -12,7 +12,8 @@ use crate::call::Call;
 use crate::client::{fence_header, invalid, strange_write, write_refusal};
 use crate::directory::Place as Asked;
 use crate::options::ttl_text;
-use crate::transport::{Answer, Message};
+use crate::room::Room;
+use crate::transport::{Answer, MAX_ANSWER_BYTES, Message};
 use crate::verdict::Safety;
 use crate::{Client, Error, Result};
 
@@ -95,6 +96,7 @@ impl Sending {
             time: self.until.saturating_duration_since(Instant::now()),
             patience: Some(self.time / share),
             max_attempts,
+            room: Room::uncounted(MAX_ANSWER_BYTES),
         };
         self.client.make(call).await
     }

@@ -12,7 +12,7 @@
 
 use std::time::Duration;
 
-use annulus_core::partition::lock::Name;
+use annulus_core::partition::lock::{MAX_RENEWALS, MAX_RENEWALS_BODY_BYTES, Name};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -29,11 +29,6 @@ use super::headers::{Headers, declared_length};
 use super::problem::{Kind, Problem};
 use super::{Response, body, lock};
 use crate::router::Router;
-
-/// Most locks in one request.
-pub(super) const MAX_RENEWALS: usize = 256;
-/// Largest body, in bytes: so many names at their longest, each byte written as `\u00XX`.
-const MAX_BODY_BYTES: usize = 1024 * 1024;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -91,7 +86,8 @@ pub(super) async fn post<R: Router>(
     let timeout = lock::timeout(edge, parts)?;
     headers.no_condition()?;
     // Held until it is answered: the names are kept until then.
-    let (body, _reservation) = body::read(body, declared_length(parts), MAX_BODY_BYTES, &edge.resources).await?;
+    let (body, _reservation) =
+        body::read(body, declared_length(parts), MAX_RENEWALS_BODY_BYTES, &edge.resources).await?;
     let asked = read(&body)?;
     drop(body);
     let map = edge.map()?;
@@ -154,7 +150,7 @@ mod tests {
         let longest = "\\u0001".repeat(MAX_NAME_BYTES);
         let lock = format!(r#"{{"name":"{longest}","token":{},"ttl_ms":86400000}}"#, u64::MAX);
         let body = format!(r#"{{"locks":[{}]}}"#, vec![lock; MAX_RENEWALS].join(","));
-        assert!(body.len() <= MAX_BODY_BYTES, "{}", body.len());
+        assert!(body.len() <= MAX_RENEWALS_BODY_BYTES, "{}", body.len());
         assert_eq!(read(body.as_bytes()).unwrap().len(), MAX_RENEWALS);
     }
 }

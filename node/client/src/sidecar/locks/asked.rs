@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use annulus_core::partition::lock::{
-    MAX_DESCRIPTION_BYTES, MAX_OWNER_BYTES, MAX_TTL_MS, MAX_WAIT_MS, MIN_TTL_MS, Mode, Name,
+    MAX_DESCRIPTION_BYTES, MAX_OWNER_BYTES, MAX_RENEWALS_BODY_BYTES, MAX_TTL_MS, MAX_WAIT_MS, MIN_TTL_MS, Mode, Name,
 };
 use bytes::Bytes;
 use http::request::Parts;
-use http::{HeaderName, Response, StatusCode};
+use http::{Response, StatusCode};
 use hyper::body::Incoming;
 use serde::Deserialize;
 use serde_json::json;
@@ -19,17 +19,15 @@ use crate::directory::Place;
 use crate::lock::{Granted, Refused, Request, ends, mode_of, mode_text, path, post};
 use crate::options::millis;
 use crate::sidecar::edge::Edge;
-use crate::sidecar::limits::{MAX_LOCK_BODY_BYTES, MAX_RENEWALS_BODY_BYTES};
+use crate::sidecar::limits::MAX_LOCK_BODY_BYTES;
 use crate::sidecar::problem::{Kind, Problem};
-use crate::sidecar::relay::{Sending, message, note, response, time};
+use crate::sidecar::relay::{IDEMPOTENCY_KEY, Sending, message, note, response, time};
 use crate::sidecar::route::{self, Route};
 use crate::sidecar::{Body, body};
 use crate::text;
 use crate::transport::Answer;
 use crate::verdict::Safety;
 use crate::{Client, Error};
-
-const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -106,8 +104,7 @@ impl Wish {
         let is_the_sidecars = names_no_owner && idempotency_key.is_none();
         let has_condition = parts.headers.keys().any(|name| name.as_str().starts_with("if-"));
         let is_plain = route::without(parts.uri.query(), "timeout").is_empty()
-            && (route::parameter(parts.uri.query(), "timeout").is_none()
-                || route::timeout(parts.uri.query()).is_some())
+            && route::is_timed(parts.uri.query())
             && !parts.headers.keys().any(|name| name.as_str().starts_with("annulus-"))
             && !has_condition;
         let fits = (MIN_TTL_MS..=MAX_TTL_MS).contains(&ttl_ms)

@@ -149,7 +149,8 @@ impl Keeper {
         self.count += usize::from(is_new);
     }
 
-    /// What there is to say of a lock. Of several tokens, the newest counts.
+    /// What there is to say of a lock. Of several tokens, the newest of those counts of which the store has said in this life that
+    /// they hold it.
     pub(crate) fn standing(&mut self, now: Instant, name: &Name) -> Standing {
         self.look(now);
         let newest = self.kept.get(name).and_then(|tokens| {
@@ -276,6 +277,15 @@ impl Keeper {
     /// How many locks were lost so far.
     pub(crate) fn losses(&self) -> u64 {
         self.losses
+    }
+
+    /// The newest losses that are remembered, the oldest of them first, up to `most`.
+    pub(crate) fn newest_losses(&self, most: usize) -> Vec<(Name, Loss)> {
+        let newest = self.lost_order.iter().skip(self.lost_order.len().saturating_sub(most));
+        let known = newest.filter_map(|(name, token)| {
+            self.lost.get(name).filter(|loss| loss.token == *token).map(|loss| (name.clone(), loss.clone()))
+        });
+        known.collect()
     }
 
     /// Rises with each change of what is to outlive this process.

@@ -25,11 +25,11 @@ use tokio::time::{Instant, timeout};
 
 use super::metrics::Metrics;
 use super::problem::{Kind, Problem};
+use crate::Client;
 use crate::directory::Place;
 use crate::lock::path;
 use crate::transport::Message;
 use crate::verdict::Safety;
-use crate::{Client, Error};
 pub(super) use asked::{acquire, release, renew_many, renew_one};
 pub(super) use keeper::Shown;
 use keeper::{Grant, Keeper, Loss, Standing};
@@ -38,6 +38,8 @@ pub(super) use saved::save;
 
 /// How long an answer waits for the file to be written.
 const SAVE_PATIENCE: Duration = Duration::from_secs(1);
+/// How many locks are named that are lost at once.
+const MAX_LOSSES_TOLD: usize = 10;
 /// How many locks are given up at once at the end.
 const RELEASES: usize = 64;
 
@@ -86,10 +88,10 @@ impl Locks {
         let (version, losses) = (keeper.version(), keeper.losses());
         let said = ask(&mut keeper, Instant::now());
         let (is_news, lost) = (keeper.version() != version, keeper.losses() - losses);
+        let lost = usize::try_from(lost).unwrap_or(usize::MAX);
+        let told = keeper.newest_losses(lost.min(MAX_LOSSES_TOLD));
         drop(keeper);
-        if lost > 0 {
-            tracing::warn!(lost, "locks that were kept for the application are lost");
-        }
+        tell(&told, lost);
         if is_news {
             self.unsaved.notify_one();
             self.changed.send_replace(());
@@ -153,7 +155,7 @@ impl Locks {
     }
 
     /// The problem of a lock that was just found to be lost.
-    pub(super) fn lost(&self, name: &Name, token: u64, why: &str) -> Problem {
+    pub(super) fn lost_problem(&self, name: &Name, token: u64, why: &str) -> Problem {
         match self.with(|keeper, now| keeper.standing(now, name)) {
             Standing::Lost(loss) => lost(name, &loss),
             _ => lost(name, &Loss { token, since: Instant::now(), why: why.to_owned() }),
@@ -187,6 +189,17 @@ impl Locks {
     }
 }
 
+/// Writes into the log which locks are lost, and why: `told` of all of them.
+fn tell(told: &[(Name, Loss)], lost: usize) {
+    for (name, Loss { token, why, .. }) in told {
+        let lock = String::from_utf8_lossy(name.bytes());
+        tracing::warn!(lock = %lock.escape_debug(), token, why, "a lock that was kept for the application is lost");
+    }
+    if lost > told.len() {
+        tracing::warn!(locks = lost - told.len(), "other locks that were kept for the application are lost, too");
+    }
+}
+
 /// The problem of a lock that was lost.
 fn lost(name: &Name, loss: &Loss) -> Problem {
     let ago = loss.since.elapsed();
@@ -200,9 +213,4 @@ fn lost(name: &Name, loss: &Loss) -> Problem {
         .with("token", loss.token)
         .with("lost_ms_ago", u64::try_from(ago.as_millis()).unwrap_or(u64::MAX))
         .with("why", loss.why.as_str())
-}
-
-/// What stands in an error of the store for people, without more.
-fn words(error: &Error) -> String {
-    error.to_string()
 }

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use annulus_core::partition::lock::{MAX_RENEWALS, MAX_RENEWALS_BODY_BYTES};
 use bytes::Bytes;
 use http::StatusCode;
 use http::uri::{Authority, PathAndQuery};
@@ -11,19 +12,20 @@ use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
+use super::Locks;
 use super::keeper::Due;
-use super::{Locks, words};
 use crate::call::Call;
 use crate::directory::Place;
-use crate::lock::{ends, path, post};
+use crate::lock::{ends, post};
 use crate::options::{millis, ttl_text};
+use crate::room::Room;
 use crate::text::BytesAsText;
 use crate::transport::{Answer, Message};
 use crate::verdict::Safety;
 use crate::{Error, Problem};
 
-/// Most locks in one request.
-const MAX_RENEWALS: usize = 256;
+/// The longest answer that is read: as many names as were asked for, and a problem for each.
+const LONGEST_ANSWER: usize = 2 * MAX_RENEWALS_BODY_BYTES;
 /// How long nothing is looked at if nothing is due.
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 /// A renewal may take this part of its lease, and the next attempt is another one's.
@@ -133,35 +135,8 @@ impl Locks {
                 Some(said) => due.iter().zip(said).for_each(|(due, one)| self.said(due, one, answer.sent)),
                 None => self.all_failed(&due, "the answer is not what was asked for"),
             },
-            // A node of an older version: it renews one at a time.
-            Ok(answer) if answer.status == StatusCode::NOT_FOUND => {
-                for due in &due {
-                    self.renew_alone(due).await;
-                }
-            }
             Ok(answer) => self.all_failed(&due, &answer.problem().to_string()),
-            Err(error) => self.all_failed(&due, &words(&error)),
-        }
-    }
-
-    async fn renew_alone(&self, due: &Due) {
-        let body = Bytes::from(serde_json::json!({"token": due.token, "ttl_ms": millis(due.ttl)}).to_string());
-        let Ok(path) = path(&due.name, "/renew") else { return };
-        let time = time(std::slice::from_ref(due));
-        match self.ask(Place::Leader(due.name.bytes()), post(path, body), time).await {
-            Ok(answer) if answer.status == StatusCode::OK => match serde_json::from_slice(&answer.body) {
-                Ok(one) => self.said(due, one, answer.sent),
-                Err(_) => self.failed(due, "the answer is not what was asked for".to_owned()),
-            },
-            Ok(answer) => {
-                let problem = answer.problem();
-                if problem.kind() == "lock-not-held" {
-                    self.refused(&due.name, due.token, &problem.detail);
-                } else {
-                    self.failed(due, problem.to_string());
-                }
-            }
-            Err(error) => self.failed(due, words(&error)),
+            Err(error) => self.all_failed(&due, &error.to_string()),
         }
     }
 
@@ -180,6 +155,8 @@ impl Locks {
             time,
             patience: Some(time / 2),
             max_attempts: self.client.max_attempts(),
+            // Not counted: no lock is lost for want of memory that others take.
+            room: Room::uncounted(LONGEST_ANSWER),
         };
         self.client.make(call).await
     }

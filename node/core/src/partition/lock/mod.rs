@@ -37,6 +37,10 @@ pub const MAX_DESCRIPTION_BYTES: usize = 255;
 pub const MIN_TTL_MS: u64 = 500;
 /// Longest lease: a day, in milliseconds.
 pub const MAX_TTL_MS: u64 = 24 * 3600 * 1000;
+/// Most locks that one request renews.
+pub const MAX_RENEWALS: usize = 256;
+/// Largest body of such a request, in bytes: so many names at their longest, each byte written as `\u00XX`.
+pub const MAX_RENEWALS_BODY_BYTES: usize = 1024 * 1024;
 /// Longest wait: a day, in milliseconds.
 pub const MAX_WAIT_MS: u64 = 24 * 3600 * 1000;
 /// Most that wait for one lock.

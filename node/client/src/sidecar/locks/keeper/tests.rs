@@ -59,6 +59,8 @@ fn a_lock_is_lost_when_its_time_is_over_or_the_store_says_so_and_it_is_said_why(
     assert_eq!(loss.since, now + 5 * SECOND);
     assert!(loss.why.contains("somebody else holds it"));
     assert_eq!((keeper.count(), keeper.losses()), (0, 2));
+    let newest = |most| keeper.newest_losses(most).iter().map(|(_, loss)| loss.token).collect::<Vec<_>>();
+    assert_eq!((newest(0), newest(1), newest(10)), (vec![], vec![7], vec![8, 7]));
     // A renewal that is answered when it is over brings nothing back.
     keeper.renewed(now + TTL, &name("a"), 7, None, now + 2 * TTL);
     assert!(matches!(keeper.standing(now + TTL, &name("a")), Standing::Lost(_)));
