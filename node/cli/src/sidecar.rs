@@ -6,7 +6,7 @@ use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use annulus_client::Client;
-use annulus_client::sidecar::{Config, Error, MIN_MEMORY, Sidecar, default_memory};
+use annulus_client::sidecar::{Config, Ended, Error, MIN_MEMORY, Sidecar, default_memory};
 use annulus_node::config::{Level, Log, LogFormat};
 use clap::Args;
 use rustix::system::uname;
@@ -107,7 +107,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
     };
     let sidecar = Sidecar::bind(client, config).await.map_err(|error| match error {
         Error::NotLoopback(_) => Failure::Usage(error.to_string()),
-        Error::Listen { .. } | Error::SocketInUse(_) => Failure::Refused(error.to_string()),
+        Error::Listen { .. } | Error::SocketInUse(_) | Error::State { .. } => Failure::Refused(error.to_string()),
     })?;
     tracing::info!(address = %sidecar.address(), endpoint = arguments.endpoint.join(","), "the store is on this address");
     let told = async {
@@ -117,9 +117,16 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
         };
         tracing::info!(signal, "told to end: it lets open requests end, then gives up its locks");
     };
-    sidecar.run(told).await;
-    tracing::info!("ended");
-    Ok(())
+    match sidecar.run(told).await {
+        Ended::Told => {
+            tracing::info!("ended");
+            Ok(())
+        }
+        Ended::OtherStore => Err(Failure::Unavailable(
+            "another store is at the addresses of this sidecar's: the locks of the old one are lost; start the sidecar again for the new one"
+                .to_owned(),
+        )),
+    }
 }
 
 /// Waits until the sidecar at this address answers.
@@ -129,9 +136,9 @@ async fn check(listen: SocketAddr) -> Result<(), Failure> {
     loop {
         let asked = nodes.healthy(&listen.to_string()).await;
         match asked {
-            Ok(true) => return Ok(()),
-            _ if Instant::now() < until => tokio::time::sleep(CHECK_INTERVAL).await,
-            Ok(false) => return Err(Failure::Unavailable(format!("what answers at {listen} is not healthy"))),
+            // Also one that is too busy to say more.
+            Ok(_) => return Ok(()),
+            Err(_) if Instant::now() < until => tokio::time::sleep(CHECK_INTERVAL).await,
             Err(error) => return Err(Failure::Unavailable(format!("no sidecar answers at {listen}: {error}"))),
         }
     }

@@ -102,7 +102,7 @@ impl Call<'_> {
                 directory.count_retry();
             }
             course.leader = self.leader(&table);
-            let sent = self.attempt(transport, &address, course.deadline).await;
+            let sent = self.attempt(transport, &table, &address, course.deadline).await;
             let next = match judge(self.safety, sent) {
                 Verdict::Answered(answer) => {
                     directory.mark_up(&address);
@@ -156,14 +156,20 @@ impl Call<'_> {
         }
     }
 
-    async fn attempt(&self, transport: &Transport, to: &Authority, deadline: Instant) -> Result<Answer, Failure> {
+    async fn attempt(
+        &self,
+        transport: &Transport,
+        table: &Table,
+        to: &Authority,
+        deadline: Instant,
+    ) -> Result<Answer, Failure> {
         let deadline = self.attempt_deadline(deadline);
         match self.complete {
-            None => transport.send_with(to, &self.message, deadline, &self.room).await,
+            None => transport.send_with(to, &self.message, Some(&table.cluster), deadline, &self.room).await,
             Some(complete) => {
                 let mut message = self.message.clone();
                 complete(&mut message, deadline.saturating_duration_since(Instant::now()));
-                transport.send_with(to, &message, deadline, &self.room).await
+                transport.send_with(to, &message, Some(&table.cluster), deadline, &self.room).await
             }
         }
     }

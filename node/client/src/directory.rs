@@ -9,7 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use http::uri::{Authority, PathAndQuery};
-use http::{HeaderMap, Method, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
@@ -29,6 +30,8 @@ const DOWN_INTERVAL: Duration = Duration::from_millis(125);
 #[derive(Debug)]
 pub(crate) struct Table {
     pub(crate) ring: Arc<Ring>,
+    /// Its cluster, as requests say which store they are for.
+    pub(crate) cluster: HeaderValue,
     /// The members' client addresses, in the ring's order; `None` for one that is no address.
     addresses: Vec<Option<Authority>>,
     /// For each partition the members to ask, best first, as places in `addresses`.
@@ -67,6 +70,8 @@ pub(crate) struct Directory {
     turn: AtomicUsize,
     /// Requests that were sent because an earlier one of the same call did not bring an answer.
     retries: AtomicU64,
+    /// Whether another store was found where this one was.
+    is_foreign: watch::Sender<bool>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -98,6 +103,7 @@ impl Directory {
             down: Mutex::new(HashMap::new()),
             turn: AtomicUsize::new(0),
             retries: AtomicU64::new(0),
+            is_foreign: watch::Sender::new(false),
         }
     }
 
@@ -151,6 +157,7 @@ impl Directory {
             *last = Some(Instant::now());
             match fetched {
                 Ok(ring) if ring.cluster != old.ring.cluster => {
+                    self.is_foreign.send_replace(true);
                     let known = (self.seeds[0].to_string(), old.ring.cluster);
                     let other = (address.to_string(), ring.cluster);
                     return Err(Error::TwoClusters { first: Box::new(known), second: Box::new(other) });
@@ -203,6 +210,12 @@ impl Directory {
             None if failures.is_empty() => Err(unavailable("no endpoint answered in time".to_owned(), &self.seeds)),
             None => Err(unavailable(failures.join("; "), &self.seeds)),
         }
+    }
+
+    /// Waits until another store is found where this one was: it was made anew, or its addresses are another's by now.
+    pub(crate) async fn foreign(&self) {
+        // The sender is here: it does not go meanwhile.
+        let _ = self.is_foreign.subscribe().wait_for(|is_foreign| *is_foreign).await;
     }
 
     /// Whom to ask next: the best whom `asked` does not name; those who did not answer lately come last.
@@ -292,7 +305,8 @@ impl Table {
         let preferences: Vec<_> = preferences.collect();
         let told = preferences.iter().map(|_| Told::default()).collect();
         let addresses = ring.members.iter().map(|member| member.client_address.parse().ok()).collect();
-        Self { addresses, preferences, told, ring, generation }
+        let cluster = HeaderValue::try_from(ring.cluster.to_string()).expect("digits and hyphens");
+        Self { cluster, addresses, preferences, told, ring, generation }
     }
 
     /// Takes note of who leads the key's partition: a leader may change without a new ring, and not every node knows of all.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{HeaderMap, Method, Request, StatusCode, Uri, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri, header};
 use http_body_util::Full;
 use hyper_util::client::legacy::Client as HyperClient;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -25,6 +25,9 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
 /// The longest answer that is read. A node gives none that is nearly as long: a page ends after 1 MiB and the value that it is
 /// in, and what a transaction reads is bounded, too.
 pub(crate) const MAX_ANSWER_BYTES: usize = 64 * 1024 * 1024;
+
+/// Says which store a request is for: another one at the same address refuses it.
+const CLUSTER: HeaderName = HeaderName::from_static("annulus-cluster");
 
 /// Sends requests.
 #[derive(Debug, Clone)]
@@ -82,18 +85,19 @@ impl Transport {
 
     /// Sends a message and reads the whole answer, until `deadline`.
     pub(crate) async fn send(&self, to: &Authority, message: &Message, deadline: Instant) -> Result<Answer, Failure> {
-        self.send_with(to, message, deadline, &Room::uncounted(MAX_ANSWER_BYTES)).await
+        self.send_with(to, message, None, deadline, &Room::uncounted(MAX_ANSWER_BYTES)).await
     }
 
-    /// As [`Transport::send`], with so much room for the answer. One that there is no room for is an answer without a body.
+    /// As [`Transport::send`], for a member of this store, with so much room for the answer. One that there is no room for is an answer without a body.
     pub(crate) async fn send_with(
         &self,
         to: &Authority,
         message: &Message,
+        cluster: Option<&HeaderValue>,
         deadline: Instant,
         room: &Room,
     ) -> Result<Answer, Failure> {
-        let request = request(to, message)?;
+        let request = request(to, message, cluster)?;
         let sent = Instant::now();
         let response = match timeout_at(deadline, self.http.request(request)).await {
             Ok(Ok(response)) => response,
@@ -117,13 +121,16 @@ impl Transport {
     }
 }
 
-fn request(to: &Authority, message: &Message) -> Result<Request<Full<Bytes>>, Failure> {
+fn request(to: &Authority, message: &Message, cluster: Option<&HeaderValue>) -> Result<Request<Full<Bytes>>, Failure> {
     let uri = Uri::builder().scheme(Scheme::HTTP).authority(to.clone()).path_and_query(message.path.clone());
     let uri = uri.build().map_err(|error| Failure::Connect(error.to_string()))?;
     let mut request = Request::new(Full::new(message.body.clone()));
     *request.method_mut() = message.method.clone();
     *request.uri_mut() = uri;
     *request.headers_mut() = message.headers.clone();
+    if let Some(cluster) = cluster {
+        request.headers_mut().entry(CLUSTER).or_insert_with(|| cluster.clone());
+    }
     Ok(request)
 }
 

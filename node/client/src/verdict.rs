@@ -4,6 +4,7 @@
 //! | --- | --- | --- |
 //! | 2xx, 3xx, 4xx (but these) | answered | answered |
 //! | 429, 503 | wait | wait: nothing was changed |
+//! | 421 `wrong-cluster` | elsewhere: this is another store | elsewhere: nothing was changed |
 //! | 507 | answered | answered: nothing was changed, and waiting a moment will not free the disk |
 //! | 409 `txn-conflict` | wait | wait: others were in the transaction's way, and nothing was changed |
 //! | no connection | elsewhere | elsewhere: nothing was sent |
@@ -89,6 +90,7 @@ pub(crate) fn judge(safety: Safety, ended: Result<Answer, Failure>) -> Verdict {
         StatusCode::SERVICE_UNAVAILABLE => later(Trouble::Away, answer),
         StatusCode::CONFLICT if answer.problem().kind() == "txn-conflict" => later(Trouble::Conflict, answer),
         StatusCode::INSUFFICIENT_STORAGE => Verdict::Answered(answer),
+        StatusCode::MISDIRECTED_REQUEST => Verdict::Elsewhere(answer.problem().to_string()),
         status if status.is_server_error() => doubtful(answer.problem().to_string()),
         _ => Verdict::Answered(answer),
     }

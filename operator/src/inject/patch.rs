@@ -276,9 +276,10 @@ fn sidecar(rules: &Rules, namespace: &str, cluster: &str, options: &Options) -> 
         "volumeMounts": [{"name": CONTAINER, "mountPath": STATE}],
         // The next container starts when this has ended: an application finds the port open.
         "lifecycle": {"postStart": {"exec": {"command": [COMMAND[0], COMMAND[1], "--check", "--listen", listen]}}},
+        // On the pod's own loopback: the status port can be kept busy by whoever reaches the pod.
         "livenessProbe": {
-            "httpGet": {"path": "/healthz", "port": options.status_port},
-            "periodSeconds": 10, "timeoutSeconds": 5, "failureThreshold": 6,
+            "exec": {"command": [COMMAND[0], COMMAND[1], "--check", "--listen", listen]},
+            "periodSeconds": 20, "timeoutSeconds": 15, "failureThreshold": 3,
         },
         "securityContext": {
             "runAsNonRoot": true, "runAsUser": USER, "runAsGroup": USER,

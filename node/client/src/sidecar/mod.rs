@@ -34,6 +34,7 @@ mod server;
 mod stream;
 mod txn;
 
+use std::fs::{File, TryLockError};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -94,9 +95,26 @@ pub enum Error {
         #[source]
         error: io::Error,
     },
+    /// Another sidecar keeps its locks in that file, or there is no place for it.
+    #[error("{at} can't be used for the locks: {why}")]
+    State {
+        /// The file.
+        at: PathBuf,
+        /// Why.
+        why: String,
+    },
     /// Somebody serves that socket.
     #[error("{0} is the socket of another process that answers")]
     SocketInUse(PathBuf),
+}
+
+/// Why a sidecar has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// It was told to.
+    Told,
+    /// Another store was found at the addresses of its own.
+    OtherStore,
 }
 
 /// A sidecar that listens, and serves when it is [`run`](Sidecar::run).
@@ -106,6 +124,8 @@ pub struct Sidecar {
     ports: Vec<(Listener, Port)>,
     socket: Option<PathBuf>,
     address: SocketAddr,
+    /// Held for as long as it runs.
+    _state_lock: Option<File>,
 }
 
 impl Sidecar {
@@ -127,6 +147,7 @@ impl Sidecar {
         if let Some(status) = config.status_listen {
             ports.push((Listener::Tcp(listen(status).await?), Port::Status));
         }
+        let state_lock = config.state.as_deref().map(lock_state).transpose()?;
         let metrics = Arc::new(Metrics::new());
         let locks = Locks::new(client.clone(), config.owner, config.state, Arc::clone(&metrics));
         let edge = Edge::new(
@@ -135,7 +156,7 @@ impl Sidecar {
             Resources::new(Limits { bytes: config.memory.max(MIN_MEMORY), ..Limits::default() }),
             metrics,
         );
-        Ok(Self { edge: Arc::new(edge), ports, socket: config.unix_socket, address })
+        Ok(Self { edge: Arc::new(edge), ports, socket: config.unix_socket, address, _state_lock: state_lock })
     }
 
     /// Where the application finds it.
@@ -144,8 +165,8 @@ impl Sidecar {
     }
 
     /// Serves until `stop` ends; then lets open requests end, gives up every lock, and is done. Each of the two takes 5 s at
-    /// most.
-    pub async fn run(self, stop: impl Future<Output = ()>) {
+    /// most. Ends by itself, too, when another store is found where its own was: whoever runs it begins anew then.
+    pub async fn run(self, stop: impl Future<Output = ()>) -> Ended {
         let (tell, told) = watch::channel(false);
         let mut serving = JoinSet::new();
         for (listener, port) in self.ports {
@@ -154,7 +175,15 @@ impl Sidecar {
         let mut keeping = JoinSet::new();
         keeping.spawn(locks::renew(Arc::clone(&self.edge.locks)));
         keeping.spawn(locks::save(Arc::clone(&self.edge.locks)));
-        stop.await;
+        let ended = tokio::select! {
+            () = stop => Ended::Told,
+            () = self.edge.client.directory().foreign() => Ended::OtherStore,
+        };
+        if ended == Ended::OtherStore {
+            self.edge
+                .locks
+                .lose_all("the store that it was taken of is not there any more: another one is in its place");
+        }
         self.edge.stop();
         tell.send_replace(true);
         let grace = self.edge.resources.limits.shutdown_timeout;
@@ -169,6 +198,7 @@ impl Sidecar {
             // Whoever comes next removes it otherwise.
             let _ = std::fs::remove_file(socket);
         }
+        ended
     }
 }
 
@@ -182,6 +212,23 @@ async fn listen(at: SocketAddr) -> Result<TcpListener, Error> {
         bound => bound,
     };
     bound.map_err(|error| Error::Listen { at: at.to_string(), error })
+}
+
+/// Takes the file of locks for this process alone: two that kept the same locks would give up each other's. The file itself is
+/// replaced with each write, so another one beside it is locked.
+fn lock_state(state: &Path) -> Result<File, Error> {
+    let failed = |why: String| Error::State { at: state.to_owned(), why };
+    let mut beside = state.as_os_str().to_owned();
+    beside.push(".lock");
+    let file = File::options().write(true).create(true).truncate(false).open(&beside);
+    let file = file.map_err(|error| failed(error.to_string()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => {
+            Err(failed("another sidecar keeps its locks there; name another file".to_owned()))
+        }
+        Err(TryLockError::Error(error)) => Err(failed(error.to_string())),
+    }
 }
 
 /// Listens on a socket that whoever reaches its directory may use (mode 0666): the containers of a pod run as different users. One that

@@ -163,7 +163,7 @@ impl From<Error> for Problem {
         let detail = error.to_string();
         match error {
             Error::OutcomeUnknown { .. } => {
-                let detail = format!("{detail}; read the key, or repeat the request under the same name");
+                let detail = format!("{detail}; read the key, or repeat the request with the same `Idempotency-Key`");
                 Self::new(Kind::OutcomeUnknown, detail)
             }
             Error::Unavailable { overloaded: true, .. } => {
@@ -177,7 +177,10 @@ impl From<Error> for Problem {
                 Self::new(Kind::AnswerTooLong, detail).with("limit", limit)
             }
             Error::TwoClusters { .. } => {
-                Self::temporary(Kind::NoLeader, format!("{detail}; the sidecar's --endpoint is wrong"))
+                let detail = format!(
+                    "{detail}; if the store was made anew, the sidecar is started again for the new one; else its --endpoint is wrong"
+                );
+                Self::temporary(Kind::NoLeader, detail)
             }
             _ => Self::new(Kind::Internal, detail),
         }

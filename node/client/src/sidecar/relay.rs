@@ -157,7 +157,12 @@ pub(super) async fn write(edge: &Edge, parts: Parts, body: Incoming) -> Result<R
     }
     // One that no store takes is for the store to refuse.
     let place = if key.is_empty() || is_broken { Place::Anybody } else { Place::Leader(&key) };
-    let answer = Sending { place, message, safety: Safety::Named, time, is_timed: false }.answer(edge).await?;
+    let name = message.headers.get(IDEMPOTENCY_KEY).and_then(|name| name.to_str().ok()).map(str::to_owned);
+    let answer = Sending { place, message, safety: Safety::Named, time, is_timed: false }.answer(edge).await;
+    let answer = answer.map_err(|error| match (Problem::from(error), name) {
+        (problem, Some(name)) => problem.with("idempotency_key", name),
+        (problem, None) => problem,
+    })?;
     note(edge, &answer);
     fenced(edge, fence, answer)
 }
@@ -283,7 +288,12 @@ async fn fence(edge: &Edge, headers: &mut HeaderMap, time: Duration) -> Result<O
 /// The answer to a write that may have been fenced. When the store says that the token is no longer good, the lock is lost.
 fn fenced(edge: &Edge, fence: Option<(Name, u64)>, answer: Answer) -> Result<Response<Body>, Problem> {
     match fence {
-        Some((name, token)) if answer.status == StatusCode::CONFLICT && answer.problem().kind() == "stale-token" => {
+        // Of those that share a lock the newest fences the others off, and they hold it still.
+        Some((name, token))
+            if answer.status == StatusCode::CONFLICT
+                && answer.problem().kind() == "stale-token"
+                && !edge.locks.is_shared(&name, token) =>
+        {
             edge.locks.refused(&name, token, &answer.problem().detail);
             Err(edge.locks.lost_problem(&name, token, &answer.problem().detail))
         }

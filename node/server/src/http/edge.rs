@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use annulus_core::id::GroupId;
+use annulus_core::id::{ClusterId, GroupId};
 use annulus_core::map::Map;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -19,7 +19,7 @@ use tokio::sync::watch;
 
 use super::fence::Believed;
 use super::guard::Connection;
-use super::headers::Headers;
+use super::headers::{CLUSTER, Headers};
 use super::limits::Resources;
 use super::problem::{Kind, Problem};
 use super::route::{Port, Route};
@@ -37,6 +37,8 @@ pub(super) struct Edge<R> {
     pub(super) resources: Arc<Resources>,
     /// The header for the epoch seen last.
     epoch: RefCell<(u64, HeaderValue)>,
+    /// The store that this member is of, as it was seen last, and as text.
+    cluster: RefCell<(Option<ClusterId>, String)>,
     /// Who was found to hold a lock.
     pub(super) believed: RefCell<Believed>,
     pub(super) transactions: Transactions<R>,
@@ -82,7 +84,8 @@ impl<R: Router + 'static> Edge<R> {
     pub(super) fn new(port: Port, router: Rc<R>, resources: Arc<Resources>, shutdown: watch::Receiver<bool>) -> Self {
         let epoch = RefCell::new((0, HeaderValue::from(0)));
         let transactions = Transactions::new(Rc::clone(&router), Arc::clone(&resources.metrics));
-        Self { port, router, resources, epoch, believed: RefCell::default(), transactions, shutdown }
+        let (believed, cluster) = (RefCell::default(), RefCell::default());
+        Self { port, router, resources, epoch, cluster, believed, transactions, shutdown }
     }
 
     /// Answers one request of a connection.
@@ -145,6 +148,9 @@ impl<R: Router + 'static> Edge<R> {
         if self.port == Port::Client {
             headers.no_operator_fence()?;
         }
+        if let Some(meant) = headers.cluster {
+            self.is_meant(meant)?;
+        }
         let is_fenced =
             route == Route::NewTxn || (route == Route::Key && [Method::PUT, Method::DELETE].contains(&parts.method));
         if !is_fenced {
@@ -179,6 +185,30 @@ impl<R: Router + 'static> Edge<R> {
             }
             Route::Unknown => unreachable!("answered above"),
         }
+    }
+
+    /// Refuses what is meant for another store. A member of none yet is nobody's.
+    fn is_meant(&self, meant: &[u8]) -> Result<(), Problem> {
+        let Some(cluster) = self.router.map().map(|map| map.cluster) else { return Ok(()) };
+        let mut own = self.cluster.borrow_mut();
+        if own.0 != Some(cluster) {
+            *own = (Some(cluster), cluster.to_string());
+        }
+        if own.1.as_bytes().eq_ignore_ascii_case(meant) {
+            return Ok(());
+        }
+        let meant =
+            std::str::from_utf8(meant).ok().and_then(|text| text.parse::<ClusterId>().ok()).ok_or_else(|| {
+                let detail = "`Annulus-Cluster` must be the id of a store, as `GET /v1/ring` tells it";
+                Problem::new(Kind::InvalidHeader, detail).with("header", CLUSTER)
+            })?;
+        if meant == cluster {
+            return Ok(());
+        }
+        let detail = format!(
+            "this member is of store {cluster}, and the request is for {meant}; nothing was changed; read the ring again"
+        );
+        Err(Problem::new(Kind::WrongCluster, detail).with("cluster", cluster.to_string()))
     }
 
     fn unknown_path(&self, path: &str) -> Problem {

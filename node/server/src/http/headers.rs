@@ -14,6 +14,9 @@ const OPERATOR_FENCE: &str = "annulus-operator-fence";
 /// Says under which lock a write is done.
 pub(super) const FENCE: &str = "annulus-fence";
 
+/// Says which store is meant, so that none is taken for another at the same address.
+pub(super) const CLUSTER: &str = "annulus-cluster";
+
 /// The headers of one request. Each stands there at most once.
 #[derive(Default, Debug)]
 pub(super) struct Headers<'a> {
@@ -22,6 +25,8 @@ pub(super) struct Headers<'a> {
     pub(super) idempotency_key: Option<&'a [u8]>,
     /// Still to be read, by whoever takes one.
     pub(super) fence: Option<&'a [u8]>,
+    /// Which store is meant.
+    pub(super) cluster: Option<&'a [u8]>,
     operator_fence: Option<&'a [u8]>,
     host: Option<&'a [u8]>,
 }
@@ -52,6 +57,8 @@ impl<'a> Headers<'a> {
                 once(&mut headers.operator_fence, OPERATOR_FENCE, value)?;
             } else if name == FENCE {
                 once(&mut headers.fence, FENCE, value)?;
+            } else if name == CLUSTER {
+                once(&mut headers.cluster, CLUSTER, value)?;
             } else if name.as_str().starts_with("annulus-") && name != super::EPOCH_HEADER {
                 // A header of ours that asks for something unknown must not be taken for one that asks for nothing.
                 let detail = format!("`{name}` is not a header that this version knows");

@@ -107,6 +107,8 @@ kinds! {
     ConditionFailed "condition-failed" 412 "The condition does not hold";
     /// The body has more bytes than are allowed.
     BodyTooLarge "body-too-large" 413 "The body is too large";
+    /// The request is for another store.
+    WrongCluster "wrong-cluster" 421 "This is another store";
     /// The time to live is out of range or not a duration.
     InvalidTtl "invalid-ttl" 422 "The time to live is invalid";
     /// What the transaction reads has too many bytes.

@@ -182,7 +182,7 @@ fn overrides_are_taken_as_far_as_they_make_sense() {
         sidecar["resources"],
         json!({"requests": {"cpu": "0.5", "memory": "128Mi"}, "limits": {"memory": "128Mi"}})
     );
-    assert_eq!(sidecar["livenessProbe"]["httpGet"]["port"], 8071);
+    assert_eq!(sidecar["livenessProbe"]["exec"]["command"][4], "127.0.0.1:8070");
     assert_eq!(patched["spec"]["containers"][0]["env"][0]["value"], "http://127.0.0.1:8070");
     for (key, values) in [
         ("port", vec!["80", "0", "65536", "+8080", "", "8080 ", "7071", "http"]),

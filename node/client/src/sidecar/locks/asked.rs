@@ -191,11 +191,21 @@ async fn held_already(
     Ok(Some(response(answer)))
 }
 
+/// The store refuses it for what is wrong with it, and not for want of an owner.
+fn with_owner(body: Bytes, owner: &str) -> Bytes {
+    let Ok(serde_json::Value::Object(mut wish)) = serde_json::from_slice(&body) else { return body };
+    if wish.contains_key("owner") {
+        return body;
+    }
+    wish.insert("owner".to_owned(), json!(owner));
+    Bytes::from(serde_json::Value::Object(wish).to_string())
+}
+
 /// Sends a wish on that the store will refuse, as far as can be told here. If it does not, the lock is kept all the same.
 async fn acquire_as_it_is(edge: &Edge, parts: Parts, body: Bytes) -> Result<Response<Body>, Problem> {
     let named = named(Route::Lock, &parts);
     let time = time(edge, parts.uri.query());
-    let message = message(parts, body)?;
+    let message = message(parts, with_owner(body, edge.locks.owner()))?;
     let _room = Asking::begin(&edge.locks)?;
     let place = named.as_ref().map_or(Place::Anybody, |name| Place::Leader(name.bytes()));
     let answer = Sending { place, message, safety: Safety::Once, time, is_timed: false }.answer(edge).await?;

@@ -221,6 +221,27 @@ impl Keeper {
         }
     }
 
+    /// None of them is held any more: what they were taken of is not there.
+    pub(crate) fn lose_all(&mut self, now: Instant, why: &str) {
+        self.look(now);
+        let all = self.kept.iter().flat_map(|(name, tokens)| tokens.keys().map(move |token| (name.clone(), *token)));
+        for (name, token) in all.collect::<Vec<_>>() {
+            self.remove(&name, token);
+            self.lose(&name, token, now, why.to_owned());
+        }
+    }
+
+    /// By which name a token is held.
+    pub(crate) fn owner(&self, name: &Name, token: u64) -> Option<&str> {
+        self.kept.get(name)?.get(&token).map(|kept| kept.owner.as_str())
+    }
+
+    /// Whether others may hold a lock together with this token of it.
+    pub(crate) fn is_shared(&self, name: &Name, token: u64) -> bool {
+        let kept = self.kept.get(name).and_then(|tokens| tokens.get(&token));
+        kept.is_some_and(|kept| kept.mode == Mode::Shared)
+    }
+
     /// A renewal has failed, and is to be tried again soon.
     pub(crate) fn failed(&mut self, now: Instant, name: &Name, token: u64, why: String) {
         if let Some(kept) = self.kept.get_mut(name).and_then(|tokens| tokens.get_mut(&token)) {

@@ -21,15 +21,15 @@ use annulus_core::partition::lock::Name;
 use http::{HeaderMap, Method};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::metrics::Metrics;
 use super::problem::{Kind, Problem};
-use crate::Client;
 use crate::directory::Place;
 use crate::lock::path;
 use crate::transport::Message;
 use crate::verdict::Safety;
+use crate::{Client, ClusterId};
 pub(super) use asked::{acquire, release, renew_many, renew_one};
 pub(super) use keeper::Shown;
 use keeper::{Grant, Keeper, Loss, Standing};
@@ -38,6 +38,8 @@ pub(super) use saved::save;
 
 /// How long an answer waits for the file to be written.
 const SAVE_PATIENCE: Duration = Duration::from_secs(1);
+/// The pause after a look at the ring that failed.
+const RING_PAUSE: Duration = Duration::from_millis(200);
 /// How many locks are named that are lost at once.
 const MAX_LOSSES_TOLD: usize = 10;
 /// How many locks are given up at once at the end.
@@ -59,6 +61,8 @@ pub(super) struct Locks {
     /// The version of the keeper that the file has.
     saved: watch::Sender<u64>,
     metrics: Arc<Metrics>,
+    /// The store that an earlier process had its locks of, if it left any.
+    restored_of: Option<ClusterId>,
 }
 
 impl Locks {
@@ -66,7 +70,9 @@ impl Locks {
     pub(super) fn new(client: Client, owner: String, file: Option<PathBuf>, metrics: Arc<Metrics>) -> Arc<Self> {
         let mut keeper = Keeper::default();
         let now = Instant::now();
-        for grant in file.as_deref().map(saved::read).unwrap_or_default() {
+        let left = file.as_deref().and_then(saved::read);
+        let restored_of = left.as_ref().map(|left| left.cluster);
+        for grant in left.into_iter().flat_map(|left| left.grants) {
             keeper.restore(now, grant);
         }
         if keeper.count() > 0 {
@@ -74,7 +80,18 @@ impl Locks {
         }
         let saved = watch::Sender::new(keeper.version());
         let (poke, unsaved, changed) = (Notify::new(), Notify::new(), watch::Sender::new(()));
-        Arc::new(Self { client, owner, keeper: Mutex::new(keeper), poke, changed, file, unsaved, saved, metrics })
+        Arc::new(Self {
+            client,
+            owner,
+            keeper: Mutex::new(keeper),
+            poke,
+            changed,
+            file,
+            unsaved,
+            saved,
+            metrics,
+            restored_of,
+        })
     }
 
     /// By which name locks are held for which the application names no owner.
@@ -139,7 +156,7 @@ impl Locks {
             }
         };
         match timeout(time, known).await.unwrap_or(Standing::Unsure) {
-            Standing::Held(token) => Ok(token),
+            Standing::Held(token) => self.is_ours(name, token),
             Standing::Lost(loss) => Err(lost(name, &loss)),
             Standing::NotHeld => {
                 let detail = "this sidecar does not hold the lock that `Annulus-Lock` names: it was never taken through it, \
@@ -150,6 +167,47 @@ impl Locks {
                 let detail = "the sidecar was started anew, and the store has not said yet whether the lock that \
                               `Annulus-Lock` names is still held; nothing was changed";
                 Err(Problem::temporary(Kind::NotReady, detail).with_bytes("lock", name.bytes()))
+            }
+        }
+    }
+
+    /// `Annulus-Lock` says nothing of who in the pod writes, so it stands for locks that are the whole pod's.
+    fn is_ours(&self, name: &Name, token: u64) -> Result<u64, Problem> {
+        let owner = self.with(|keeper, _| keeper.owner(name, token).map(str::to_owned));
+        match owner.filter(|owner| *owner != self.owner) {
+            None => Ok(token),
+            Some(owner) => {
+                let detail = format!(
+                    "the lock that `Annulus-Lock` names is held by the owner `{owner}` of this pod, and not for all of it: whoever has \
+                     its token writes with `Annulus-Fence`; nothing was changed"
+                );
+                Err(Problem::new(Kind::LockNotHeld, detail).with_bytes("lock", name.bytes()).with("owner", owner))
+            }
+        }
+    }
+
+    /// Whether others may hold a lock together with this token of it.
+    pub(super) fn is_shared(&self, name: &Name, token: u64) -> bool {
+        self.with(|keeper, _| keeper.is_shared(name, token))
+    }
+
+    /// The store is not there any more, and another one may be: nothing is held of it.
+    pub(super) fn lose_all(&self, why: &str) {
+        self.with(|keeper, now| keeper.lose_all(now, why));
+    }
+
+    /// Locks that an earlier process had of another store are not this one's, whatever their tokens are.
+    async fn know_the_store(&self) {
+        let Some(saved) = self.restored_of else { return };
+        loop {
+            match self.client.ring().await {
+                Ok(ring) if ring.cluster == saved => return,
+                Ok(ring) => {
+                    let why =
+                        format!("it was taken of store {saved}, and the one that is there now is {}", ring.cluster);
+                    return self.lose_all(&why);
+                }
+                Err(_) => sleep(RING_PAUSE).await,
             }
         }
     }

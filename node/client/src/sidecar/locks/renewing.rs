@@ -67,6 +67,7 @@ pub(super) struct One {
 
 /// Renews what is kept, until it is dropped.
 pub(in super::super) async fn renew(locks: Arc<Locks>) {
+    locks.know_the_store().await;
     let mut asking = JoinSet::new();
     loop {
         let (due, next) = locks.with(|keeper, now| {
