@@ -5,4 +5,5 @@ mod calls;
 #[path = "../fake/mod.rs"]
 mod fake;
 mod locks;
+mod sidecar;
 mod txns;
