@@ -13,7 +13,7 @@ use crate::wait::{holds, until};
 /// The key that is counted at, and the lock's name.
 pub(crate) const COUNT: &str = "counter";
 /// The lease.
-pub(crate) const TTL: Duration = Duration::from_secs(4);
+pub(crate) const TTL: Duration = Duration::from_secs(8);
 const IMAGE: &str = "annulus/load:dev";
 /// The application's container.
 const CONTAINER: &str = "app";
@@ -37,6 +37,8 @@ pub(crate) struct Replica {
     /// Whether all its containers are ready.
     pub(crate) is_ready: bool,
     pub(crate) has_sidecar: bool,
+    /// How often the application was started again.
+    pub(crate) restarts: i64,
     /// How often the sidecar was started again.
     pub(crate) sidecar_restarts: i64,
     /// Whether the application has ended by itself with what it saw, now or before it was started again.
@@ -123,6 +125,11 @@ impl<'a> Application<'a> {
         let lock: Value = serde_json::from_str(&answer).map_err(|error| format!("{error}: {answer}"))?;
         let holder = list(&lock, "/holders").first().ok_or_else(|| format!("nobody holds it: {lock}"))?;
         Ok((text(holder, "/owner").to_owned(), number(holder, "/token").unsigned_abs()))
+    }
+
+    /// The same, which has to be told soon.
+    pub(crate) async fn holder_now(&self) -> (String, u64) {
+        until("the lock is read", PATIENCE, async || self.holder().await).await
     }
 
     /// The replica that holds the lock.
@@ -235,6 +242,7 @@ fn replica(pod: &Value) -> Replica {
             .iter()
             .any(|it| text(it, "/type") == "Ready" && text(it, "/status") == "True"),
         has_sidecar: list(pod, "/spec/initContainers").iter().any(|it| text(it, "/name") == SIDECAR),
+        restarts: application.map(|it| number(it, "/restartCount")).unwrap_or_default(),
         sidecar_restarts: sidecar.map(|it| number(it, "/restartCount")).unwrap_or_default(),
         has_failed: ended("/state/terminated/exitCode") || ended("/lastState/terminated/exitCode"),
     }

@@ -3,8 +3,9 @@
 use std::time::{Duration, Instant};
 
 use ::http::Method;
-use annulus_tests::processes::{Answer, Dev, Http, Sidecar, problem, tell, until};
+use annulus_tests::processes::{Answer, Dev, Http, Sidecar, annulus, problem, tell, until};
 use serde_json::{Value, json};
+use tokio::time::timeout;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -247,4 +248,73 @@ async fn an_application_that_is_started_again_has_what_its_pod_holds_and_another
     let released = Http::default().send(Method::DELETE, &dev.address(1), &path, &[], "").await.expect("an answer");
     assert_eq!(released.status, 204);
     assert!(application.lock("a", 30_000).await > token);
+}
+
+#[tokio::test]
+async fn locks_of_a_store_that_was_made_anew_are_lost_and_the_sidecar_ends_to_serve_the_new_one() {
+    let mut dev = Dev::ready().await;
+    let mut sidecar = Sidecar::of(dev.addresses(), "pod-1").await;
+    of(&sidecar).lock("a", 60_000).await;
+    dev.interrupt(PATIENCE).await;
+    std::fs::remove_dir_all(dev.data()).expect("its data can be removed");
+    dev.start();
+    dev.until_ready().await;
+    // In a store that is as new as the other was, the token may well be the same.
+    let (http, wish) = (Http::default(), json!({"owner": "pod-2", "ttl_ms": 60_000}).to_string());
+    let taken = http.send(Method::POST, &dev.address(0), "/v1/locks/a", &[], wish).await.expect("an answer");
+    assert_eq!(taken.status, 200, "{}", taken.text());
+    let put = http.send(Method::PUT, &sidecar.address(), "/v1/kv/k", &[("annulus-lock", "a")], "x").await;
+    // It may have found out by a renewal, and ended.
+    assert!(put.is_err() || put.is_ok_and(|answer| answer.status >= 400));
+    assert!(!sidecar.until_ended().await.success(), "whoever runs it starts it again");
+    sidecar.start();
+    sidecar.until_healthy().await;
+    assert_eq!(of(&sidecar).write("k", "a", "x").await.status, 409);
+    assert_eq!(holder(&dev, "a").await.expect("it is held")["owner"], "pod-2");
+    of(&sidecar).lock("b", 60_000).await;
+    assert_eq!(
+        of(&sidecar).write("k", "b", "x").await.status,
+        201,
+        "it serves the new store, which has nothing of the old one"
+    );
+}
+
+#[tokio::test]
+async fn a_file_of_locks_is_one_sidecars_and_of_one_store() {
+    let dev = Dev::ready().await;
+    let mut sidecar = Sidecar::of(dev.addresses(), "pod-1").await;
+    of(&sidecar).lock("a", 60_000).await;
+    let state = sidecar.state();
+    let second = tokio::process::Command::new(annulus())
+        .args(["sidecar", "--listen", "127.0.0.1:0", "--endpoint", &dev.address(0), "--state"])
+        .arg(&state)
+        .output();
+    let second = timeout(PATIENCE, second).await.expect("it ends").expect("it can be started");
+    let said = String::from_utf8_lossy(&second.stderr).into_owned();
+    assert!(!second.status.success() && said.contains("another sidecar keeps its locks there"), "{said}");
+    sidecar.kill();
+    let text = std::fs::read_to_string(&state).expect("it is there");
+    let mut file: Value = serde_json::from_str(&text).expect("it is JSON");
+    file["cluster"] = json!("00010203-0405-0607-0809-0a0b0c0d0e0f");
+    std::fs::write(&state, file.to_string()).expect("the file can be written");
+    sidecar.start();
+    sidecar.until_healthy().await;
+    let refused = of(&sidecar).write("k", "a", "x").await;
+    assert_eq!((refused.status, problem(&refused).as_str()), (409, "lock-lost"));
+    assert!(refused.text().contains("it was taken of store 00010203"), "{}", refused.text());
+}
+
+#[tokio::test]
+async fn what_stands_for_the_pod_is_not_what_one_of_its_processes_holds() {
+    let dev = Dev::ready().await;
+    let sidecar = Sidecar::of(dev.addresses(), "pod-1").await;
+    let application = of(&sidecar);
+    let wish = json!({"owner": "worker", "ttl_ms": 60_000}).to_string();
+    assert_eq!(application.ask(Method::POST, "/v1/locks/a", &[], wish).await.status, 200);
+    let refused = application.write("k", "a", "x").await;
+    assert_eq!((refused.status, problem(&refused).as_str()), (409, "lock-not-held"));
+    assert!(refused.text().contains("owner `worker`"), "{}", refused.text());
+    let wish = application.ask(Method::POST, "/v1/locks/b", &[], json!({"ttl_ms": 10}).to_string()).await;
+    assert!(wish.status == 422 || wish.status == 400, "{}", wish.text());
+    assert!(wish.text().contains("ttl") && !wish.text().contains("missing"), "{}", wish.text());
 }

@@ -110,6 +110,23 @@ fn after_the_lock_has_passed_on_a_write_that_was_done_is_told_again_and_no_other
 }
 
 #[test]
+fn what_is_meant_for_another_store_is_refused_before_anything_is_done() {
+    client_port(async |server| {
+        let ring = server.ask("GET /v1/ring", &[], b"").await.json();
+        let own = ring["cluster"].as_str().unwrap().to_owned();
+        assert_eq!(server.ask("PUT /v1/kv/k", &[&format!("Annulus-Cluster: {own}")], b"x").await.status / 100, 2);
+        let asked = server.fake.asked.borrow().len();
+        let other = "Annulus-Cluster: 00010203-0405-0607-0809-0a0b0c0d0e0f";
+        for request in ["PUT /v1/kv/k", "GET /v1/kv/k", "POST /v1/locks/a", "POST /v1/renewals", "GET /v1/ring"] {
+            let problem = server.ask(request, &[other], b"x").await.problem(421, "wrong-cluster");
+            assert_eq!(problem["cluster"], own, "{request}");
+        }
+        server.ask("PUT /v1/kv/k", &["Annulus-Cluster: mine"], b"x").await.problem(400, "invalid-header");
+        assert_eq!(server.fake.asked.borrow().len(), asked, "nobody was asked anything");
+    });
+}
+
+#[test]
 fn a_fence_that_is_malformed_repeated_or_where_nothing_is_fenced_is_400() {
     client_port(async |server| {
         for fence in ["", "a", "a=", "=7", "a=x", "a=-7", "%zz=7", "a=7, b=8", "a==7"] {
