@@ -15,12 +15,14 @@ pub const PORT: &str = "annulus.dev/sidecar-port";
 pub const STATUS_PORT: &str = "annulus.dev/sidecar-status-port";
 /// Annotation on a pod: the processor time that the sidecar is sure to get [default: [`DEFAULT_CPU`]].
 pub const CPU: &str = "annulus.dev/sidecar-cpu";
+/// Annotation on a pod: the processor time that the sidecar may use, as quotas of namespaces may want it [default: no limit].
+pub const CPU_LIMIT: &str = "annulus.dev/sidecar-cpu-limit";
 /// Annotation on a pod: the memory that the sidecar is sure to get and may use [default: [`DEFAULT_MEMORY`] and [`DEFAULT_MEMORY_LIMIT`]].
 pub const MEMORY: &str = "annulus.dev/sidecar-memory";
 /// Annotation on a pod: the image of its sidecar, where the operator allows that.
 pub const IMAGE: &str = "annulus.dev/sidecar-image";
 /// Everything that a pod may say of its sidecar.
-pub const OPTIONS: [&str; 5] = [PORT, STATUS_PORT, CPU, MEMORY, IMAGE];
+pub const OPTIONS: [&str; 6] = [PORT, STATUS_PORT, CPU, CPU_LIMIT, MEMORY, IMAGE];
 /// What all of [`OPTIONS`] begin with.
 pub const PREFIX: &str = "annulus.dev/sidecar-";
 /// The name of the sidecar's container, and of the volume that it keeps its locks in.

@@ -249,6 +249,10 @@ fn volume() -> Value {
 /// application out of its Services.
 fn sidecar(rules: &Rules, namespace: &str, cluster: &str, options: &Options) -> Value {
     let listen = format!("127.0.0.1:{}", options.port);
+    let mut limits = json!({"memory": options.memory_limit});
+    if let Some(cpu) = &options.cpu_limit {
+        limits["cpu"] = json!(cpu);
+    }
     let mut container = json!({
         "name": CONTAINER,
         "image": options.image,
@@ -271,7 +275,7 @@ fn sidecar(rules: &Rules, namespace: &str, cluster: &str, options: &Options) -> 
         ],
         "resources": {
             "requests": {"cpu": options.cpu, "memory": options.memory},
-            "limits": {"memory": options.memory_limit},
+            "limits": limits,
         },
         "volumeMounts": [{"name": CONTAINER, "mountPath": STATE}],
         // The next container starts when this has ended: an application finds the port open.

@@ -135,6 +135,9 @@ pub(super) fn quoted(text: &str) -> String {
     format!("`{short}{more}`")
 }
 
+/// [`inject::DEFAULT_CPU`] in thousandths of a processor.
+const DEFAULT_CPU_THOUSANDTHS: u64 = 10;
+
 /// How a sidecar is to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
@@ -144,6 +147,8 @@ pub struct Options {
     pub status_port: u16,
     /// The processor time that it is sure to get.
     pub cpu: String,
+    /// The processor time that it may use; `None`: there is no limit.
+    pub cpu_limit: Option<String>,
     /// The memory that it is sure to get.
     pub memory: String,
     /// The memory that it may use.
@@ -163,10 +168,21 @@ pub fn options(rules: &Rules, pod: &Pod) -> Result<Options, Refusal> {
         )));
     }
     let memory = pod.annotation(inject::MEMORY).map(memory).transpose()?;
+    let (cpu, cpu_limit) = (cpu(pod, inject::CPU)?, cpu(pod, inject::CPU_LIMIT)?);
+    let least = cpu.as_ref().map_or(DEFAULT_CPU_THOUSANDTHS, |(_, thousandths)| *thousandths);
+    if let Some((limit, _)) = cpu_limit.as_ref().filter(|(_, thousandths)| *thousandths < least) {
+        return Err(Refusal(format!(
+            "{} is {}: that is less than the sidecar is sure to get, which {} says",
+            inject::CPU_LIMIT,
+            quoted(limit),
+            inject::CPU
+        )));
+    }
     let options = Options {
         port: own_port(pod)?,
         status_port: port(pod, inject::STATUS_PORT, inject::DEFAULT_STATUS_PORT)?,
-        cpu: pod.annotation(inject::CPU).map_or(Ok(inject::DEFAULT_CPU.to_owned()), cpu)?,
+        cpu: cpu.map_or_else(|| inject::DEFAULT_CPU.to_owned(), |(text, _)| text),
+        cpu_limit: cpu_limit.map(|(text, _)| text),
         memory: memory.clone().unwrap_or_else(|| inject::DEFAULT_MEMORY.to_owned()),
         memory_limit: memory.unwrap_or_else(|| inject::DEFAULT_MEMORY_LIMIT.to_owned()),
         image: pod.annotation(inject::IMAGE).map_or(Ok(rules.image.clone()), |text| image(rules, text))?,
@@ -194,7 +210,9 @@ fn port(pod: &Pod, key: &str, default: u16) -> Result<u16, Refusal> {
     number.ok_or_else(|| Refusal(format!("{key} is {}: it has to be a port from {FIRST_PORT} to 65535", quoted(text))))
 }
 
-fn cpu(text: &str) -> Result<String, Refusal> {
+/// As it is written, and in thousandths of a processor.
+fn cpu(pod: &Pod, key: &str) -> Result<Option<(String, u64)>, Refusal> {
+    let Some(text) = pod.annotation(key) else { return Ok(None) };
     // Thousandths of a processor; `quantity` takes `m` and rounds up to whole ones, so it is asked for the number alone.
     let thousandths = match text.strip_suffix('m') {
         Some(number) => number.parse::<u64>().ok().filter(|_| number.bytes().all(|letter| letter.is_ascii_digit())),
@@ -204,8 +222,8 @@ fn cpu(text: &str) -> Result<String, Refusal> {
         None => None,
     };
     match thousandths {
-        Some(1..=64_000) => Ok(text.to_owned()),
-        _ => Err(Refusal(format!("{} is {}: it has to be from 1m to 64, such as `20m`", inject::CPU, quoted(text)))),
+        Some(thousandths @ 1..=64_000) => Ok(Some((text.to_owned(), thousandths))),
+        _ => Err(Refusal(format!("{key} is {}: it has to be from 1m to 64, such as `20m`", quoted(text)))),
     }
 }
 

@@ -188,6 +188,7 @@ fn overrides_are_taken_as_far_as_they_make_sense() {
         ("port", vec!["80", "0", "65536", "+8080", "", "8080 ", "7071", "http"]),
         ("status-port", vec!["1023", "-1", "7070"]),
         ("cpu", vec!["0", "0m", "65", "-1", "1.5m", "1e3", "", "10 m", "1k", "18446744073709551616m"]),
+        ("cpu-limit", vec!["0", "9m", "1.5m", "lots"]),
         ("memory", vec!["1Mi", "17Gi", "64", "128m", "128mi", "", "1e9", "20000000000000000000m"]),
         ("image", vec!["evil:1", "", "registry.example:5000/annulus/node:0.4.0 --x"]),
     ] {
