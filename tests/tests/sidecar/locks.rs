@@ -285,7 +285,7 @@ async fn a_file_of_locks_is_one_sidecars_and_of_one_store() {
     let mut sidecar = Sidecar::of(dev.addresses(), "pod-1").await;
     of(&sidecar).lock("a", 60_000).await;
     let state = sidecar.state();
-    let second = tokio::process::Command::new(annulus())
+    let second = tokio::process::Command::from(annulus())
         .args(["sidecar", "--listen", "127.0.0.1:0", "--endpoint", &dev.address(0), "--state"])
         .arg(&state)
         .output();
