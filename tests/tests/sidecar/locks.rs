@@ -182,7 +182,7 @@ async fn when_it_is_told_to_end_it_gives_up_its_locks_and_the_next_has_them_at_o
     until("the next one waits", PATIENCE, waits).await;
     // One of its own that waits in the sidecar that ends: it is told so at once.
     let (http, address) = (Http::default(), sidecar.address());
-    let body = json!({"ttl_ms": 60_000, "wait_ms": 60_000}).to_string();
+    let body = json!({"owner": "worker", "ttl_ms": 60_000, "wait_ms": 60_000}).to_string();
     let own = tokio::spawn(async move { http.send(Method::POST, &address, "/v1/locks/l7", &[], body).await });
     let both_wait = async || {
         let view = Http::default().get(&dev.address(0), "/v1/locks/l7").await.ok()?;
@@ -212,7 +212,7 @@ async fn an_application_that_goes_away_while_it_waits_leaves_the_queue() {
     let dev = Dev::ready().await;
     let sidecar = Sidecar::of(dev.addresses(), "pod-1").await;
     of(&sidecar).lock("queue", 60_000).await;
-    let body = json!({"ttl_ms": 60_000, "wait_ms": 60_000}).to_string();
+    let body = json!({"owner": "worker", "ttl_ms": 60_000, "wait_ms": 60_000}).to_string();
     let (http, address) = (Http::default(), sidecar.address());
     let waiting = tokio::spawn(async move { http.send(Method::POST, &address, "/v1/locks/queue", &[], body).await });
     let count = async |expected: u64| {
