@@ -5,6 +5,7 @@ use std::time::Duration;
 use annulus_tests::processes::{Count, tell};
 use http::Method;
 use serde_json::{Value, json};
+use tokio::time::timeout;
 
 use crate::cluster::{Cluster, PATIENCE, list, merge, number, text};
 use crate::scenario::Scenario;
@@ -15,6 +16,8 @@ pub(crate) const COUNT: &str = "counter";
 /// The lease.
 pub(crate) const TTL: Duration = Duration::from_secs(8);
 const IMAGE: &str = "annulus/load:dev";
+/// How long one member is asked for.
+const ASK_PATIENCE: Duration = Duration::from_secs(1);
 /// The application's container.
 const CONTAINER: &str = "app";
 /// The container beside it.
@@ -157,10 +160,12 @@ impl<'a> Application<'a> {
     async fn ask(&self, path: &str) -> Result<String, String> {
         let mut last = "no member is ready".to_owned();
         for pod in self.store.pods().await?.into_iter().filter(|pod| pod.is_ready) {
-            match self.store.ask(Method::GET, &pod.name, path, "").await {
-                Ok(answer) if answer.status == 200 => return Ok(answer.text()),
-                Ok(answer) => last = format!("{}: {}", answer.status, answer.text()),
-                Err(error) => last = error,
+            // One whose node was just lost is ready still, by what Kubernetes knows.
+            match timeout(ASK_PATIENCE, self.store.ask(Method::GET, &pod.name, path, "")).await {
+                Ok(Ok(answer)) if answer.status == 200 => return Ok(answer.text()),
+                Ok(Ok(answer)) => last = format!("{}: {}", answer.status, answer.text()),
+                Ok(Err(error)) => last = error,
+                Err(_) => last = format!("{} does not answer", pod.name),
             }
         }
         Err(last)
