@@ -20,7 +20,7 @@ use super::{Answer, Http};
 
 /// How long one request for the lock waits. With the 10 s that a sidecar looks for the store beyond that, it is less than [`Http`]
 /// waits for an answer.
-const WAIT_MS: u64 = 4_000;
+const WAIT_MS: u64 = 1_000;
 /// The pause after something that failed.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -157,7 +157,10 @@ impl Counter {
                 // The first attempt may have done it.
                 412 if attempt > 0 && self.is_ours(http, &path, &body).await => return Ok(()),
                 412 => return Err(format!("{count:?} was counted twice")),
-                _ => sleep(PAUSE).await,
+                status => {
+                    println!("{}", json!({"status": status, "says": put.text()}));
+                    sleep(PAUSE).await;
+                }
             }
         }
         Ok(())

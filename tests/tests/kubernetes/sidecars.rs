@@ -170,13 +170,17 @@ async fn delete_the_store(app: &Application<'_>) {
     let scenario = app.store.scenario;
     app.store.delete().await;
     let replicas = until("replicas are listed", PATIENCE, async || app.replicas().await).await;
-    let name = replicas[0].name.as_str();
-    until("the application is told that there is no store", PATIENCE, async || {
+    let said_of = async |name: &str| {
         let words = ["logs", name, "--container", "app", "--tail", "5", "--namespace", &scenario.namespace];
-        let said = scenario.kubernetes.try_kubectl(&words, "").await.map_err(|failed| failed.to_string())?;
-        holds(said.contains("\"status\":503") || said.contains("unavailable"), || said.clone())
-    })
-    .await;
+        scenario.kubernetes.try_kubectl(&words, "").await.map_err(|failed| failed.to_string())
+    };
+    for replica in &replicas {
+        until("each application is told that there is no store", PATIENCE, async || {
+            let said = said_of(&replica.name).await?;
+            holds(said.contains("\"status\":503") || said.contains("\"status\":504"), || said.clone())
+        })
+        .await;
+    }
     scenario.tell("the store was deleted under its applications, and they are told so", began);
     scenario.kubernetes.kubectl(&["delete", "deployment", "app", "--namespace", &scenario.namespace], "").await;
 }
