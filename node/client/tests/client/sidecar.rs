@@ -8,7 +8,8 @@ use annulus_client::sidecar::{Config, MIN_MEMORY, Sidecar};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::{sleep, timeout};
+use tokio::task::yield_now;
+use tokio::time::timeout;
 
 use crate::fake::{Fake, Turn};
 
@@ -38,6 +39,17 @@ async fn get(at: SocketAddr) -> String {
     send(at, "GET /v1/kv/a HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await
 }
 
+/// Waits until so many requests are in flight.
+async fn in_flight(at: SocketAddr, count: u64) {
+    let line = format!("\nannulus_sidecar_in_flight {count}\n");
+    let is_so = async {
+        while !send(at, "GET /metrics HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await.contains(&line) {
+            yield_now().await;
+        }
+    };
+    timeout(PATIENCE, is_so).await.unwrap();
+}
+
 fn long(bytes: usize) -> Turn {
     Turn::Json(200, Value::String("x".repeat(bytes)))
 }
@@ -62,14 +74,14 @@ async fn requests_and_answers_share_one_memory_and_who_gets_none_is_told_to_come
     let head = format!("PUT /v1/kv/b HTTP/1.1\r\nhost: a\r\ncontent-length: {most}\r\n\r\n");
     begun.write_all(head.as_bytes()).await.unwrap();
     begun.write_all(&[b'x'; 100]).await.unwrap();
-    // The sidecar reads it soon: until then a request beside it would find room.
-    sleep(Duration::from_millis(300)).await;
+    // Until the sidecar reads it, a request beside it would find room.
+    in_flight(sidecar, 1).await;
     let answer = get(sidecar).await;
     assert!(answer.starts_with("HTTP/1.1 429") && answer.contains("problems/overloaded"), "{answer}");
     assert!(answer.contains("retry-after: 1") && answer.contains("memory"), "{answer}");
     let put = format!("PUT /v1/kv/c HTTP/1.1\r\nhost: a\r\ncontent-length: {most}\r\nconnection: close\r\n\r\n");
     assert!(send(sidecar, &put).await.starts_with("HTTP/1.1 429"), "a request finds none either");
     drop(begun);
-    sleep(Duration::from_millis(300)).await;
+    in_flight(sidecar, 0).await;
     assert!(get(sidecar).await.starts_with("HTTP/1.1 200"), "all of it was given back");
 }
