@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 use annulus_core::bugs::{self, Bug};
 use annulus_tests::simulator::faults::{self, Counters};
-use annulus_tests::simulator::{Profile, Report, run};
+use annulus_tests::simulator::{Profile, Report, run, seeds};
 
 /// Seeds of `safety_and_liveness_hold_for_every_seed` when nobody says how many.
 const SEEDS: u64 = 20;
@@ -24,7 +24,7 @@ fn run_seed(seed: u64, profile: Profile) -> Result<Report, String> {
     let path = save(&report, &format!("{profile:?}-{seed}"));
     let profile = if profile == Profile::General { String::new() } else { format!("ANNULUS_PROFILE={profile:?} ") };
     Err(format!(
-        "seed {seed}: {broken}\nwhat happened: {}\nagain: {profile}ANNULUS_SEED={seed} cargo test --release -p annulus-tests \
+        "seed {seed}: {broken}\nwhat happened: {}\nagain: {profile}ANNULUS_SEED={seed} cargo test --profile simulation -p annulus-tests \
          --test simulator replay -- --nocapture",
         path.display()
     ))
@@ -53,16 +53,18 @@ fn named_profile() -> Profile {
 
 #[test]
 fn safety_and_liveness_hold_for_every_seed() {
-    let seeds = number("ANNULUS_SEEDS").unwrap_or(SEEDS);
+    let count = number("ANNULUS_SEEDS").unwrap_or(SEEDS);
     let mut counters = Counters::default();
     let mut answered = 0;
     let mut failures = Vec::new();
     let profile = named_profile();
-    for seed in 1..=seeds {
-        match run_seed(seed, profile) {
-            Ok(report) => {
-                counters.merge(&report.counters);
-                answered += report.answered;
+    // Of a report only what is counted is kept: its trace is long.
+    let ran = seeds::each(count, |seed| run_seed(seed, profile).map(|report| (report.counters, report.answered)));
+    for (seed, ran) in (1..).zip(ran) {
+        match ran {
+            Ok((counted, more)) => {
+                counters.merge(&counted);
+                answered += more;
             }
             Err(failure) => {
                 eprintln!("{failure}");
@@ -70,7 +72,7 @@ fn safety_and_liveness_hold_for_every_seed() {
             }
         }
     }
-    println!("{seeds} seeds, {answered} operations answered; {counters}");
+    println!("{count} seeds, {answered} operations answered; {counters}");
     assert!(failures.is_empty(), "seeds {failures:?} failed");
     for fault in faults::ALL {
         assert!(profile != Profile::General || counters.of(fault) > 0, "{fault:?} never happened");
@@ -79,12 +81,10 @@ fn safety_and_liveness_hold_for_every_seed() {
 
 #[test]
 fn what_brings_out_known_bugs_brings_out_nothing_without_them() {
-    let seeds = number("ANNULUS_SEEDS").unwrap_or(SEEDS).div_ceil(40);
+    let count = number("ANNULUS_SEEDS").unwrap_or(SEEDS).div_ceil(40);
     let others = Profile::ALL.into_iter().filter(|profile| *profile != Profile::General);
-    let failures: Vec<String> = others
-        .flat_map(|profile| (1..=seeds).map(move |seed| (seed, profile)))
-        .filter_map(|(seed, profile)| run_seed(seed, profile).err())
-        .collect();
+    let failures: Vec<String> =
+        others.flat_map(|profile| seeds::each(count, |seed| run_seed(seed, profile).err())).flatten().collect();
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
 

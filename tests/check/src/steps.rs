@@ -41,32 +41,25 @@ pub(crate) const STEPS: &[Step] = &[
     },
     Step {
         name: "chart-tests",
-        command: "cargo test -p annulus-crds --test charts",
+        // The whole workspace, as below: so nothing is built twice with other features.
+        command: "cargo test --workspace --test charts",
         needs: Some(Tool::Helm),
         tests: true,
         ..PLAIN
     },
-    // Unit tests, scripts with golden traces, tidy.
+    // Unit tests, scripts with golden traces, tidy; stores of real processes (`dev`, `ring`, `together`, `sidecar`).
     Step { name: "test", command: "cargo test --workspace --no-fail-fast", tests: true, ..PLAIN },
     Step {
         name: "sim",
-        command: "cargo test --release -p annulus-tests --test simulator",
+        command: "cargo test --profile simulation -p annulus-tests --test simulator",
         environment: &[("ANNULUS_SEEDS", "200")],
         tests: true,
         ..PLAIN
     },
     Step {
         name: "operated",
-        command: "cargo test --release -p annulus-tests --test operated",
+        command: "cargo test --profile simulation -p annulus-tests --test operated",
         environment: &[("ANNULUS_SEEDS", "50")],
-        tests: true,
-        ..PLAIN
-    },
-    // What README's first command starts; the end-to-end test runs this binary.
-    Step { name: "build", command: "cargo build --release -p annulus", ..PLAIN },
-    Step {
-        name: "e2e",
-        command: "cargo test --release -p annulus-tests --test dev --test ring --test together --test sidecar",
         tests: true,
         ..PLAIN
     },

@@ -39,7 +39,8 @@ struct Shared {
     refused: AtomicU64,
     /// By lock: every write that was acknowledged, by the version that it made and the token that it carried.
     writes: Vec<Mutex<Vec<(u64, u64)>>>,
-    /// By lock: from when to when a holder was sure to hold it, and its token.
+    /// By lock: from when to when a holder was sure to hold it, and its token. Whoever hears of its grant when the lease is over never
+    /// was: its answer may have waited in a stopped member until another one held the lock.
     held: Vec<Mutex<Vec<(Instant, Instant, u64)>>>,
 }
 
@@ -121,8 +122,9 @@ async fn compete(shared: Arc<Shared>, number: usize, stopped: watch::Receiver<bo
             let _ = http.send(Method::DELETE, address, &path, &[], "").await;
             released_at
         };
-        let mut held = shared.held[lock].lock().unwrap_or_else(PoisonError::into_inner);
-        held.push((granted_at, released_at.max(granted_at), token));
+        if granted_at < sure_until {
+            shared.held[lock].lock().unwrap_or_else(PoisonError::into_inner).push((granted_at, released_at, token));
+        }
     }
 }
 

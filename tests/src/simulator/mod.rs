@@ -42,6 +42,7 @@ pub mod operated;
 pub mod operator;
 pub mod ring_checks;
 pub mod scenario;
+pub mod seeds;
 pub mod trace;
 pub mod txns;
 pub mod work;
