@@ -18,11 +18,11 @@ test:
 
 # The simulator: `just sim 1000` for more seeds.
 sim seeds="200":
-    ANNULUS_SEEDS={{seeds}} cargo test --profile simulation -p annulus-tests --test simulator
+    ANNULUS_SEEDS={{seeds}} cargo test --release -p annulus-tests --test simulator
 
 # The store and its operator together in one seed: `just operated 500` for more seeds.
 operated seeds="50":
-    ANNULUS_SEEDS={{seeds}} cargo test --profile simulation -p annulus-tests --test operated
+    ANNULUS_SEEDS={{seeds}} cargo test --release -p annulus-tests --test operated
 
 # Stores of real processes as their users have them, killed under load; no Kubernetes in it.
 e2e:

@@ -24,7 +24,7 @@ fn run_seed(seed: u64, profile: Profile) -> Result<Report, String> {
     let path = save(&report, &format!("{profile:?}-{seed}"));
     let profile = if profile == Profile::General { String::new() } else { format!("ANNULUS_PROFILE={profile:?} ") };
     Err(format!(
-        "seed {seed}: {broken}\nwhat happened: {}\nagain: {profile}ANNULUS_SEED={seed} cargo test --profile simulation -p annulus-tests \
+        "seed {seed}: {broken}\nwhat happened: {}\nagain: {profile}ANNULUS_SEED={seed} cargo test --release -p annulus-tests \
          --test simulator replay -- --nocapture",
         path.display()
     ))

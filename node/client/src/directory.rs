@@ -226,7 +226,7 @@ impl Directory {
         };
         let down = self.down();
         let now = Instant::now();
-        let is_down = |address: &Authority| down.get(address).is_some_and(|down| down.until > now);
+        let is_down = |address: &Authority| !down.is_empty() && down.get(address).is_some_and(|down| down.until > now);
         let mut fallback = None;
         for address in candidates(table, place, turn).chain(&self.seeds) {
             if asked.contains(address) {
@@ -335,7 +335,7 @@ impl Table {
     pub(crate) fn leader_address(&self, key: &[u8]) -> Option<&Authority> {
         let partition = self.ring.partition_of(key).0 as usize;
         self.told_leader(partition).or_else(|| {
-            self.ring.assignment_of(key).leader?;
+            self.ring.assignments()[partition].leader?;
             self.addresses[*self.preferences[partition].first()?].as_ref()
         })
     }

@@ -26,6 +26,8 @@ pub(crate) enum Safety {
     Guarded,
     /// The store remembers it by its idempotency key: a repetition is answered like the first.
     Named,
+    /// Comes to the same however often it is done, as a renewal or a release of a token: the last answer says what is so.
+    Idempotent,
     /// The store does it once under its id, however often it is asked. But whoever was asked first may still be at it: what
     /// another one refuses may be done yet.
     Transaction,
@@ -101,8 +103,8 @@ pub(crate) fn settles(safety: Safety, status: StatusCode) -> bool {
     let remembered = [StatusCode::NOT_FOUND, StatusCode::CONFLICT, StatusCode::PRECONDITION_FAILED];
     match safety {
         Safety::Read => true,
-        // The store remembers what came of the first attempt, and would have answered that.
-        Safety::Named => status.is_success() || remembered.contains(&status),
+        // The store remembers what came of the first attempt, and would have answered that; or it makes no difference.
+        Safety::Named | Safety::Idempotent => status.is_success() || remembered.contains(&status),
         // A condition that no longer holds may have been ended by the first attempt itself.
         Safety::Guarded | Safety::Transaction | Safety::Once => status.is_success(),
     }
@@ -116,7 +118,8 @@ mod tests {
 
     use super::*;
 
-    const ALL: [Safety; 5] = [Safety::Read, Safety::Guarded, Safety::Named, Safety::Transaction, Safety::Once];
+    const ALL: [Safety; 6] =
+        [Safety::Read, Safety::Guarded, Safety::Named, Safety::Idempotent, Safety::Transaction, Safety::Once];
 
     fn verdict(safety: Safety, status: u16) -> &'static str {
         let status = StatusCode::from_u16(status).unwrap();
@@ -175,9 +178,10 @@ mod tests {
     }
 
     #[test]
-    fn after_a_doubtful_attempt_only_a_named_write_trusts_a_refusal() {
+    fn after_a_doubtful_attempt_only_what_comes_to_the_same_trusts_a_refusal() {
         for (safety, refusal, success) in [
             (Safety::Named, true, true),
+            (Safety::Idempotent, true, true),
             (Safety::Guarded, false, true),
             (Safety::Transaction, false, true),
             (Safety::Read, true, true),

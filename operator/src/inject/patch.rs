@@ -205,6 +205,13 @@ fn checked(rules: &Rules, pod: &Pod, spec: &Spec) -> Result<Options, Refusal> {
             if spec.host_network { "ClusterFirstWithHostNet" } else { "ClusterFirst" }
         )));
     }
+    if spec.dns_policy == "None" && spec.dns.searches.0.is_empty() {
+        return Err(Refusal(
+            "the pod asks for names by itself (dnsPolicy: None) and has no dnsConfig.searches, so that a sidecar would not find the \
+             store, whose name ends in .svc: add the cluster's domain there (mostly cluster.local), or set dnsPolicy to ClusterFirst"
+                .to_owned(),
+        ));
+    }
     Ok(options)
 }
 

@@ -15,6 +15,8 @@ use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, SeqAcce
 pub const MOST_CONTAINERS: usize = 1000;
 /// More ports than any container has.
 const MOST_PORTS: usize = 10_000;
+/// More search domains than any pod may have.
+const MOST_SEARCHES: usize = 100;
 /// The variable that tells an application where the store is.
 pub const ENDPOINT: &str = "ANNULUS_ENDPOINT";
 /// Annotation of a pod that a kubelet made of a file: nothing that the API server says changes it.
@@ -98,10 +100,20 @@ read_object! {
         host_network: bool = "hostNetwork",
         /// How it finds names.
         dns_policy: String = "dnsPolicy",
+        /// What else it asks for names.
+        dns: Dns = "dnsConfig",
         /// The system that it is made for.
         os: System = "os",
         /// Labels of nodes that it may run on.
         node_selector: Words = "nodeSelector",
+    }
+}
+
+read_object! {
+    /// How a pod finds names, beside its policy.
+    pub struct Dns {
+        /// Domains in which it looks for a name that is not whole.
+        searches: Bounded<String, MOST_SEARCHES> = "searches",
     }
 }
 

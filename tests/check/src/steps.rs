@@ -51,18 +51,20 @@ pub(crate) const STEPS: &[Step] = &[
     Step { name: "test", command: "cargo test --workspace --no-fail-fast", tests: true, ..PLAIN },
     Step {
         name: "sim",
-        command: "cargo test --profile simulation -p annulus-tests --test simulator",
+        command: "cargo test --release -p annulus-tests --test simulator",
         environment: &[("ANNULUS_SEEDS", "200")],
         tests: true,
         ..PLAIN
     },
     Step {
         name: "operated",
-        command: "cargo test --profile simulation -p annulus-tests --test operated",
+        command: "cargo test --release -p annulus-tests --test operated",
         environment: &[("ANNULUS_SEEDS", "50")],
         tests: true,
         ..PLAIN
     },
+    // What README's first command starts.
+    Step { name: "build", command: "cargo build --release -p annulus", ..PLAIN },
     Step {
         name: "doc",
         command: "cargo doc --workspace --no-deps",

@@ -53,7 +53,7 @@ fn run_seed(seed: u64) -> Result<Outcome, String> {
     let Some(broken) = &outcome.broken else { return Ok(outcome) };
     let path = save(&outcome, &seed.to_string());
     Err(format!(
-        "seed {seed}: {broken}\nwhat happened: {}\nagain: ANNULUS_SEED={seed} cargo test --profile simulation -p annulus-tests --test \
+        "seed {seed}: {broken}\nwhat happened: {}\nagain: ANNULUS_SEED={seed} cargo test --release -p annulus-tests --test \
          operated replay -- --nocapture",
         path.display()
     ))

@@ -208,7 +208,8 @@ impl Holding {
         // One that was not answered may be sent again: it does the same once more. What is left when a call has failed is
         // for another one, which knows why.
         let within = within.min(self.ttl / 3).min(self.client.deadline());
-        let answer = self.client.run(Asked::Leader(self.name.bytes()), message, Safety::Named, Some(within)).await?;
+        let answer =
+            self.client.run(Asked::Leader(self.name.bytes()), message, Safety::Idempotent, Some(within)).await?;
         if answer.status != StatusCode::OK {
             return Err(refusal(&answer));
         }
@@ -219,7 +220,7 @@ impl Holding {
     async fn release(&self) -> Result<()> {
         let path = path(&self.name, &format!("?token={}", self.token))?;
         let message = Message { method: Method::DELETE, path, headers: HeaderMap::new(), body: Bytes::new() };
-        let answer = self.client.run(Asked::Leader(self.name.bytes()), message, Safety::Named, None).await?;
+        let answer = self.client.run(Asked::Leader(self.name.bytes()), message, Safety::Idempotent, None).await?;
         match refusal(&answer) {
             _ if answer.status.is_success() => Ok(()),
             // The first attempt gave it up, or its lease is over by now.

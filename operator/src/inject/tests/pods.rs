@@ -242,7 +242,7 @@ fn a_pod_that_would_not_find_the_stores_name_is_refused() {
         (false, "Default", false),
         (true, "ClusterFirst", false),
         (true, "ClusterFirstWithHostNet", true),
-        (true, "None", true),
+        (true, "None", false),
         (true, "Default", false),
     ] {
         let mut pod = asking(json!({}));
@@ -253,6 +253,10 @@ fn a_pod_that_would_not_find_the_stores_name_is_refused() {
             outcome => assert!(refusal(&outcome).contains("dnsPolicy") && !is_found, "{host} {policy}"),
         }
     }
+    let mut pod = asking(json!({}));
+    pod["spec"]["dnsPolicy"] = json!("None");
+    pod["spec"]["dnsConfig"] = json!({"nameservers": ["10.96.0.10"], "searches": ["cluster.local"]});
+    assert!(matches!(judge(&pod), Outcome::Patched(_)), "it names where to look");
 }
 
 #[test]

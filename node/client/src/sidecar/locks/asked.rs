@@ -178,7 +178,7 @@ async fn held_already(
     let Some(token) = edge.locks.with(held).filter(|_| wish.is_the_sidecars) else { return Ok(None) };
     let body = json!({"token": token, "ttl_ms": millis(wish.ttl)});
     let message = post(path(name, "/renew")?, Bytes::from(body.to_string()));
-    let (place, safety) = (Place::Leader(name.bytes()), Safety::Named);
+    let (place, safety) = (Place::Leader(name.bytes()), Safety::Idempotent);
     let mut answer = Sending { place, message, safety, time, is_timed: false }.answer(edge).await?;
     note(edge, &answer);
     heed(&edge.locks, name, &answer);
@@ -232,7 +232,7 @@ pub(in crate::sidecar) async fn renew_one(
     let time = time(edge, parts.uri.query());
     let message = message(parts, body)?;
     let place = named.as_ref().map_or(Place::Anybody, |name| Place::Leader(name.bytes()));
-    let answer = Sending { place, message, safety: Safety::Named, time, is_timed: false }.answer(edge).await?;
+    let answer = Sending { place, message, safety: Safety::Idempotent, time, is_timed: false }.answer(edge).await?;
     note(edge, &answer);
     if let Some(name) = named {
         heed(&edge.locks, &name, &answer);
@@ -270,7 +270,7 @@ pub(in crate::sidecar) async fn renew_many(
     let (body, _room) = body::read(body, MAX_RENEWALS_BODY_BYTES, &edge.resources).await?;
     let time = time(edge, parts.uri.query());
     let message = message(parts, body)?;
-    let (place, safety) = (Place::Anybody, Safety::Named);
+    let (place, safety) = (Place::Anybody, Safety::Idempotent);
     let answer = Sending { place, message, safety, time, is_timed: false }.answer(edge).await?;
     for one in renewing::read_all(&answer.body).into_iter().flatten() {
         let name = text::read(one.name, one.name_base64).and_then(|name| Name::new(Bytes::from(name)).ok());
@@ -307,7 +307,7 @@ pub(in crate::sidecar) async fn release(edge: &Edge, parts: Parts) -> Result<Res
         keeper.leave(&name, token, true);
         keeper.has(&name, token)
     });
-    let asked = Sending { place, message, safety: Safety::Named, time, is_timed: false }.answer(edge).await;
+    let asked = Sending { place, message, safety: Safety::Idempotent, time, is_timed: false }.answer(edge).await;
     let stays = |keeper: &mut super::Keeper, _: Instant| keeper.leave(&name, token, false);
     let mut answer = match asked {
         Ok(answer) => answer,
