@@ -318,3 +318,41 @@ async fn what_stands_for_the_pod_is_not_what_one_of_its_processes_holds() {
     assert!(wish.status == 422 || wish.status == 400, "{}", wish.text());
     assert!(wish.text().contains("ttl") && !wish.text().contains("missing"), "{}", wish.text());
 }
+
+#[tokio::test]
+async fn as_many_locks_are_kept_as_may_be_and_one_more_is_refused_until_there_is_room() {
+    const MOST: usize = 1024;
+    let dev = Dev::ready().await;
+    let mut sidecar = Sidecar::of(dev.addresses(), "pod-1").await;
+    let ask = async |name: String| {
+        let body = json!({"ttl_ms": 6000}).to_string();
+        of(&sidecar).ask(Method::POST, &format!("/v1/locks/{name}"), &[], body).await
+    };
+    let mut first = 0;
+    for lock in 0..MOST {
+        let answer = ask(format!("many-{lock}")).await;
+        assert_eq!(answer.status, 200, "{lock}: {}", answer.text());
+        first = if lock == 0 { answer.json()["token"].as_u64().expect("a token") } else { first };
+    }
+    let refused = ask("one-more".to_owned()).await;
+    assert_eq!((refused.status, problem(&refused).as_str()), (429, "too-many-locks"), "{}", refused.text());
+    assert!(refused.text().contains("1024"), "it names the limit: {}", refused.text());
+    assert!(holder(&dev, "one-more").await.is_none(), "nobody holds what nobody was given");
+    // Longer than their lease: all of them are renewed, in as many requests as it takes.
+    pass(Duration::from_secs(8)).await;
+    let path = format!("/v1/locks/many-0?token={first}");
+    assert_eq!(of(&sidecar).ask(Method::DELETE, &path, &[], String::new()).await.status, 204);
+    assert_eq!(ask("one-more".to_owned()).await.status, 200);
+    // The file names all of them to the next process.
+    sidecar.kill();
+    sidecar.start();
+    sidecar.until_healthy().await;
+    let kept = Http::default().get(&sidecar.status_address(), "/sidecar/locks").await.expect("an answer").json();
+    assert_eq!(kept["locks"].as_array().map(Vec::len), Some(MOST));
+    pass(Duration::from_secs(8)).await;
+    let last = of(&sidecar).write("k", &format!("many-{}", MOST - 1), "x").await;
+    assert_eq!(last.status, 201, "{}", last.text());
+    sidecar.terminate();
+    assert!(sidecar.until_ended().await.success());
+    assert!(holder(&dev, "many-1").await.is_none() && holder(&dev, "many-1023").await.is_none());
+}
