@@ -1,7 +1,7 @@
 //! The same requests, sent to a member and to a sidecar, are answered alike.
 
 use ::http::Method;
-use annulus_tests::processes::{Answer, Dev, Http, Sidecar};
+use annulus_tests::processes::{Answer, Dev, Http, Sidecar, problem};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -106,7 +106,6 @@ const REQUESTS: &[Request] = &[
     ("GET", "/v1/locks/a/b", &[], ""),
     ("GET", "/v1/ring", &[], ""),
     ("GET", "/v1/ring?a=1", &[], ""),
-    ("GET", "/openapi.json", &[], ""),
     ("GET", "/healthz", &[], ""),
     ("GET", "/readyz", &[], ""),
     ("GET", "/v1/nothing", &[], ""),
@@ -211,6 +210,26 @@ async fn what_a_member_answers_the_sidecar_answers() {
         }
     }
     assert!(differences.is_empty(), "{}", differences.join("\n"));
+}
+
+#[tokio::test]
+async fn the_description_is_that_of_a_member_with_what_a_sidecar_adds() {
+    let dev = Dev::ready().await;
+    let sidecar = Sidecar::of(dev.addresses(), "pod-1").await;
+    let http = Http::default();
+    let described = async |address: &str| http.get(address, "/openapi.json").await.expect("an answer");
+    let (members, ours) = (described(&dev.address(0)).await, described(&sidecar.address()).await);
+    assert_eq!((ours.status, ours.header("content-type")), (200, members.header("content-type")));
+    let (members, described) = (members.json(), ours.json());
+    assert_eq!(described["openapi"], members["openapi"]);
+    assert!(ours.text().contains("Annulus-Lock") && described["paths"]["/admin/v1/status"].is_null());
+    // Whatever is described is there.
+    for (path, _) in described["paths"].as_object().expect("paths") {
+        let there = http.get(&sidecar.address(), &path.replace(['{', '}'], "")).await.expect("an answer");
+        assert_ne!(problem(&there), "unknown-path", "{path}");
+    }
+    let head = http.send(Method::HEAD, &sidecar.address(), "/openapi.json", &[], "").await.expect("an answer");
+    assert_eq!(head.header("content-length"), ours.body.len().to_string());
 }
 
 #[tokio::test]

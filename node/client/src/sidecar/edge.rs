@@ -18,7 +18,7 @@ use super::metrics::{Counts, Metrics};
 use super::problem::{Kind, Problem};
 use super::route::{Port, Route};
 use super::stream::Connection;
-use super::{Body, probes, relay};
+use super::{Body, openapi, probes, relay};
 use crate::Client;
 
 /// Names the lock under which a write is done, for the sidecar to say with which token.
@@ -114,6 +114,7 @@ impl Edge {
             (Route::Ready, _) => probes::ready(self).await,
             (Route::Metrics, _) => probes::metrics(self),
             (Route::Kept, _) => probes::kept(self),
+            (Route::OpenApi, _) => openapi::answer(self, parts).await,
             (Route::Lock, &Method::POST) => locks::acquire(self, parts, body).await,
             (Route::LockRenew, _) => locks::renew_one(self, parts, body).await,
             (Route::Renewals, _) => locks::renew_many(self, parts, body).await,
@@ -176,7 +177,7 @@ fn unknown_path(port: Port, path: &str) -> Problem {
         Port::Application => {
             "/v1/kv/{key}, /v1/kv?prefix=, /v1/locks/{name}, /v1/locks/{name}/renew, /v1/locks?prefix= (a `/` in the name of \
              a lock is written %2F), /v1/renewals, /v1/txn, /v1/txn/{id}, /v1/txns, /v1/ring, /healthz, /readyz, /metrics; \
-             /openapi.json describes those of a member"
+             /openapi.json describes them"
         }
         Port::Status => "/healthz, /readyz, /metrics, /sidecar/locks",
     };

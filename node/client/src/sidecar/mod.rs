@@ -26,6 +26,7 @@ mod limits;
 mod locks;
 mod memory;
 mod metrics;
+mod openapi;
 mod probes;
 mod problem;
 mod relay;
