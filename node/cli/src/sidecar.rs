@@ -36,7 +36,7 @@ pub(crate) struct Arguments {
     #[arg(long, short, env = "ANNULUS_ENDPOINT", value_delimiter = ',', required_unless_present = "check")]
     #[arg(value_name = "HOST:PORT,…")]
     endpoint: Vec<String>,
-    /// Where /healthz, /readyz, /metrics and /sidecar/locks are for others ([::]:PORT: on every address, of both kinds); it takes no
+    /// Where /healthz, /readyz, /metrics and /sidecar/locks are for others (`[::]:PORT`: on every address, of both kinds); it takes no
     /// requests for the store
     #[arg(long, env = "ANNULUS_SIDECAR_STATUS_LISTEN", value_name = "ADDRESS:PORT")]
     status_listen: Option<SocketAddr>,
